@@ -1,0 +1,46 @@
+"""IC-MoE for MONAI: a frozen foundation encoder, three experts that speak to each other, and a vote at every pixel."""
+
+from __future__ import annotations
+
+import monai.networks.nets
+from monai.bundle.config_item import ComponentLocator
+from monai.utils import ensure_tuple
+
+from icmoe_monai.contrast import SemanticContrastiveLoss
+from icmoe_monai.errors import InputError, show_input_errors
+from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
+from icmoe_monai.losses import ICMoELoss
+from icmoe_monai.network import ICMoE, ICMoEOutput
+from icmoe_monai.sam import SamImageEncoder
+from icmoe_monai.version import __version__
+from icmoe_monai.voting import PixelVoting
+
+__all__ = [
+    "ICMoE",
+    "ICMoELoss",
+    "ICMoEOutput",
+    "InputError",
+    "PixelVoting",
+    "SamImageEncoder",
+    "SemanticContrastiveLoss",
+    "SlidingWindowVotingInferer",
+    "VotingInferer",
+    "__version__",
+    "register",
+]
+
+
+def register() -> None:
+    """Make MONAI know this package, as the import does; calling it again changes nothing.
+
+    MONAI's `ConfigParser` then resolves bare names (`_target_: ICMoE`), and `monai.networks.nets.ICMoE` is the network.
+    In a `python -m monai.bundle` process, a mistake of the user's is then printed as one sentence.
+    """
+    known = ensure_tuple(ComponentLocator.MOD_START)
+    if __name__ not in known:
+        setattr(ComponentLocator, "MOD_START", (*known, __name__))  # noqa: B010 - typed str, used as str or tuple
+    setattr(monai.networks.nets, "ICMoE", ICMoE)  # noqa: B010 - a name that MONAI's module does not declare
+    show_input_errors()
+
+
+register()

@@ -1,0 +1,132 @@
+"""A dataset folder, or none, to MONAI's lists of cases: found, split and checked before anything is trained.
+
+A case is a dictionary: `image`, a path; `label`, a path or several whose masks are merged; `name`, its stem, unique in
+the set; `class` where the archive has classes (BUSI); `label_kind` "instances" where masks number objects (GlaS).
+`layouts` says which folders are understood, `splits` how missing splits are cut, `reading` what a file may hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from tqdm import tqdm
+
+from icmoe_monai.demo import make_demo_set
+from icmoe_monai.errors import InputError
+from icmoe_monai.layouts import find_layout
+from icmoe_monai.reading import read_label, read_size
+from icmoe_monai.splits import Case, cut_missing_splits
+
+_NUM_PROBLEMS_LOGGED = 20
+_NUM_FILES_WITHOUT_BAR = 50
+
+
+def find_cases(
+    dataset_dir: str | None,
+    *,
+    demo_dir: str | None = None,
+    out_channels: int = 1,
+    seed: int = 0,
+    min_size: int = 16,
+    check: bool = True,
+) -> dict[str, list[Case]]:
+    """List the cases of a dataset folder by split.
+
+    Splits that the set does not name are cut from its training cases by `seed`. Files that are no pictures, and images
+    that a splits.json does not list, are counted in a warning; hidden files are ignored.
+
+    Args:
+        dataset_dir: A folder of a layout that `layouts` knows, or its parent. None: the computer-made demo set.
+        demo_dir: Where the demo set is, or will be, written.
+        out_channels: Output channels of the network, which say what a mask may hold.
+        seed: Of the splits.
+        min_size: The smallest height and width of an image, pixels.
+        check: Decode every file once, so that a bad one is found now and not in the middle of a training.
+
+    Returns:
+        Cases sorted by name under "train", "val", "test" and, if splits.json has it, "unlabelled" (these have no
+        label).
+
+    Raises:
+        InputError: The folder or its files cannot be used; the first problem is told, the others are counted and
+            logged.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     find_cases(folder + "/nowhere")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        icmoe_monai.errors.InputError: The dataset folder ... does not exist: correct dataset_dir.
+    """
+    logger = logging.getLogger(__name__)
+    if not dataset_dir:
+        if not demo_dir:
+            raise InputError("Neither dataset_dir nor demo_dir is set: set dataset_dir to the folder of your images.")
+        logger.warning("No dataset_dir was given: computer-made phantoms in %s are used, no patient data.", demo_dir)
+        make_demo_set(demo_dir)
+        dataset_dir = demo_dir
+    found = find_layout(dataset_dir)
+    problems = found.problems
+    splits = cut_missing_splits(found.splits, seed=seed)
+    if not problems:
+        problems += _find_split_problems(dataset_dir, splits)
+    if check:
+        problems += _find_file_problems(splits, out_channels=out_channels, min_size=min_size)
+    _raise_problems(problems)
+    counts = ", ".join(f"{len(cases)} {split}" for split, cases in splits.items())
+    logger.info("%s (%s layout): %s.", dataset_dir, found.layout, counts)
+    return splits
+
+
+def _find_split_problems(dataset_dir: str, splits: dict[str, list[Case]]) -> list[str]:
+    problems = [
+        f"The {split} split of {dataset_dir} is empty: list cases for it in splits.json or add images."
+        for split in ("train", "val")
+        if not splits[split]
+    ]
+    images: dict[str, str] = {}
+    for case in (case for cases in splits.values() for case in cases):
+        first = images.setdefault(case["name"], case["image"])
+        if first != case["image"]:
+            problems.append(f"{first} and {case['image']} have one name: rename or remove one of the two.")
+    return problems
+
+
+def _find_file_problems(splits: dict[str, list[Case]], *, out_channels: int, min_size: int) -> list[str]:
+    cases = [case for split in splits.values() for case in split]
+    find = partial(_find_case_problem, out_channels=out_channels, min_size=min_size)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found: Iterable[str | None] = pool.map(find, cases)
+        few = 2 * len(cases) <= _NUM_FILES_WITHOUT_BAR
+        return [problem for problem in tqdm(found, "Checking images", len(cases), disable=few) if problem]
+
+
+def _find_case_problem(case: Case, *, out_channels: int, min_size: int) -> str | None:
+    try:
+        height, width = read_size(case["image"], whole=True)
+        if min(height, width) < min_size:
+            return f"{case['image']} is {width}x{height}, and the least is {min_size}x{min_size}: remove it."
+        if "label" not in case:
+            return None
+        label = read_label(case["label"], out_channels=out_channels, instances=case.get("label_kind") == "instances")
+    except InputError as error:
+        return str(error)
+    if label.shape == (height, width):
+        return None
+    mask = case["label"] if isinstance(case["label"], str) else case["label"][0]
+    size = f"{label.shape[1]}x{label.shape[0]}"
+    return f"{mask} is {size} and {case['image']} is {width}x{height}: image and mask must have one size."
+
+
+def _raise_problems(problems: list[str]) -> None:
+    if not problems:
+        return
+    logger = logging.getLogger(__name__)
+    for problem in problems[:_NUM_PROBLEMS_LOGGED]:
+        logger.error("%s", problem)
+    more = f" (and {len(problems) - 1} more problems, see the log)" if len(problems) > 1 else ""
+    raise InputError(problems[0] + more)

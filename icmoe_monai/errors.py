@@ -1,0 +1,57 @@
+"""What a user did that cannot work, said in one sentence.
+
+MONAI's config parser wraps every exception of a component twice ("Failed to instantiate ...", "Failed to evaluate ...")
+and the command line prints the whole chain, the cause first and the wrapping last. `InputError` marks the causes that a
+user can mend; in a `python -m monai.bundle` process `show_input_errors` prints just those.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import TracebackType
+
+
+class InputError(ValueError):
+    """A file, folder or setting of the user's that cannot be used; the message names it and says what to do."""
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """Return the `InputError` that caused an exception, or None.
+
+    Args:
+        error: Any exception; its causes and contexts are followed.
+
+    Example:
+        >>> try:
+        ...     try:
+        ...         raise InputError("images/a.png is empty: replace it.")
+        ...     except InputError as cause:
+        ...         raise RuntimeError("Failed to instantiate component") from cause
+        ... except RuntimeError as error:
+        ...     print(find_input_error(error))
+        images/a.png is empty: replace it.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, InputError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def show_input_errors() -> None:
+    """Print an `InputError` as one sentence instead of a traceback, in a MONAI bundle command only."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is not None and spec.name.startswith("monai.bundle"):
+        sys.excepthook = _one_sentence
+
+
+def _one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    cause = find_input_error(error)
+    if cause is None:
+        sys.__excepthook__(kind, error, trace)
+        return
+    logging.getLogger(__name__).debug("The whole traceback:", exc_info=(kind, error, trace))
+    sys.stderr.write(f"\nerror: {cause}\n")

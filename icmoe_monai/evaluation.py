@@ -1,0 +1,338 @@
+"""Scores of every case and method, and what they amount to: `cases.csv`, `summary.json` and a table in the log.
+
+The values are MONAI's; where it has none, ours, chosen so that a failure never improves a number:
+
+- label and prediction empty: DSC = IoU = precision = recall = 1 and HD95 = 0;
+- only the label empty, a *false alarm*: DSC = IoU = precision = recall = 0, HD95 undefined;
+- only the prediction empty, a *miss*: the same zeros, HD95 undefined;
+- specificity is tn / (tn + fp), and 1 where the label fills the image, so that no background pixel can be wrong.
+
+HD95, in pixels, is the larger of the two directed 95th percentiles of the distances between the borders. Where it is
+undefined, `cases.csv` has an empty cell. The summary gives two means: `hd95_detected`, over the cases where label and
+prediction are non-empty, with their number, and `hd95_penalised`, over all cases, in which a miss and a false alarm
+count as the image's diagonal.
+
+For K>1 every foreground class is scored by itself; a case's score is the mean over them. Its HD95 in `cases.csv` is
+empty if that of a class is; `hd95_detected` takes the mean over the case's detected classes. A case counts as missed
+(as a false alarm) if one of its classes is.
+
+Intervals are 95% percentile bootstrap intervals over the cases; standard deviations are the sample's (n - 1). What a
+single case cannot give is null.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ignite.distributed as idist
+import monai
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.metrics.confusion_matrix import compute_confusion_matrix_metric, get_confusion_matrix
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.meandice import compute_dice
+from monai.metrics.meaniou import compute_iou
+from monai.utils.type_conversion import convert_to_tensor
+from scipy.stats import bootstrap
+from torch import Tensor
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.metrics import EXPERT_NAMES, split_items, vote_statistics, voting_methods
+from icmoe_monai.version import __version__
+from icmoe_monai.writing import write_atomically, write_json
+
+RATES = ("dsc", "iou", "precision", "recall", "specificity")
+
+
+class MaskScores(NamedTuple):
+    """Scores of one mask, or their means over classes; `hd95` is None where it is undefined."""
+
+    dsc: float
+    iou: float
+    hd95: float | None
+    precision: float
+    recall: float
+    specificity: float
+    label_pixels: int
+    predicted_pixels: int
+    height: int
+    width: int
+    missed: int
+    false_alarm: int
+
+
+class CaseMetrics:
+    """Handler that scores every case by every method and writes `cases.csv` and `summary.json` when all are done.
+
+    Needs `SplitVotesd` in the evaluator's postprocessing, a label in every item, and one process. A case is called by
+    the item's `name`, else by its image's path below the folder that all images share. Only numbers are kept between
+    cases. The folder is tried before the first case.
+
+    `summary.json`: `num_cases`; `methods`, by method: `dsc`, `iou`, `hd95_detected`, `hd95_penalised`, `precision`,
+    `recall`, `specificity` with `cases`, `mean`, `std`, `median` and `interval`, then `missed_cases`, `false_alarms`
+    and, for K>1, the same by class under `classes`; `voting_gain`, the voted DSC minus that of the best single expert
+    (best on average; every bootstrap sample chooses its own); `voted_minus_mean_vote`; `votes`, the means of
+    `vote_statistics`; `settings`.
+
+    Args:
+        output_dir: Folder of the two files; made if it is not there.
+        out_channels: K.
+        expert_names: The E names, as given to `SplitVotesd`.
+        num_bootstrap: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+        bundle_info: Further `settings`, such as the checkpoint; versions and seed are there without it.
+
+    Raises:
+        InputError: If the folder cannot be written, a case has no label, or there are several processes.
+
+    Example:
+        >>> import tempfile
+        >>> from icmoe_monai.metrics import SplitVotesd
+        >>> split = SplitVotesd(expert_names=("only",))
+        >>> item = {"pred": torch.tensor([2.0, 0.9, 1.0]).reshape(3, 1, 1), "label": torch.ones(1, 1, 1), "name": "a"}
+        >>> evaluator = Engine(lambda engine, batch: [split(item) for item in batch])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     CaseMetrics(output_dir=folder, expert_names=("only",)).attach(evaluator)
+        ...     state = evaluator.run([[item]])
+        ...     print(Path(folder, "cases.csv").read_text().splitlines()[1])
+        a,voted,1.000000,1.000000,0.000000,1.000000,1.000000,1.000000,1,1,1,1,0,0
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str | Path,
+        out_channels: int = 1,
+        expert_names: Sequence[str] = EXPERT_NAMES,
+        num_bootstrap: int = 1000,
+        seed: int = 0,
+        bundle_info: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.out_channels = out_channels
+        self.expert_names = tuple(expert_names)
+        self.methods = voting_methods(expert_names)
+        self.num_bootstrap = num_bootstrap
+        self.seed = seed
+        versions = {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)}
+        self.settings = {"versions": versions, "seed": seed, "num_bootstrap": num_bootstrap, **(bundle_info or {})}
+        self._names: list[str] = []
+        self._scores: dict[str, list[list[MaskScores]]] = {}  # method -> cases -> foreground classes
+        self._votes: list[dict[str, float]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: Evaluator whose output is decollated.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
+
+    def started(self, engine: Engine) -> None:
+        """Forget the previous run, and end this one at once if its results could not be written."""
+        if idist.get_world_size() > 1:
+            raise InputError(f"Evaluate in one process, got {idist.get_world_size()}: sharing out repeats cases.")
+        trial = self.output_dir / ".settings.json"
+        write_json(trial, self.settings)
+        trial.unlink()
+        self._names, self._scores, self._votes = [], {method: [] for method in self.methods}, []
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Score the cases of one iteration."""
+        for item in split_items(engine):
+            self._names.append(_name(item, len(self._names) + 1))
+            if item.get("label") is None:
+                raise InputError(f"{self._names[-1]} has no label: evaluate labelled cases only.")
+            label = convert_to_tensor(item["label"], track_meta=False, device="cpu")[0]
+            for method in self.methods:
+                label_map = convert_to_tensor(item[method], track_meta=False, device="cpu")[0]
+                classes = range(1, max(self.out_channels, 2))
+                self._scores[method].append([mask_scores(label_map == k, label == k) for k in classes])
+            self._votes.append(vote_statistics(item["expert_probabilities"], item["votes"], self.expert_names))
+
+    def completed(self, engine: Engine) -> None:
+        """Write the files and log the table."""
+        methods = {method: self._summary(self._scores[method]) for method in self.methods}
+        summary = {
+            "num_cases": len(self._names),
+            "methods": methods,
+            "voting_gain": self._gain(self.expert_names),
+            "voted_minus_mean_vote": self._gain(["mean_vote"]),
+            "votes": {name: _rounded(np.mean([votes[name] for votes in self._votes])) for name in self._votes[0]},
+            "settings": self.settings,
+        }
+        table = self._csv().encode("utf-8", errors="backslashreplace")
+        write_atomically(self.output_dir / "cases.csv", lambda temporary: temporary.write_bytes(table))
+        write_json(self.output_dir / "summary.json", summary)
+        logging.getLogger(__name__).info("%s", _table(summary))
+
+    def _summary(self, cases: list[list[MaskScores]]) -> dict[str, Any]:
+        means = [_mean_over_classes(case) for case in cases]
+        columns: dict[str, list[float]] = {rate: [getattr(mean, rate) for mean in means] for rate in RATES}
+        detected = [[s.hd95 for s in case if s.hd95 is not None and s.label_pixels] for case in cases]
+        columns["hd95_detected"] = [float(np.mean(distances)) for distances in detected if distances]
+        columns["hd95_penalised"] = [float(np.mean([_penalised(s) for s in case])) for case in cases]
+        summary: dict[str, Any] = {name: self._statistics(column) for name, column in columns.items()}
+        summary["missed_cases"] = sum(mean.missed > 0 for mean in means)
+        summary["false_alarms"] = sum(mean.false_alarm > 0 for mean in means)
+        if len(cases[0]) > 1:
+            by_class = zip(*cases, strict=True)
+            summary["classes"] = {str(k): self._summary([[s] for s in scores]) for k, scores in enumerate(by_class, 1)}
+        return summary
+
+    def _statistics(self, column: list[float]) -> dict[str, Any]:
+        if not column:
+            return {"cases": 0, "mean": None, "std": None, "median": None, "interval": None}
+        return {
+            "cases": len(column),
+            "mean": _rounded(np.mean(column)),
+            "std": _rounded(np.std(column, ddof=1)) if len(column) > 1 else None,
+            "median": _rounded(np.median(column)),
+            "interval": self._interval([np.asarray(column)], np.mean),
+        }
+
+    def _gain(self, others: Sequence[str]) -> dict[str, Any]:
+        dsc = {name: [_mean_over_classes(case).dsc for case in self._scores[name]] for name in ("voted", *others)}
+        columns = [np.asarray(column) for column in dsc.values()]
+        best = max(others, key=lambda name: np.mean(dsc[name]))
+        return {"over": best, "mean": _rounded(_gain(*columns)), "interval": self._interval(columns, _gain)}
+
+    def _interval(self, columns: list[np.ndarray], statistic: Callable[..., Any]) -> list[float] | None:
+        """Return the interval of a statistic of columns that are resampled together."""
+        num_cases = len(columns[0])
+        if num_cases < 2:
+            return None
+        interval = bootstrap(
+            columns,
+            statistic,
+            n_resamples=self.num_bootstrap,
+            batch=max(1, 2_000_000 // num_cases),  # 16 MB a column
+            vectorized=True,
+            paired=True,
+            method="percentile",
+            random_state=np.random.default_rng(self.seed),  # named rng only since SciPy 1.15
+        ).confidence_interval
+        return [_rounded(interval.low), _rounded(interval.high)]
+
+    def _csv(self) -> str:
+        is_multiclass = self.out_channels > 1
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["case", "method", *(["class"] if is_multiclass else []), *MaskScores._fields])
+        for index, name in enumerate(_without_common_folder(self._names)):
+            for method in self.methods:
+                scores = self._scores[method][index]
+                rows = {str(k): score for k, score in enumerate(scores, 1)} | {"mean": _mean_over_classes(scores)}
+                for k, score in rows.items() if is_multiclass else [("", scores[0])]:
+                    writer.writerow([name, method, *([k] if is_multiclass else []), *map(_cell, score)])
+        return file.getvalue()
+
+
+def mask_scores(predicted_mask: Tensor, label_mask: Tensor) -> MaskScores:
+    """Score one mask; the module's docstring has the conventions.
+
+    Args:
+        predicted_mask: (H, W), bool.
+        label_mask: (H, W), bool.
+
+    Example:
+        >>> scores = mask_scores(torch.tensor([[1, 0, 0, 0]]).bool(), torch.tensor([[1, 1, 0, 0]]).bool())
+        >>> round(scores.dsc, 3), scores.iou, scores.precision, scores.recall
+        (0.667, 0.5, 1.0, 0.5)
+    """
+    y_pred, y = predicted_mask[None, None], label_mask[None, None]
+    predicted_pixels, label_pixels = int(y_pred.sum()), int(y.sum())
+    missed = label_pixels > 0 and predicted_pixels == 0
+    false_alarm = predicted_pixels > 0 and label_pixels == 0
+    hd95: float | None = None if missed or false_alarm else 0.0
+    if label_pixels and predicted_pixels:
+        with warnings.catch_warnings():
+            # MONAI 1.6.1 warns of an argument that it passes itself.
+            warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+            hd95 = float(compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95))
+    confusion = get_confusion_matrix(y_pred.byte(), y.byte())
+    undefined = 0.0 if missed or false_alarm else 1.0
+    rates = {"precision": undefined, "recall": undefined, "specificity": 1.0}
+    for name, value in rates.items():
+        rates[name] = float(compute_confusion_matrix_metric(name, confusion).nan_to_num(value))
+    return MaskScores(
+        dsc=float(compute_dice(y_pred, y, ignore_empty=False)),
+        iou=float(compute_iou(y_pred, y, ignore_empty=False)),
+        hd95=hd95,
+        **rates,
+        label_pixels=label_pixels,
+        predicted_pixels=predicted_pixels,
+        height=y.shape[-2],
+        width=y.shape[-1],
+        missed=int(missed),
+        false_alarm=int(false_alarm),
+    )
+
+
+def _mean_over_classes(scores: Sequence[MaskScores]) -> MaskScores:
+    """Return mean rates and distance, summed pixels, and the numbers of missed classes and false alarms."""
+    mean: dict[str, Any] = {rate: float(np.mean([getattr(score, rate) for score in scores])) for rate in RATES}
+    for count in ("label_pixels", "predicted_pixels", "missed", "false_alarm"):
+        mean[count] = sum(getattr(score, count) for score in scores)
+    distances = [score.hd95 for score in scores if score.hd95 is not None]
+    mean["hd95"] = float(np.mean(distances)) if len(distances) == len(scores) else None
+    return scores[0]._replace(**mean)
+
+
+def _penalised(score: MaskScores) -> float:
+    return math.hypot(score.height, score.width) if score.hd95 is None else score.hd95
+
+
+def _gain(first: np.ndarray, *others: np.ndarray, axis: int = -1) -> Any:
+    """Return the mean of the first column minus the largest mean of the others."""
+    return np.mean(first, axis=axis) - np.max([np.mean(other, axis=axis) for other in others], axis=0)
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 6)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}" if isinstance(value, float) else str(value)
+
+
+def _name(item: Mapping[str, Any], number: int) -> str:
+    path = getattr(item.get("image"), "meta", {}).get("filename_or_obj")
+    return str(item.get("name") or (os.path.abspath(path) if path else f"case {number}"))
+
+
+def _without_common_folder(names: list[str]) -> list[str]:
+    folders = [os.path.dirname(name) for name in names if os.path.isabs(name)]
+    common = os.path.commonpath(folders) if folders else ""
+    return [Path(name).relative_to(common).as_posix() if os.path.isabs(name) else name for name in names]
+
+
+def _table(summary: Mapping[str, Any]) -> str:
+    """Return the means as a table, the DSC with its interval."""
+    heads = ("DSC", "[95% interval]", "IoU", "prec.", "recall", "spec.", "HD95 det.", "HD95 pen.", "missed", "alarms")
+    rows = [("method", *heads)]
+    for method, scores in summary["methods"].items():
+        means = [_short(scores[rate]["mean"]) for rate in (*RATES, "hd95_detected", "hd95_penalised")]
+        interval = " ".join(map(_short, scores["dsc"]["interval"] or [None, None]))
+        rows.append((method, means[0], interval, *means[1:], str(scores["missed_cases"]), str(scores["false_alarms"])))
+    lines = [
+        row[0].ljust(20) + "".join(cell.rjust(15 if i == 1 else 10) for i, cell in enumerate(row[1:])) for row in rows
+    ]
+    gain = summary["voting_gain"]
+    lines.append(f"voted DSC - {gain['over']}'s: {gain['mean']:+.4f}, interval {gain['interval']}")
+    return "\n".join([f"{summary['num_cases']} cases, means:", *lines])
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if value <= 1 else f"{value:.2f}"

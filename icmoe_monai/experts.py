@@ -1,0 +1,153 @@
+"""The three experts over one frozen trunk, and how they speak to each other.
+
+An expert is the last T blocks of the frozen encoder with its own low-rank updates of the frozen matrices (LoRA, Hu et
+al., arXiv 2106.09685). The basic expert has none: it is the pretrained representation. Only the abstract of IC-MoE
+(arXiv 2510.17684) was available, so this construction is ours; see docs/method.md.
+
+Letters: B batch; h w token grid; C width; E experts; T adapted blocks; r rank; R low-rank updates of one matrix.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LowRank(nn.Module):
+    """Low-rank updates of one kind of frozen matrix in each of T blocks: x -> U (g * (V x)).
+
+    U starts at zero, so that an untrained expert computes what the frozen encoder computes.
+
+    Args:
+        num_blocks: T.
+        in_features: Columns of the frozen matrix.
+        out_features: Rows of the frozen matrix.
+        rank: Rank r of the update.
+    """
+
+    def __init__(self, *, num_blocks: int, in_features: int, out_features: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.empty(num_blocks, rank, in_features))
+        self.up = nn.Parameter(torch.zeros(num_blocks, out_features, rank))
+        nn.init.normal_(self.down, std=1 / math.sqrt(in_features))
+
+    def forward(self, block: int, x: Tensor, gain: Tensor) -> Tensor:
+        """Return the update for one block.
+
+        Args:
+            block: Which of the T blocks.
+            x: Tokens, (..., in_features).
+            gain: Weight of every rank, broadcastable to (..., r).
+        """
+        return F.linear(gain * F.linear(x, self.down[block]), self.up[block])
+
+
+class BlockUpdates(nn.Module):
+    """The updates of one expert: of queries, keys and values, and of both layers of the MLP.
+
+    Args:
+        num_blocks: T.
+        width: Token channels C.
+        rank: Rank of every update.
+    """
+
+    def __init__(self, *, num_blocks: int, width: int, rank: int) -> None:
+        super().__init__()
+        self.qkv = LowRank(num_blocks=num_blocks, in_features=width, out_features=3 * width, rank=rank)
+        self.lin1 = LowRank(num_blocks=num_blocks, in_features=width, out_features=4 * width, rank=rank)
+        self.lin2 = LowRank(num_blocks=num_blocks, in_features=4 * width, out_features=width, rank=rank)
+
+
+class SemanticExpert(nn.Module):
+    """One low-rank update everywhere: what is common to the medical task.
+
+    Args:
+        num_blocks: T.
+        width: Token channels C.
+        rank: Rank r of every update.
+    """
+
+    def __init__(self, *, num_blocks: int, width: int, rank: int) -> None:
+        super().__init__()
+        self.updates = BlockUpdates(num_blocks=num_blocks, width=width, rank=rank)
+
+    def gain(self, tokens: Tensor) -> Tensor:
+        """Return 1 for every token and rank, (1,).
+
+        Args:
+            tokens: Output t of the trunk, (B, h, w, C).
+        """
+        return tokens.new_ones(1)
+
+
+class AdaptiveExpert(nn.Module):
+    """A soft mixture of R low-rank updates per token: what differs between images and places.
+
+    A router softmax(W LN(t)) weighs the updates. R updates of rank r, weighted, are one update of rank R r whose ranks
+    are weighted in groups, which is how they are computed.
+
+    Args:
+        num_blocks: T.
+        width: Token channels C.
+        rank: Rank r of every update.
+        num_updates: R.
+    """
+
+    def __init__(self, *, num_blocks: int, width: int, rank: int, num_updates: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.num_updates = num_updates
+        self.updates = BlockUpdates(num_blocks=num_blocks, width=width, rank=rank * num_updates)
+        self.router = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_updates))
+
+    def gain(self, tokens: Tensor) -> Tensor:
+        """Return the routed weight of every rank, (B, h, w, R r), R times softmax, so 1 on average.
+
+        Args:
+            tokens: Output t of the trunk, (B, h, w, C).
+        """
+        routing = self.num_updates * torch.softmax(self.router(tokens), dim=-1)
+        return routing.repeat_interleave(self.rank, dim=-1)
+
+
+class ExpertCommunication(nn.Module):
+    """Every expert attends once to all experts' features at the same place; residual, with a zero start.
+
+    The basic expert is heard but does not listen: its features stay the pretrained ones.
+
+    Args:
+        channels: Feature channels C.
+        num_heads: Attention heads.
+        num_silent: How many of the first experts do not listen.
+    """
+
+    def __init__(self, *, channels: int, num_heads: int = 4, num_silent: int = 1) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_silent = num_silent
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(channels, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Exchange features between experts.
+
+        Args:
+            features: Experts' feature maps, (B, E, C, h, w).
+
+        Returns:
+            Feature maps of the same shape.
+        """
+        x = features.permute(0, 3, 4, 1, 2)  # (B, h, w, E, C)
+        listening = x[..., self.num_silent :, :]
+        q = self.query(listening).unflatten(-1, (self.num_heads, -1))
+        k, v = self.key_value(x).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        scores = torch.einsum("bhwemd,bhwfmd->bhwmef", q, k) / math.sqrt(k.shape[-1])
+        heard = torch.einsum("bhwmef,bhwfmd->bhwemd", torch.softmax(scores, dim=-1), v).flatten(-2)
+        x = torch.cat([x[..., : self.num_silent, :], listening + self.out(heard)], dim=-2)
+        return x.permute(0, 3, 4, 1, 2)

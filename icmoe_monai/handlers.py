@@ -1,0 +1,254 @@
+"""What a training does besides stepping: keep the best and the last weights, clip, stop, and log.
+
+Each class is a handler for MONAI's engines: it has `attach(engine)` and stands in a config's list of handlers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.engines.utils import IterationEvents
+from monai.handlers import EarlyStopHandler
+from torch import nn
+
+from icmoe_monai.checkpoint import TRAINER, save_checkpoint
+from icmoe_monai.errors import InputError
+from icmoe_monai.writing import write_atomically
+
+
+class BestCheckpoint:
+    """Keep the network's weights of the best validation so far, a bare state dict; attach to the evaluator.
+
+    The best value is part of the training's state, so that a resumed training does not replace better weights.
+
+    Args:
+        network: The network.
+        path: The file.
+        metric: Name of the metric, larger is better.
+    """
+
+    def __init__(self, *, network: nn.Module, path: str, metric: str) -> None:
+        self.network = network
+        self.path = Path(path)
+        self.metric = metric
+        self.best = -math.inf
+        self.logger = logging.getLogger(__name__)
+
+    def attach(self, engine: Engine) -> None:
+        """Look at the metric after every validation."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save if the metric has risen."""
+        value = float(engine.state.metrics[self.metric])
+        if value > self.best:
+            self.best = value
+            save_checkpoint(getattr(self.network, "module", self.network).state_dict(), self.path)
+            self.logger.info(f"{self.metric} {value:.4f} is the best so far: wrote {self.path}.")
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the best value."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from a best value."""
+        self.best = state["best"]
+
+
+class LastCheckpoint:
+    """Keep the whole state of the training after every epoch, and when it is stopped; attach to the trainer.
+
+    Stands before handlers that raise a caught exception again (MONAI's StatsHandler): ignite calls no other after them.
+
+    Args:
+        save_dict: What to save besides the engine itself, by name; the network is "model".
+        path: The file.
+    """
+
+    def __init__(self, *, save_dict: dict[str, Any], path: str) -> None:
+        self.save_dict = save_dict
+        self.path = Path(path)
+        self.logger = logging.getLogger(__name__)
+
+    def attach(self, engine: Engine) -> None:
+        """Save after every epoch and on every exception, Ctrl-C included."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.save_and_raise)
+
+    def save(self, engine: Engine) -> None:
+        """Save."""
+        parts = {name: getattr(part, "module", part) for name, part in self.save_dict.items()} | {TRAINER: engine}
+        save_checkpoint({name: part.state_dict() for name, part in parts.items()}, self.path)
+
+    def save_and_raise(self, engine: Engine, error: BaseException) -> None:
+        """Save, unless nothing was trained yet, and let the exception go on."""
+        if engine.state.iteration > 0 and self._is_ready(engine):
+            self.save(engine)
+            self.logger.warning(
+                f"Stopped in epoch {engine.state.epoch} by {type(error).__name__}; go on with --checkpoint {self.path}"
+            )
+        raise error
+
+    def _is_ready(self, engine: Engine) -> bool:
+        """Tell whether the engine is past its start, in which a checkpoint may still be loading."""
+        return engine.state.output is not None
+
+
+class GradientClipping:
+    """Bound the gradient's norm before every step, and stop before a step with a loss or gradient that is not finite.
+
+    The weights then still are those of the last good step.
+
+    Args:
+        network: The network.
+        max_norm: Bound on the norm.
+    """
+
+    def __init__(self, *, network: nn.Module, max_norm: float = 1.0) -> None:
+        self.network = network
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Act on a MONAI trainer without loss scaling (bfloat16 needs none)."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.check)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.clip)
+
+    def check(self, engine: Engine) -> None:
+        """Stop if the loss is not finite."""
+        loss = _loss(engine)
+        if not math.isfinite(loss):
+            self._stop(engine, f"the loss is {loss}")
+
+    def clip(self, engine: Engine) -> None:
+        """Clip; stop if the norm is not finite."""
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if not bool(torch.isfinite(norm)):
+            self._stop(engine, f"the gradient's norm is {norm.item()}")
+
+    def _stop(self, engine: Engine, what: str) -> None:
+        raise InputError(
+            f"Training stopped in epoch {engine.state.epoch}, iteration {engine.state.iteration}: {what}. The weights "
+            "before this step are kept; lower --learning_rate, and go on from the last checkpoint."
+        )
+
+
+class EarlyStop:
+    """Stop the training when the validation has not improved for some epochs; attach to the trainer.
+
+    MONAI's EarlyStopHandler needs both engines, which two configs that refer to each other cannot give.
+
+    Args:
+        evaluator: The validation's engine.
+        metric: Name of the metric, larger is better.
+        patience: How many validations without improvement.
+    """
+
+    def __init__(self, *, evaluator: Engine, metric: str, patience: int) -> None:
+        self.evaluator = evaluator
+        self.metric = metric
+        self.patience = patience
+
+    def attach(self, engine: Engine) -> None:
+        """Attach MONAI's handler to the evaluator."""
+        EarlyStopHandler(patience=self.patience, score_function=self._score, trainer=engine, epoch_level=True).attach(
+            self.evaluator
+        )
+
+    def _score(self, engine: Engine) -> float:
+        return float(engine.state.metrics[self.metric])
+
+
+class MetricsCsv:
+    """Write one row per epoch: loss, learning rate, seconds, and every metric of the validation.
+
+    A resumed training keeps the rows of the epochs before it.
+
+    Args:
+        path: The file.
+        evaluator: The validation's engine.
+        optimizer: For the learning rate.
+    """
+
+    def __init__(self, *, path: str, evaluator: Engine, optimizer: torch.optim.Optimizer) -> None:
+        self.path = Path(path)
+        self.evaluator = evaluator
+        self.optimizer = optimizer
+        self.rows: list[dict[str, Any]] = []
+        self.losses: list[float] = []
+        self.start = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Act on a MONAI trainer; stands after the handler that validates."""
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.loss_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+
+    def started(self, engine: Engine) -> None:
+        """Keep what a resumed training has already written."""
+        self.rows = []
+        if engine.state.iteration > 0 and self.path.is_file():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= engine.state.epoch]
+
+    def epoch_started(self, engine: Engine) -> None:
+        """Start a row."""
+        self.losses, self.start = [], time.perf_counter()
+
+    def loss_completed(self, engine: Engine) -> None:
+        """Note the loss of an iteration."""
+        self.losses.append(_loss(engine))
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Write all rows."""
+        row: dict[str, Any] = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "train_loss": f"{sum(self.losses) / max(len(self.losses), 1):.6g}",
+            "learning_rate": f"{self.optimizer.param_groups[0]['lr']:.6g}",
+            "seconds": f"{time.perf_counter() - self.start:.2f}",
+        }
+        if self.evaluator.state.epoch == engine.state.epoch:  # else this epoch was not validated
+            row |= {name: f"{float(value):.6g}" for name, value in self.evaluator.state.metrics.items()}
+        self.rows.append(row)
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, lambda temporary: temporary.write_text(text.getvalue()))
+
+
+class Progress:
+    """A progress bar over the iterations of every epoch (ignite's).
+
+    Args:
+        description: What stands before the bar.
+    """
+
+    def __init__(self, *, description: str) -> None:
+        self.bar = ProgressBar(desc=description, persist=False)
+
+    def attach(self, engine: Engine) -> None:
+        """Show the bar on standard error, with the loss if the engine has one."""
+        self.bar.attach(engine, output_transform=_loss_of)
+
+
+def _loss(engine: Engine) -> float:
+    """Return the loss of the running iteration."""
+    return float(cast(dict, engine.state.output)["loss"].detach())
+
+
+def _loss_of(output: Any) -> dict[str, float]:
+    if isinstance(output, list) and output and "loss" in output[0]:
+        return {"loss": float(output[0]["loss"])}
+    return {}

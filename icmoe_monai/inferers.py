@@ -1,0 +1,165 @@
+"""Inferers that vote: in one window, or once at full size over maps stitched from overlapping windows.
+
+Votes made window by window and then averaged would mix decisions of different windows; here each expert's probabilities
+and the gate are stitched, and every pixel votes once.
+
+Letters: B batch; E experts; K output channels; H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
+from monai.utils import convert_to_dst_type
+from torch import Tensor
+from torch.nn import functional as F
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.network import ICMoE
+from icmoe_monai.sam import PATCH_SIZE
+
+
+class AutocastInferer(SimpleInferer):
+    """Run the network in bfloat16 where that is asked for, on CUDA and on CPU.
+
+    MONAI's engines know mixed precision on CUDA only; `amp` there is silently ignored on a CPU.
+
+    Args:
+        amp: Use bfloat16; no loss scaling is needed.
+    """
+
+    def __init__(self, *, amp: bool = False) -> None:
+        super().__init__()
+        self.amp = amp
+
+    def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
+        """Return the network's output for images (B, 3, H, W)."""
+        with autocast(inputs.device, self.amp):
+            return super().__call__(_plain(inputs), network, *args, **kwargs)
+
+
+class VotingInferer(Inferer):
+    """Segment whole images in one window each.
+
+    Args:
+        amp: Use bfloat16 inside the network.
+        with_experts: Return the experts' probabilities and the votes behind the voted logits.
+    """
+
+    def __init__(self, *, amp: bool = False, with_experts: bool = False) -> None:
+        super().__init__()
+        self.amp = amp
+        self.with_experts = with_experts
+
+    def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
+        """Segment images.
+
+        Args:
+            inputs: Normalised RGB, (B, 3, H, W); padded to multiples of 16 with 0 at the bottom and right.
+            network: An `ICMoE`, bare or wrapped for several devices.
+            args: Ignored, as MONAI's engines may pass more.
+            kwargs: Ignored likewise.
+
+        Returns:
+            Voted logits, (B, K, H, W); with experts, also E K probabilities and E votes, (B, K + E K + E, H, W).
+        """
+        H, W = inputs.shape[-2:]
+        padded = F.pad(_plain(inputs), (0, -W % PATCH_SIZE, 0, -H % PATCH_SIZE))
+        with autocast(inputs.device, self.amp):
+            maps = _bare(network).expert_maps(padded)
+        return _like(vote(maps[..., :H, :W], _bare(network), self.with_experts), inputs)
+
+
+class SlidingWindowVotingInferer(SlidingWindowInferer):
+    """Segment images of any size over overlapping windows; Gaussian importance, one vote at full size.
+
+    Args:
+        roi_size: Side of the square window, a multiple of 16.
+        overlap: Share of a window that its neighbour covers too.
+        sw_batch_size: Windows in one forward pass; changes speed and memory, not the result.
+        amp: Use bfloat16 inside the network.
+        with_experts: Return the experts' probabilities and the votes behind the voted logits.
+        device: Where the full-size maps are kept; the input's device if None.
+
+    Raises:
+        InputError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        roi_size: int,
+        overlap: float = 0.5,
+        sw_batch_size: int = 4,
+        amp: bool = False,
+        with_experts: bool = False,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if roi_size < PATCH_SIZE or roi_size % PATCH_SIZE:
+            raise InputError(f"image_size must be a positive multiple of {PATCH_SIZE}, got {roi_size}.")
+        if not 0 <= overlap < 1:
+            raise InputError(f"overlap must be at least 0 and below 1, got {overlap}.")
+        if sw_batch_size < 1:
+            raise InputError(f"sw_batch_size must be at least 1, got {sw_batch_size}.")
+        super().__init__(
+            roi_size=(roi_size, roi_size), overlap=overlap, sw_batch_size=sw_batch_size, mode="gaussian", device=device
+        )
+        self.amp = amp
+        self.with_experts = with_experts
+
+    def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
+        """Segment images; arguments and result as in `VotingInferer`, without the padding to multiples of 16."""
+        image = _plain(inputs)
+        if image.dtype in (torch.float16, torch.uint8):
+            image = image.float()  # MONAI accumulates in the input's type
+        with autocast(image.device, self.amp):
+            maps = super().__call__(image, _bare(network).expert_maps)
+        return _like(vote(cast(Tensor, maps), _bare(network), self.with_experts), inputs)
+
+
+def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
+    """Vote at every pixel of stitched maps.
+
+    Args:
+        maps: Expert probabilities and gate logits as `ICMoE.expert_maps` returns them, (B, E K + E, H, W).
+        network: The network whose voting is used.
+        with_experts: Return probabilities and votes too.
+
+    Returns:
+        Voted logits, (B, K, H, W), or (B, K + E K + E, H, W) with experts.
+    """
+    num_experts = maps.shape[1] // (network.out_channels + 1)
+    probabilities, gate = maps[:, :-num_experts], maps[:, -num_experts:]
+    logits, votes = network.voting(probabilities.unflatten(1, (num_experts, -1)), gate)
+    if not with_experts:
+        return logits
+    return torch.cat([logits, probabilities, votes], dim=1)
+
+
+def autocast(device: torch.device, enabled: bool) -> torch.autocast:
+    """Return the context in which the network runs in bfloat16, or in which nothing changes.
+
+    Raises:
+        InputError: If the device cannot compute in bfloat16.
+    """
+    if enabled and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError(f"amp needs bfloat16, which {torch.cuda.get_device_name(device)} lacks: set --amp false.")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def _bare(network: Callable) -> ICMoE:
+    """Return the network inside a DistributedDataParallel wrapper, or the network."""
+    return cast(ICMoE, getattr(network, "module", network))
+
+
+def _plain(inputs: Tensor) -> Tensor:
+    """Drop MONAI's metadata, which costs time in every operation and is not used here."""
+    return inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+
+
+def _like(output: Tensor, inputs: Tensor) -> Tensor:
+    """Give the output the input's metadata, without which `Invertd` leaves it as it is."""
+    return convert_to_dst_type(output, inputs, dtype=output.dtype)[0]

@@ -1,0 +1,217 @@
+"""Which images, masks and splits a dataset folder holds, by its layout.
+
+Plain: `images/STEM.*`, `masks/STEM.*` and, if wanted, `splits.json`. And three archives as they are downloaded: ISIC
+2017 and 2018 (dermoscopy), BUSI (breast ultrasound), GlaS/Warwick-QU (histology). A reader of a layout returns the
+splits that the set itself names; `splits.cut_missing_splits` makes the others. Problems are collected, not raised, so
+that a user hears of all of them at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.reading import SUFFIXES
+from icmoe_monai.splits import Case, read_splits
+
+LAYOUTS = (
+    "images/ and masks/ with equal names; the ISIC 2017 or 2018 archives; BUSI's benign/, malignant/ and normal/; "
+    "GlaS's train_1.bmp with train_1_anno.bmp"
+)
+_CLUTTER = ("thumbs.db", "desktop.ini")
+_BUSI_CLASSES = ("benign", "malignant", "normal")
+_BUSI_MASK = re.compile(r"(?P<stem>.+)_mask(_\d+)?")
+_GLAS = re.compile(r"(?P<stem>(?P<part>train|test[AB])_\d+)(?P<anno>_anno)?")
+_ISIC = re.compile(
+    r"ISIC-?(?P<year>201[78])_(Task1(-2)?_)?(?P<part>Training|Validation|Test)(_v2)?"
+    r"((?P<images>_Data|_Input)|(_Part1)?_GroundTruth)"
+)
+_ISIC_SPLITS = {"Training": "train", "Validation": "val", "Test": "test"}
+
+
+class Found(NamedTuple):
+    """What a dataset folder holds: cases by split, as far as the set names splits, and what is wrong with it."""
+
+    layout: str
+    splits: dict[str, list[Case]]
+    problems: list[str]
+
+
+def find_layout(dataset_dir: str) -> Found:
+    """Recognise a dataset folder, or the one dataset in it, and list its cases.
+
+    Args:
+        dataset_dir: The folder itself, its parent, or one of the folders of an ISIC archive.
+
+    Raises:
+        InputError: The folder is missing, or holds no dataset of a known layout, or several.
+    """
+    if not os.path.isdir(dataset_dir):
+        raise InputError(f"The dataset folder {dataset_dir} does not exist: correct dataset_dir.")
+    inner = [os.path.join(dataset_dir, name) for name in _visible(dataset_dir)]
+    above = os.path.dirname(os.path.abspath(dataset_dir))
+    homes = [[dataset_dir], inner, [above] if _ISIC.fullmatch(os.path.basename(os.path.abspath(dataset_dir))) else []]
+    for group in homes:
+        known = [(home, reader) for home in group if (reader := _recognise(home)) is not None]
+        if len(known) > 1:
+            names = ", ".join(os.path.basename(home) for home, _ in known)
+            raise InputError(f"{dataset_dir} holds several datasets ({names}): set dataset_dir to one of them.")
+        for home, reader in known:
+            found = reader(home)
+            if not any(found.splits.values()) and not found.problems:
+                break
+            return found
+    raise InputError(
+        f"No images were found in {dataset_dir}. Layouts understood: {LAYOUTS}; files: {', '.join(SUFFIXES)}."
+    )
+
+
+def _recognise(home: str) -> Callable[[str], Found] | None:
+    if not os.path.isdir(home):
+        return None
+    names = _visible(home)
+    if os.path.isdir(os.path.join(home, "images")):
+        return _read_plain
+    if any(_ISIC.fullmatch(name) for name in names):
+        return _read_isic
+    if any(os.path.isdir(os.path.join(home, name)) for name in _BUSI_CLASSES[:2]):
+        return _read_busi
+    if any((match := _GLAS.fullmatch(os.path.splitext(name)[0])) and match["anno"] for name in names):
+        return _read_glas
+    return None
+
+
+def _read_plain(home: str) -> Found:
+    problems: list[str] = []
+    images = _by_stem(_pictures(os.path.join(home, "images")), problems)
+    mask_folder = os.path.join(home, "masks")
+    masks = _by_stem(_pictures(mask_folder), problems) if os.path.isdir(mask_folder) else {}
+    listing = os.path.join(home, "splits.json")
+    if not os.path.exists(listing):
+        return Found("plain", {"train": _pair(images, masks, problems)}, problems)
+    stems = read_splits(listing, images, problems)
+    labelled = {stem for split, listed in stems.items() if split != "unlabelled" for stem in listed}
+    unlabelled = set(stems["unlabelled"]) - labelled
+    wanted = {stem: path for stem, path in images.items() if stem in labelled or stem in masks}
+    cases = {case["name"]: case for case in _pair(wanted, masks, problems)}
+    cases.update({stem: {"image": images[stem], "name": stem} for stem in unlabelled if stem in images})
+    splits = {split: [cases[stem] for stem in listed if stem in cases] for split, listed in stems.items()}
+    if not unlabelled:
+        del splits["unlabelled"]
+    num_unused = len(images.keys() - labelled - unlabelled)
+    if num_unused:
+        logging.getLogger(__name__).warning("%s does not list %d of the %d images.", listing, num_unused, len(images))
+    return Found("plain", splits, problems)
+
+
+def _read_isic(home: str) -> Found:
+    problems: list[str] = []
+    folders: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for name in _visible(home):
+        if match := _ISIC.fullmatch(name):
+            role = "images" if match["images"] else "masks"
+            folders[match["year"], _ISIC_SPLITS[match["part"]]][role] = os.path.join(home, name)
+    years = sorted({year for year, _ in folders})
+    if len(years) > 1:
+        raise InputError(
+            f"{home} holds ISIC {' and '.join(years)}, which share images: set dataset_dir to one of them."
+        )
+    splits: dict[str, list[Case]] = {}
+    for (_, split), pair in folders.items():
+        if len(pair) < 2:
+            logging.getLogger(__name__).warning("%s is not used: its counterpart is missing.", *pair.values())
+            continue
+        images = [path for path in _pictures(pair["images"]) if not _stem(path).endswith("_superpixels")]
+        masks = {re.sub("(?i)_segmentation$", "", _stem(path)): path for path in _pictures(pair["masks"])}
+        splits[split] = _pair(_by_stem(images, problems), masks, problems)
+    if "train" not in splits:
+        raise InputError(f"{home} lacks ISIC's training images or their Part1/Task1 ground truth: download both.")
+    return Found(f"ISIC {years[0]}", splits, problems)
+
+
+def _read_busi(home: str) -> Found:
+    problems: list[str] = []
+    cases: list[Case] = []
+    for group in _BUSI_CLASSES:
+        folder = os.path.join(home, group)
+        if not os.path.isdir(folder):
+            continue
+        pictures = _pictures(folder)
+        masks: dict[str, list[str]] = defaultdict(list)
+        for path in pictures:
+            if match := _BUSI_MASK.fullmatch(_stem(path)):
+                masks[match["stem"]].append(path)
+        images = _by_stem([path for path in pictures if not _BUSI_MASK.fullmatch(_stem(path))], problems)
+        merged = {stem: paths if len(paths) > 1 else paths[0] for stem, paths in masks.items()}
+        cases += [{**case, "class": group} for case in _pair(images, merged, problems)]
+    return Found("BUSI", {"train": cases}, problems)
+
+
+def _read_glas(home: str) -> Found:
+    problems: list[str] = []
+    matched = [(path, _GLAS.fullmatch(_stem(path))) for path in _pictures(home)]
+    images = _by_stem([path for path, match in matched if match and not match["anno"]], problems)
+    masks = {match["stem"]: path for path, match in matched if match and match["anno"]}
+    num_unused = sum(match is None for _, match in matched)
+    if num_unused:
+        logging.getLogger(__name__).warning("%s: %d pictures have no name of GlaS and are not used.", home, num_unused)
+    cases = [{**case, "label_kind": "instances"} for case in _pair(images, masks, problems)]
+    splits: dict[str, list[Case]] = {"train": [], "test": []}
+    for case in cases:
+        splits["train" if case["name"].startswith("train") else "test"].append(case)
+    return Found("GlaS", splits if splits["test"] else {"train": splits["train"]}, problems)
+
+
+def _pair(images: dict[str, str], masks: dict[str, Any], problems: list[str]) -> list[Case]:
+    for stem in sorted(images.keys() - masks.keys()):
+        problems.append(
+            f"{images[stem]} has no mask: add it, remove the image, or list it as unlabelled in splits.json."
+        )
+    for stem in sorted(masks.keys() - images.keys()):
+        path = masks[stem] if isinstance(masks[stem], str) else masks[stem][0]
+        problems.append(f"{path} is a mask without an image: add the image or remove the mask.")
+    return [
+        {"image": images[stem], "label": masks[stem], "name": stem} for stem in sorted(images.keys() & masks.keys())
+    ]
+
+
+def _by_stem(paths: list[str], problems: list[str]) -> dict[str, str]:
+    stems: dict[str, str] = {}
+    for path in paths:
+        first = stems.setdefault(_stem(path), path)
+        if first != path:
+            problems.append(f"{first} and {os.path.basename(path)} have one name: rename or remove one of the two.")
+    return stems
+
+
+def _pictures(folder: str) -> list[str]:
+    """List a folder's pictures, sorted; what else lies there is counted in a warning."""
+    nested = os.path.join(
+        folder, os.path.basename(os.path.abspath(folder))
+    )  # some unzip into a folder within the folder
+    folder = nested if os.path.isdir(nested) else folder
+    names = _visible(folder)
+    used = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+    others = sorted(set(names) - set(used))
+    if others:
+        logging.getLogger(__name__).warning(
+            "%s: %d entries are no pictures and not used: %s%s.",
+            folder,
+            len(others),
+            ", ".join(others[:3]),
+            ", ..." if len(others) > 3 else "",
+        )
+    return [os.path.join(folder, name) for name in used]
+
+
+def _visible(folder: str) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if not name.startswith(".") and name.lower() not in _CLUTTER)
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]

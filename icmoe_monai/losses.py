@@ -1,0 +1,233 @@
+"""What IC-MoE is trained for.
+
+  L = DiceCE(P, y) + l_e mean_e DiceCE_e + l_v L_vote + l_b L_balance + l_c L_contrast
+
+Only the abstract of IC-MoE (arXiv 2510.17684) was available, which names expert selection by label consistency, load
+balancing and semantic-guided contrast; these equations and weights are ours (docs/method.md).
+
+Labels are class maps (B, 1, H, W): 0 or 1 for K = 1, else 0..K-1; an image whose label is `UNLABELLED` throughout has
+none, and joins only the contrast, through the vote's confident pixels.
+
+Letters: B batch; E experts; K output channels; C = max(K, 2) classes; D embedding; H W image; N anchors.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.losses import DiceLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.loss import _Loss
+
+from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
+from icmoe_monai.network import EXPERTS, ICMoEOutput
+from icmoe_monai.voting import as_distribution, disagreement, expert_load, to_probabilities
+
+
+class ICMoELoss(_Loss):
+    """The whole loss over the network's structured output.
+
+    Args:
+        out_channels: K.
+        experts: Names of the experts, in the network's order.
+        expert_weight: l_e.
+        vote_weight: l_v.
+        balance_weight: l_b.
+        contrast_weight: l_c.
+        weigh_pixels: Give the experts different pixel weights (`PixelWeights`); off for ablation.
+        contrast: The contrastive loss; a fresh `SemanticContrastiveLoss` if None.
+    """
+
+    def __init__(
+        self,
+        *,
+        out_channels: int = 1,
+        experts: tuple[str, ...] | list[str] = EXPERTS,
+        expert_weight: float = 1.0,
+        vote_weight: float = 0.2,
+        balance_weight: float = 0.02,
+        contrast_weight: float = 0.1,
+        weigh_pixels: bool = True,
+        contrast: SemanticContrastiveLoss | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = {
+            "fused": 1.0,
+            "experts": expert_weight,
+            "vote": vote_weight,
+            "balance": balance_weight,
+            "contrast": contrast_weight,
+        }
+        self.segmentation = WeightedDiceCELoss(out_channels=out_channels)
+        self.pixel_weights = PixelWeights(experts=experts, out_channels=out_channels) if weigh_pixels else None
+        self.vote = VotingLoss()
+        self.balance = BalanceLoss()
+        self.contrast = SemanticContrastiveLoss(num_classes=max(out_channels, 2)) if contrast is None else contrast
+
+    def forward(self, output: ICMoEOutput, label: Tensor) -> Tensor:
+        """Return L.
+
+        Args:
+            output: What the network returned in training mode.
+            label: Class map, (B, 1, H, W).
+
+        Raises:
+            ValueError: If the label's size is not the output's.
+        """
+        terms = self.terms(output, label)
+        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+
+    def terms(self, output: ICMoEOutput, label: Tensor) -> dict[str, Tensor]:
+        """Return the five terms, unweighted, by the names in `weights`; arguments as in `forward`."""
+        logits, expert_logits, votes, embeddings = (x.float() if x.dtype == torch.bfloat16 else x for x in output)
+        if label.shape[1:] != (1, *logits.shape[-2:]):
+            raise ValueError(
+                f"label must be (B, 1, H, W) at the output's size {tuple(logits.shape[-2:])}, got {tuple(label.shape)}."
+            )
+        probabilities = to_probabilities(expert_logits)
+        terms = {"contrast": self.contrast(embeddings, label, to_probabilities(logits), disagreement(probabilities))}
+        known = label.flatten(1).amin(dim=1) != UNLABELLED
+        if not bool(known.any()):
+            return terms | {name: logits.sum() * 0 for name in self.weights if name not in terms}
+        if not bool(known.all()):
+            logits, expert_logits, votes, label, probabilities = (
+                x[known] for x in (logits, expert_logits, votes, label, probabilities)
+            )
+        pixel_weights = self._weigh(probabilities, label)
+        expert_losses = [
+            self.segmentation(expert_logits[:, e], label, pixel_weights[:, e]) for e in range(votes.shape[1])
+        ]
+        return terms | {
+            "fused": self.segmentation(logits, label),
+            "experts": torch.stack(expert_losses).mean(),
+            "vote": self.vote(votes, probabilities, label),
+            "balance": self.balance(votes),
+        }
+
+    def _weigh(self, probabilities: Tensor, label: Tensor) -> Tensor:
+        if self.pixel_weights is None:
+            return torch.ones_like(probabilities[:, :, 0])
+        return self.pixel_weights(probabilities, label)
+
+
+class WeightedDiceCELoss(nn.Module):
+    """MONAI's Dice loss plus a cross-entropy with a weight per pixel.
+
+    Args:
+        out_channels: K.
+    """
+
+    def __init__(self, *, out_channels: int) -> None:
+        super().__init__()
+        multi = out_channels > 1
+        # batch=True: one Dice over the batch, so that an image without the class does not dominate
+        self.dice = DiceLoss(
+            include_background=not multi, to_onehot_y=multi, softmax=multi, sigmoid=not multi, batch=True
+        )
+
+    def forward(self, logits: Tensor, label: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return Dice + CE.
+
+        Args:
+            logits: (B, K, H, W).
+            label: Class map, (B, 1, H, W).
+            weights: Weight of each pixel in the cross-entropy, (B, H, W), or None for 1.
+        """
+        if logits.shape[1] == 1:
+            entropy = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype), reduction="none")[:, 0]
+        else:
+            entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")
+        if weights is not None:
+            entropy = entropy * weights / weights.mean().clamp_min(1e-6)
+        return self.dice(logits, label) + entropy.mean()
+
+
+class PixelWeights(nn.Module):
+    """Give each expert the pixels it is for, so that the experts differ.
+
+    The basic expert takes all pixels alike; the semantic expert all classes alike (weight 1 / share of the class in the
+    batch, bounded); the adaptive expert the pixels where the other experts are wrong or unsure (1 + emphasis times
+    their mean probability of a wrong class). Weights carry no gradient.
+
+    Args:
+        experts: Names of the experts, in the network's order.
+        out_channels: K.
+        emphasis: Weight of a pixel that all others get wrong, relative to one that all get right, minus 1.
+        max_class_weight: Bound on the weight of a rare class.
+    """
+
+    def __init__(
+        self,
+        *,
+        experts: tuple[str, ...] | list[str],
+        out_channels: int,
+        emphasis: float = 4.0,
+        max_class_weight: float = 5.0,
+    ) -> None:
+        super().__init__()
+        self.experts = [name for name in EXPERTS if name in experts]
+        self.num_classes = max(out_channels, 2)
+        self.emphasis = emphasis
+        self.max_class_weight = max_class_weight
+
+    @torch.no_grad()
+    def forward(self, probabilities: Tensor, label: Tensor) -> Tensor:
+        """Return weights, (B, E, H, W).
+
+        Args:
+            probabilities: Experts' probabilities, (B, E, K, H, W).
+            label: Class map, (B, 1, H, W).
+        """
+        right = probability_of_label(probabilities, label)
+        weights = [torch.ones_like(right[:, 0]) for _ in self.experts]
+        for e, name in enumerate(self.experts):
+            if name == "semantic":
+                share = F.one_hot(label[:, 0].long(), self.num_classes).to(right.dtype).mean(dim=(0, 1, 2))
+                balanced = (1 / (self.num_classes * share).clamp_min(1e-6)).clamp_max(self.max_class_weight)
+                weights[e] = balanced[label[:, 0].long()]
+            elif name == "adaptive" and len(self.experts) > 1:
+                others = (right.sum(dim=1) - right[:, e]) / (right.shape[1] - 1)
+                weights[e] = 1 + self.emphasis * (1 - others)
+        return torch.stack(weights, dim=1)
+
+
+class VotingLoss(nn.Module):
+    """Votes go to the expert that is right: cross-entropy of w with q = softmax_e(p_e[y] / tau).
+
+    Args:
+        temperature: tau.
+    """
+
+    def __init__(self, *, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, votes: Tensor, probabilities: Tensor, label: Tensor, eps: float = 1e-6) -> Tensor:
+        """Return L_vote.
+
+        Args:
+            votes: w, (B, E, H, W).
+            probabilities: Experts' probabilities, (B, E, K, H, W); no gradient flows into them.
+            label: Class map, (B, 1, H, W).
+            eps: Lowest argument of the logarithm.
+        """
+        target = torch.softmax(probability_of_label(probabilities.detach(), label) / self.temperature, dim=1)
+        return -(target * votes.clamp_min(eps).log()).sum(dim=1).mean()
+
+
+class BalanceLoss(nn.Module):
+    """E sum_e f_e m_e with f_e the share of pixels where expert e leads and m_e its mean vote; 1 at uniform load.
+
+    After the load-balancing loss of the Switch Transformer (Fedus et al., arXiv 2101.03961, Eq. 4).
+    """
+
+    def forward(self, votes: Tensor) -> Tensor:
+        """Return L_balance of votes (B, E, H, W)."""
+        return votes.shape[1] * (expert_load(votes.detach()) * votes.mean(dim=(0, 2, 3))).sum()
+
+
+def probability_of_label(probabilities: Tensor, label: Tensor) -> Tensor:
+    """Return p_e[y], (B, E, H, W), of probabilities (B, E, K, H, W) and class map (B, 1, H, W)."""
+    p = as_distribution(probabilities)
+    index = label.long()[:, None].expand(-1, p.shape[1], 1, -1, -1)
+    return p.gather(2, index).squeeze(2)

@@ -1,0 +1,72 @@
+"""What the numbers in a mask file mean: the values as stored, to class numbers, or a sentence that says why not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from icmoe_monai.errors import InputError
+
+_NUM_VALUES_NAMED = 6
+_LOSSY_THRESHOLD = 128
+
+
+def to_classes(
+    path: str, values: np.ndarray, lossless: bool, *, out_channels: int = 1, instances: bool = False
+) -> np.ndarray:
+    """Turn the values that a mask file stores into class numbers.
+
+    Args:
+        path: The file, for messages.
+        values: What it stores, (H, W).
+        lossless: Whether it keeps every value, as JPEG does not.
+        out_channels: 1: the file holds 0 and one other value, which becomes 1. K > 1: it holds 0..K-1.
+        instances: The file numbers objects; every value above 0 becomes 1, whatever `out_channels`.
+
+    Returns:
+        float32 (H, W).
+
+    Raises:
+        InputError: The values do not fit.
+
+    Example:
+        >>> to_classes("a.png", np.array([[0, 255]]), True).tolist()
+        [[0.0, 1.0]]
+    """
+    if not lossless:
+        values = _from_lossy(path, values, out_channels, instances)
+    if instances:
+        return (values > 0).astype(np.float32)
+    if out_channels == 1:
+        foreground = values != 0
+        # one other value, if any: cheaper than listing the values of every mask
+        if (foreground & (values != values.max())).any():
+            raise InputError(
+                f"{path} holds {_name_values(values)}, and a binary mask holds 0 and one other value: "
+                "set out_channels to the number of classes, or save the mask in two values."
+            )
+        return foreground.astype(np.float32)
+    if values.min() < 0 or values.max() >= out_channels or (values % 1 != 0).any():
+        raise InputError(
+            f"{path} holds {_name_values(values)}, and with out_channels {out_channels} a mask holds the class numbers "
+            f"0 to {out_channels - 1}: change out_channels or the mask."
+        )
+    return values.astype(np.float32)
+
+
+def _from_lossy(path: str, values: np.ndarray, out_channels: int, instances: bool) -> np.ndarray:
+    """Cut a JPEG mask at half scale; what it cannot have kept is refused."""
+    if out_channels > 1 or instances:
+        raise InputError(f"{path} is a JPEG, which does not keep class numbers: save the mask as PNG.")
+    foreground = values >= _LOSSY_THRESHOLD
+    if values.any() and not foreground.any():
+        raise InputError(
+            f"{path} is a JPEG mask with no value above {values.max()}, and JPEG masks are cut at {_LOSSY_THRESHOLD}: "
+            "save it as PNG."
+        )
+    return foreground
+
+
+def _name_values(values: np.ndarray) -> str:
+    found = np.unique(values)
+    named = ", ".join(f"{value:g}" for value in found[:_NUM_VALUES_NAMED].astype(float))
+    return f"the values {named}" if len(found) <= _NUM_VALUES_NAMED else f"{len(found)} values ({named}, ...)"

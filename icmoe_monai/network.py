@@ -1,0 +1,221 @@
+"""IC-MoE: a frozen foundation encoder, three experts that speak to each other, and a vote at every pixel.
+
+After arXiv 2510.17684, of which only the abstract was available: every size and equation is ours (docs/method.md).
+
+Letters: B batch; H W image; h w = H/16, W/16; C encoder width; E experts; K output channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icmoe_monai.decoder import DetailStem, ExpertDecoder, PyramidContext
+from icmoe_monai.errors import InputError
+from icmoe_monai.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
+from icmoe_monai.sam import BACKBONES, build_sam_encoder
+from icmoe_monai.voting import PixelVoting, VoteGate, to_probabilities
+
+EXPERTS = ("basic", "semantic", "adaptive")
+DECODER_WIDTH = 32  # channels of every decoder at stride 4
+
+
+class ICMoEOutput(NamedTuple):
+    """What the network returns in training.
+
+    Attributes:
+        logits: Fused logits, (B, K, H, W).
+        expert_logits: Logits of every expert, (B, E, K, H, W).
+        votes: Expert weights, (B, E, H, W), summing to 1 over E.
+        embeddings: Pixel embeddings for the contrastive loss, (B, D, H/4, W/4), not normalised.
+    """
+
+    logits: Tensor
+    expert_logits: Tensor
+    votes: Tensor
+    embeddings: Tensor
+
+
+class ICMoE(nn.Module):
+    """Mixture of experts over a foundation encoder for 2-D segmentation.
+
+    Args:
+        backbone: Size of the encoder, one of `icmoe_monai.sam.BACKBONES`.
+        out_channels: K: 1 for one foreground (sigmoid), else the number of classes with background (softmax).
+        experts: Which experts, in order, out of "basic", "semantic", "adaptive".
+        expert_depth: T: how many of the encoder's last blocks each expert runs on its own.
+        rank: Rank of the experts' low-rank updates.
+        num_updates: R: how many low-rank updates the adaptive expert mixes.
+        communicate: Whether the experts attend to each other's features.
+        voting: One of `icmoe_monai.voting.STRATEGIES`.
+        best_expert: Index of the expert that voting "best" returns.
+        train_trunk: Train the encoder too (without pretrained weights there is nothing to keep).
+        embedding_channels: D.
+
+    Raises:
+        InputError: If an argument is out of its range.
+
+    Example:
+        >>> network = ICMoE(backbone="vit_t", out_channels=1).eval()
+        >>> network(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 1, 64, 64])
+        >>> network.train()(torch.zeros(1, 3, 64, 64)).votes.shape
+        torch.Size([1, 3, 64, 64])
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "vit_t",
+        out_channels: int = 1,
+        experts: tuple[str, ...] | list[str] = EXPERTS,
+        expert_depth: int = 2,
+        rank: int = 8,
+        num_updates: int = 4,
+        communicate: bool = True,
+        voting: str = "adaptive",
+        best_expert: int = 0,
+        train_trunk: bool = False,
+        embedding_channels: int = 32,
+    ) -> None:
+        super().__init__()
+        self.encoder = build_sam_encoder(backbone)
+        size = BACKBONES[backbone]
+        width, depth, channels = size["width"], size["depth"], size["neck_channels"]
+        _check(experts, expert_depth, depth, out_channels)
+        self.out_channels = out_channels
+        self.expert_names = [name for name in EXPERTS if name in experts]
+        self.split = depth - expert_depth
+        self.has_basic = "basic" in self.expert_names
+        adapted: dict[str, nn.Module] = {}
+        if "semantic" in self.expert_names:
+            adapted["semantic"] = SemanticExpert(num_blocks=expert_depth, width=width, rank=rank)
+        if "adaptive" in self.expert_names:
+            adapted["adaptive"] = AdaptiveExpert(
+                num_blocks=expert_depth, width=width, rank=rank, num_updates=num_updates
+            )
+        self.adapted = nn.ModuleDict(adapted)
+        self.communication = (
+            ExpertCommunication(channels=channels, num_silent=int(self.has_basic))
+            if communicate and adapted and len(self.expert_names) > 1
+            else nn.Identity()
+        )
+        self.detail = DetailStem() if "adaptive" in self.expert_names else None
+        self.decoders = nn.ModuleDict(
+            {name: _build_decoder(name, channels, out_channels, self.detail) for name in self.expert_names}
+        )
+        self.embedded = self.expert_names.index("semantic") if "semantic" in self.expert_names else 0
+        self.embed = nn.Conv2d(DECODER_WIDTH, embedding_channels, 1)
+        num_experts = len(self.expert_names)
+        self.gate = VoteGate(num_experts=num_experts, channels=DECODER_WIDTH)
+        self.voting = PixelVoting(num_experts=num_experts, strategy=voting, best_expert=best_expert)
+        self.encoder.requires_grad_(train_trunk)
+        self.gate.requires_grad_(self.voting.alpha.requires_grad)
+
+    def forward(self, image: Tensor) -> Tensor | ICMoEOutput:
+        """Segment an image.
+
+        Args:
+            image: Normalised RGB, (B, 3, H, W), H and W multiples of 16.
+
+        Returns:
+            Fused logits, (B, K, H, W), in eval mode; an `ICMoEOutput` in training mode.
+        """
+        decoded, expert_logits = self.decode(self.expert_features(self.trunk(image)), image)
+        gate = self.gate(decoded, image.shape[-2:])
+        logits, votes = self.voting(to_probabilities(expert_logits.float()), gate)
+        if torch.jit.is_scripting() or not self.training:
+            return logits
+        return ICMoEOutput(logits, expert_logits, votes, self.embed(decoded[self.embedded]))
+
+    @torch.jit.export
+    def expert_maps(self, image: Tensor) -> Tensor:
+        """Return all that a vote needs, as one tensor that a sliding window can stitch.
+
+        Args:
+            image: Normalised RGB, (B, 3, H, W), H and W multiples of 16.
+
+        Returns:
+            Expert probabilities, expert by expert, then gate logits, (B, E K + E, H, W).
+        """
+        decoded, expert_logits = self.decode(self.expert_features(self.trunk(image)), image)
+        gate = self.gate(decoded, image.shape[-2:])
+        return torch.cat([to_probabilities(expert_logits.float()).flatten(1, 2), gate.float()], dim=1)
+
+    def trunk(self, image: Tensor) -> Tensor:
+        """Run the blocks that all experts share; (B, 3, H, W) to tokens t (B, h, w, C).
+
+        A frozen trunk leaves no autograd graph, since neither its weights nor the image ask for a gradient.
+        """
+        return self.encoder.trunk(image, self.split)
+
+    def expert_features(self, tokens: Tensor) -> Tensor:
+        """Run each expert's blocks and the frozen neck, and let the experts communicate.
+
+        Args:
+            tokens: Output t of the trunk, (B, h, w, C).
+
+        Returns:
+            Feature maps, (B, E, neck_channels, h, w).
+        """
+        features: list[Tensor] = []
+        if self.has_basic:
+            features.append(self.encoder.tail(tokens, self.split))
+        for expert in self.adapted.values():
+            gain = expert.gain(tokens)
+            x = tokens
+            for i, block in enumerate(self.encoder.blocks):
+                if i >= self.split:
+                    j = i - self.split
+                    normed = block.norm1(x)
+                    x = x + block.attn.attend(block.attn.project(normed) + expert.updates.qkv(j, normed, gain))
+                    normed = block.norm2(x)
+                    hidden = F.gelu(block.mlp.lin1(normed) + expert.updates.lin1(j, normed, gain))
+                    x = x + block.mlp.lin2(hidden) + expert.updates.lin2(j, hidden, gain)
+            features.append(self.encoder.neck(x.permute(0, 3, 1, 2)))
+        return self.communication(torch.stack(features, dim=1))
+
+    def decode(self, features: Tensor, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Decode every expert's features.
+
+        Args:
+            features: Feature maps, (B, E, neck_channels, h, w).
+            image: Normalised RGB, (B, 3, H, W), for the adaptive expert's detail.
+
+        Returns:
+            Decoder features at stride 4, E maps (B, D, H/4, W/4), and expert logits, (B, E, K, H, W).
+        """
+        decoded: list[Tensor] = []
+        logits: list[Tensor] = []
+        for i, (name, decoder) in enumerate(self.decoders.items()):
+            details: list[Tensor] = []
+            if name == "adaptive" and self.detail is not None:
+                details = self.detail(image)
+            at4, expert_logits = decoder(features[:, i], details)
+            decoded.append(at4)
+            logits.append(expert_logits)
+        return decoded, torch.stack(logits, dim=1)
+
+
+def _build_decoder(name: str, channels: int, out_channels: int, detail: DetailStem | None) -> ExpertDecoder:
+    """Build the decoder of one expert: what it sees besides its features is what makes it that expert."""
+    return ExpertDecoder(
+        in_channels=channels,
+        out_channels=out_channels,
+        width=DECODER_WIDTH,
+        detail_channels=detail.channels if name == "adaptive" and detail is not None else (0, 0),
+        context=PyramidContext(channels=channels) if name == "semantic" else None,
+    )
+
+
+def _check(experts: tuple[str, ...] | list[str], expert_depth: int, depth: int, out_channels: int) -> None:
+    unknown = [name for name in experts if name not in EXPERTS]
+    if unknown or not experts:
+        raise InputError(f"experts must be some of {', '.join(EXPERTS)}, got {list(experts)}.")
+    if not 1 <= expert_depth <= depth:
+        raise InputError(f"expert_depth must be in 1..{depth} for this backbone, got {expert_depth}.")
+    if out_channels < 1:
+        raise InputError(f"out_channels must be at least 1, got {out_channels}.")

@@ -1,0 +1,77 @@
+"""Settings that a user can override, checked before anything expensive starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import icmoe_monai
+from icmoe_monai.errors import InputError
+from icmoe_monai.sam import PATCH_SIZE
+from icmoe_monai.writing import write_atomically
+
+
+def find_bundle_root() -> str:
+    """Return the folder that holds this package and `configs/`, from any working directory.
+
+    An installed package has no configs beside it; the working directory is then the bundle, as in all of MONAI.
+    """
+    root = Path(icmoe_monai.__file__).resolve().parent.parent
+    return str(root) if (root / "configs" / "metadata.json").is_file() else "."
+
+
+def check_settings(
+    *,
+    output_dir: str,
+    image_size: int,
+    longest_side: int,
+    batch_size: int = 1,
+    max_epochs: int = 1,
+    val_interval: int = 1,
+    num_workers: int = 0,
+    learning_rate: float = 1.0,
+    device: str | torch.device = "cpu",
+) -> None:
+    """Check the numbers of a config, the device, and that results can be written.
+
+    Args:
+        output_dir: Folder of the results; made if it is missing.
+        image_size: Side of the network's window in pixels.
+        longest_side: Length to which an image's longest side is resized, in pixels.
+        batch_size: Images in a training step.
+        max_epochs: Epochs of training.
+        val_interval: Epochs between validations.
+        num_workers: Processes that prepare images.
+        learning_rate: Peak learning rate.
+        device: Where the network runs.
+
+    Raises:
+        InputError: If one of them cannot work.
+    """
+    least = {
+        "batch_size": (batch_size, 1),
+        "max_epochs": (max_epochs, 1),
+        "val_interval": (val_interval, 1),
+        "num_workers": (num_workers, 0),
+        "longest_side": (longest_side, PATCH_SIZE),
+        "image_size": (image_size, PATCH_SIZE),
+    }
+    for name, (value, least_value) in least.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least_value:
+            raise InputError(f"{name} must be a whole number of at least {least_value}, got {value!r}.")
+    if image_size % PATCH_SIZE:
+        raise InputError(f"image_size must be a multiple of {PATCH_SIZE}, got {image_size}.")
+    if not isinstance(learning_rate, (int, float)) or not learning_rate > 0:
+        raise InputError(f"learning_rate must be above 0, got {learning_rate!r}.")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {device}, but PyTorch sees no CUDA device here: set --device cpu.")
+    probe = Path(output_dir) / ".writable"
+    write_atomically(probe, lambda temporary: temporary.write_bytes(b"icmoe"))
+    probe.unlink()
+
+
+def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that ask for a gradient: all but a frozen encoder's."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -1,0 +1,102 @@
+"""Training, validation and test cases: as a splits.json lists them, or cut by a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+Case = dict[str, Any]
+
+SPLITS = ("train", "val", "test", "unlabelled")
+SHARES = {"val": 0.1, "test": 0.2}
+
+
+def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> dict[str, list[str]]:
+    """Read a splits.json: an object of lists of stems, of which a stem may be in one.
+
+    Args:
+        listing: The file.
+        images: Image paths by stem.
+        problems: What is wrong with the file is appended here, a sentence each.
+
+    Returns:
+        Stems by split, every split present, without those that are a problem.
+    """
+    stems: dict[str, list[str]] = {split: [] for split in SPLITS}
+    try:
+        with open(listing, encoding="utf-8") as file:
+            content = json.load(file)
+    except (ValueError, OSError) as error:
+        problems.append(f"{listing} is not JSON ({error}): correct it, or remove it for a split by seed.")
+        return stems
+    if not isinstance(content, dict) or not all(
+        isinstance(listed, list) and all(isinstance(stem, str) for stem in listed) for listed in content.values()
+    ):
+        problems.append(f'{listing} must be an object of lists of names, such as {{"train": ["a"], "val": ["b"]}}.')
+        return stems
+    seen: dict[str, str] = {}
+    for split, listed in content.items():
+        if split not in SPLITS:
+            problems.append(f'{listing} has the split "{split}": name the splits {", ".join(SPLITS)}.')
+            continue
+        for stem in listed:
+            if stem in seen:
+                problems.append(f'{listing} lists "{stem}" in {seen[stem]} and in {split}: remove one of the two.')
+            elif stem not in images:
+                problems.append(f'{listing} lists "{stem}", and images/ has no file of that stem: add it or remove it.')
+            else:
+                stems[split].append(stem)
+            seen.setdefault(stem, split)
+    return stems
+
+
+def cut_missing_splits(splits: dict[str, list[Case]], *, seed: int) -> dict[str, list[Case]]:
+    """Cut the splits that a set does not name from its training cases: 10 % for val, 20 % for test.
+
+    Cases are ordered by a hash of seed and name, class by class, and taken at even steps: the same on every machine,
+    and each class has its share. From three cases on no split is empty. Cases of one patient are not known to belong
+    together; where they are, write a splits.json.
+
+    Args:
+        splits: Cases by split, "train" among them.
+        seed: Another seed gives other splits.
+
+    Example:
+        >>> cases = [{"name": f"case_{i}"} for i in range(10)]
+        >>> {split: len(cut) for split, cut in cut_missing_splits({"train": cases}, seed=0).items()}
+        {'train': 7, 'val': 1, 'test': 2}
+    """
+    missing = [split for split in SHARES if split not in splits]
+    train = sorted(splits["train"], key=lambda case: (case.get("class", ""), _shuffle_key(case["name"], seed)))
+    num_cases = len(train)
+    cut: dict[str, list[Case]] = {}
+    for split in reversed(missing):  # test first: it is the larger
+        enough = num_cases > 2 or split == "val"
+        num_taken = max(round(SHARES[split] * num_cases), 1 if enough else 0)
+        cut[split], train = take_evenly(train, min(num_taken, max(len(train) - 1, 0)))
+    complete = {**splits, **cut, "train": train}
+    return {split: sorted(complete[split], key=lambda case: str(case["name"])) for split in SPLITS if split in complete}
+
+
+def take_evenly(items: Sequence[Any], num_taken: int) -> tuple[list[Any], list[Any]]:
+    """Take items at even steps of a sequence.
+
+    Args:
+        items: Any sequence.
+        num_taken: How many to take, at most all.
+
+    Returns:
+        The taken ones and the rest, each in order.
+
+    Example:
+        >>> take_evenly("abcdef", 2)
+        (['b', 'e'], ['a', 'c', 'd', 'f'])
+    """
+    taken = {(2 * i + 1) * len(items) // (2 * num_taken) for i in range(num_taken)}
+    return [x for i, x in enumerate(items) if i in taken], [x for i, x in enumerate(items) if i not in taken]
+
+
+def _shuffle_key(name: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()

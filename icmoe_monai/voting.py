@@ -1,0 +1,198 @@
+"""Pixel-probability adaptive voting: at every pixel the experts' probabilities are weighed and summed.
+
+  confidence           a_e = 1 - H(p_e) / log max(K, 2)
+  label consistency    c_e = mean over j != e of <p_e, p_j>
+  votes                w   = softmax_e(g_e + alpha a_e + beta c_e)
+  fused                P   = sum_e w_e p_e
+
+Only the abstract of IC-MoE (arXiv 2510.17684) was available, which names "pixel probability adaptive voting", label
+consistency and load balancing; these equations are ours (docs/method.md).
+
+Letters: B batch; E experts; K output channels (K = 1: probability of the foreground, else a distribution); H W image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icmoe_monai.errors import InputError
+
+STRATEGIES = ("adaptive", "mean", "majority", "confidence", "best")
+
+
+class PixelVoting(nn.Module):
+    """Weigh the experts at every pixel.
+
+    The strategies "mean", "majority", "confidence" and "best" (one expert alone) are baselines behind the same
+    interface; alpha and beta are then there, so that checkpoints fit, but are not trained.
+
+    Args:
+        num_experts: E.
+        strategy: One of `STRATEGIES`.
+        best_expert: Index of the expert that "best" returns.
+
+    Example:
+        >>> voting = PixelVoting(num_experts=2, strategy="mean")
+        >>> probabilities = torch.tensor([0.2, 0.6]).reshape(1, 2, 1, 1, 1)
+        >>> logits, votes = voting(probabilities, torch.zeros(1, 2, 1, 1))
+        >>> round(torch.sigmoid(logits).item(), 4), votes.flatten().tolist()
+        (0.4, [0.5, 0.5])
+    """
+
+    def __init__(self, *, num_experts: int, strategy: str = "adaptive", best_expert: int = 0) -> None:
+        super().__init__()
+        if strategy not in STRATEGIES:
+            raise InputError(f"voting must be one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+        if not 0 <= best_expert < num_experts:
+            raise InputError(f"best_expert must be in 0..{num_experts - 1}, got {best_expert}.")
+        self.strategy = strategy
+        self.best_expert = best_expert
+        learns = strategy == "adaptive" and num_experts > 1
+        self.alpha = nn.Parameter(torch.tensor(1.0), requires_grad=learns)
+        self.beta = nn.Parameter(torch.tensor(1.0), requires_grad=learns)
+
+    def forward(self, probabilities: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        """Vote.
+
+        Args:
+            probabilities: Experts' probabilities, (B, E, K, H, W).
+            gate: Gate logits g, (B, E, H, W).
+
+        Returns:
+            Fused logits, (B, K, H, W), whose sigmoid (K = 1) or softmax (K > 1) is P, and votes, (B, E, H, W), which
+            sum to 1 over E.
+        """
+        probabilities = _at_least_float32(probabilities)
+        if self.strategy == "adaptive":
+            score = self.alpha * confidence(probabilities) + self.beta * label_consistency(probabilities)
+            votes = torch.softmax(gate.to(score.dtype) + score, dim=1)
+        elif self.strategy == "confidence":
+            certain = confidence(probabilities) + 1e-6  # all undecided: equal votes
+            votes = certain / certain.sum(dim=1, keepdim=True)
+        elif self.strategy == "majority":
+            votes = majority_votes(probabilities)
+        else:
+            votes = torch.zeros_like(probabilities[:, :, 0])
+            if self.strategy == "best":
+                votes[:, self.best_expert] = 1.0
+            else:
+                votes += 1.0 / votes.shape[1]
+        fused = torch.einsum("behw,bekhw->bkhw", votes, probabilities)
+        return to_logits(fused), votes
+
+
+class VoteGate(nn.Module):
+    """The adaptive part of the vote: a small convolution over all decoders' features; zero at the start.
+
+    Args:
+        num_experts: E.
+        channels: Channels of each decoder's features.
+        hidden: Channels between the convolutions.
+    """
+
+    def __init__(self, *, num_experts: int, channels: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(num_experts * channels, hidden, 3, padding=1)
+        self.out = nn.Conv2d(hidden, num_experts, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: list[Tensor], size: list[int]) -> Tensor:
+        """Return gate logits.
+
+        Args:
+            features: Each decoder's features, E maps (B, C, h, w).
+            size: H and W of the result.
+
+        Returns:
+            Gate logits g, (B, E, H, W).
+        """
+        gate = self.out(F.gelu(self.mix(torch.cat(features, dim=1))))
+        return F.interpolate(gate, size=size, mode="bilinear", align_corners=False)
+
+
+def confidence(probabilities: Tensor, eps: float = 1e-6) -> Tensor:
+    """Return a_e = 1 - H(p_e) / log max(K, 2), from 0 (undecided) to 1 (certain).
+
+    Args:
+        probabilities: (B, E, K, H, W).
+        eps: Lowest argument of the logarithm.
+
+    Returns:
+        Confidence, (B, E, H, W).
+    """
+    p = as_distribution(probabilities)
+    entropy = -(p * p.clamp_min(eps).log()).sum(dim=2)
+    return 1 - entropy / math.log(p.shape[2])
+
+
+def label_consistency(probabilities: Tensor) -> Tensor:
+    """Return c_e = mean over the other experts j of <p_e, p_j>: how far its peers agree with an expert.
+
+    Args:
+        probabilities: (B, E, K, H, W).
+
+    Returns:
+        Consistency, (B, E, H, W); 1 for a single expert, which has no peers.
+    """
+    p = as_distribution(probabilities)
+    num_peers = p.shape[1] - 1
+    if num_peers == 0:
+        return torch.ones_like(p[:, :, 0])
+    peers = p.sum(dim=1, keepdim=True) - p
+    return (p * peers).sum(dim=2) / num_peers
+
+
+def disagreement(probabilities: Tensor) -> Tensor:
+    """Return 1 - mean pairwise agreement of the experts, from 0 to 1, (B, H, W), of probabilities (B, E, K, H, W)."""
+    return 1 - label_consistency(probabilities).mean(dim=1)
+
+
+def majority_votes(probabilities: Tensor) -> Tensor:
+    """Share the vote among the experts whose decision most experts share; a tie goes to the larger mean probability.
+
+    Args:
+        probabilities: (B, E, K, H, W).
+
+    Returns:
+        Votes, (B, E, H, W).
+    """
+    p = as_distribution(probabilities)
+    decided = F.one_hot(p.argmax(dim=2), p.shape[2]).permute(0, 1, 4, 2, 3).to(p.dtype)  # (B, E, K', H, W)
+    winner = (decided.sum(dim=1) + p.mean(dim=1) / 2).argmax(dim=1)  # a mean below 1 only breaks ties
+    with_winner = decided.gather(2, winner[:, None, None].expand(-1, p.shape[1], 1, -1, -1)).squeeze(2)
+    return with_winner / with_winner.sum(dim=1, keepdim=True)
+
+
+def expert_load(votes: Tensor) -> Tensor:
+    """Return f_e, the share of pixels at which expert e has the largest vote, (E,), of votes (B, E, H, W)."""
+    return F.one_hot(votes.argmax(dim=1), votes.shape[1]).to(votes.dtype).mean(dim=(0, 1, 2))
+
+
+def as_distribution(probabilities: Tensor) -> Tensor:
+    """Return (B, E, max(K, 2), H, W): for K = 1 the pair [1 - p, p], else the probabilities themselves."""
+    if probabilities.shape[2] > 1:
+        return probabilities
+    return torch.cat([1 - probabilities, probabilities], dim=2)
+
+
+def to_probabilities(logits: Tensor) -> Tensor:
+    """Return the sigmoid (K = 1) or softmax over K of logits (..., K, H, W)."""
+    if logits.shape[-3] == 1:
+        return torch.sigmoid(logits)
+    return torch.softmax(logits, dim=-3)
+
+
+def to_logits(fused: Tensor, eps: float = 1e-6) -> Tensor:
+    """Return logit P (K = 1) or log P (K > 1) of probabilities (B, K, H, W), kept `eps` away from 0 and 1."""
+    if fused.shape[1] == 1:
+        return torch.logit(fused, eps=eps)
+    return fused.clamp_min(eps).log()
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
