@@ -77,6 +77,7 @@ class LastCheckpoint:
     def __init__(self, *, save_dict: dict[str, Any], path: str) -> None:
         self.save_dict = save_dict
         self.path = Path(path)
+        self.error: BaseException | None = None
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
@@ -90,8 +91,9 @@ class LastCheckpoint:
         save_checkpoint({name: part.state_dict() for name, part in parts.items()}, self.path)
 
     def save_and_raise(self, engine: Engine, error: BaseException) -> None:
-        """Save, unless nothing was trained yet, and let the exception go on."""
-        if engine.state.iteration > 0 and self._is_ready(engine):
+        """Save, unless nothing was trained yet, and let the exception go on; ignite calls this twice for one."""
+        if error is not self.error and engine.state.iteration > 0 and self._is_ready(engine):
+            self.error = error
             self.save(engine)
             self.logger.warning(
                 f"Stopped in epoch {engine.state.epoch} by {type(error).__name__}; go on with --checkpoint {self.path}"

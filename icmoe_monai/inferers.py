@@ -113,8 +113,6 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
     def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
         """Segment images; arguments and result as in `VotingInferer`, without the padding to multiples of 16."""
         image = _plain(inputs)
-        if image.dtype in (torch.float16, torch.uint8):
-            image = image.float()  # MONAI accumulates in the input's type
         with autocast(image.device, self.amp):
             maps = super().__call__(image, _bare(network).expert_maps)
         return _like(vote(cast(Tensor, maps), _bare(network), self.with_experts), inputs)
@@ -156,8 +154,12 @@ def _bare(network: Callable) -> ICMoE:
 
 
 def _plain(inputs: Tensor) -> Tensor:
-    """Drop MONAI's metadata, which costs time in every operation and is not used here."""
-    return inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+    """Drop MONAI's metadata, which costs time in every operation and is not used here; integers and halves as float32.
+
+    The network has float32 weights, and MONAI's sliding window accumulates in the input's type.
+    """
+    image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+    return image if image.dtype in (torch.float32, torch.float64) else image.float()
 
 
 def _like(output: Tensor, inputs: Tensor) -> Tensor:

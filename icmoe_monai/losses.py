@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import torch
 from monai.losses import DiceLoss
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
 from icmoe_monai.network import EXPERTS, ICMoEOutput
-from icmoe_monai.voting import as_distribution, disagreement, expert_load, to_probabilities
+from icmoe_monai.voting import as_distribution, at_least_float32, disagreement, expert_load, to_probabilities
 
 
 class ICMoELoss(_Loss):
@@ -79,7 +80,8 @@ class ICMoELoss(_Loss):
 
     def terms(self, output: ICMoEOutput, label: Tensor) -> dict[str, Tensor]:
         """Return the five terms, unweighted, by the names in `weights`; arguments as in `forward`."""
-        logits, expert_logits, votes, embeddings = (x.float() if x.dtype == torch.bfloat16 else x for x in output)
+        logits, expert_logits, votes, embeddings = (at_least_float32(x) for x in output)
+        label = convert_to_tensor(label, track_meta=False)  # MONAI's metadata costs time in every operation
         if label.shape[1:] != (1, *logits.shape[-2:]):
             raise ValueError(
                 f"label must be (B, 1, H, W) at the output's size {tuple(logits.shape[-2:])}, got {tuple(label.shape)}."

@@ -53,7 +53,8 @@ class PixelVoting(nn.Module):
         self.best_expert = best_expert
         learns = strategy == "adaptive" and num_experts > 1
         self.alpha = nn.Parameter(torch.tensor(1.0), requires_grad=learns)
-        self.beta = nn.Parameter(torch.tensor(1.0), requires_grad=learns)
+        # two experts agree with each other alike, so that beta then moves no vote
+        self.beta = nn.Parameter(torch.tensor(1.0), requires_grad=learns and num_experts > 2)
 
     def forward(self, probabilities: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         """Vote.
@@ -66,7 +67,7 @@ class PixelVoting(nn.Module):
             Fused logits, (B, K, H, W), whose sigmoid (K = 1) or softmax (K > 1) is P, and votes, (B, E, H, W), which
             sum to 1 over E.
         """
-        probabilities = _at_least_float32(probabilities)
+        probabilities = at_least_float32(probabilities)
         if self.strategy == "adaptive":
             score = self.alpha * confidence(probabilities) + self.beta * label_consistency(probabilities)
             votes = torch.softmax(gate.to(score.dtype) + score, dim=1)
@@ -194,5 +195,6 @@ def to_logits(fused: Tensor, eps: float = 1e-6) -> Tensor:
     return fused.clamp_min(eps).log()
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return half-precision numbers as float32, and others as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

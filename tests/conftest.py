@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+# The tensors of these tests are too small to share between threads, which wait for each other on a busy machine.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:

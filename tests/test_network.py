@@ -61,12 +61,11 @@ def image() -> Tensor:
 
 
 def blobs(size: int, out_channels: int) -> Tensor:
-    """Return two labels, (2, 1, size, size), with a rectangle of every class."""
-    label = torch.zeros(2, 1, size, size)
+    """Return a label, (1, 1, size, size), with a rectangle of every class."""
+    label = torch.zeros(1, 1, size, size)
     half = size // 2
     for c in range(1, max(out_channels, 2)):
         label[:, :, half : size - 4, (c - 1) * half : (c - 1) * half + half - 4] = c
-    label[1] = label[1].flip(-1)
     return label
 
 
@@ -75,13 +74,13 @@ def sha256(x: Tensor) -> str:
 
 
 def train(network: ICMoE, num_steps: int, lr: float = 1e-3, out_channels: int = 1) -> list[dict[str, Tensor]]:
-    """Train on two random images; return every step's gradients."""
+    """Train on a random image; return every step's gradients."""
     network.train()
     criterion = ICMoELoss(out_channels=out_channels, experts=network.expert_names).train()
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=lr, weight_decay=0)  # decay would move what no gradient reaches
     label = blobs(32, out_channels)
-    image = torch.randn(2, 3, 32, 32) + label
+    image = torch.randn(1, 3, 32, 32) + label
     gradients = []
     for _ in range(num_steps):
         optimizer.zero_grad()
@@ -111,7 +110,7 @@ def test_adapted_experts_differ_and_the_basic_one_stays_pretrained(network: ICMo
 
 @pytest.mark.parametrize("out_channels", [1, 3])
 def test_training_moves_all_that_trains_and_nothing_else(out_channels: int) -> None:
-    network = ICMoE(out_channels=out_channels)
+    network = ICMoE(out_channels=out_channels) if out_channels == 1 else build(out_channels=out_channels)
     before = {name: sha256(value) for name, value in network.state_dict().items()}
     train(network, 20, out_channels=out_channels)
     trained = {name for name, p in network.named_parameters() if p.requires_grad}
@@ -130,7 +129,14 @@ def test_every_trained_weight_gets_a_gradient_within_two_steps(experts: tuple[st
             assert parameter.grad is None, name
             continue
         assert all(torch.isfinite(step[name]).all() for step in gradients), name
-        assert max(float(step[name].abs().max()) for step in gradients) > 1e-9, name
+        assert max(float(step[name].abs().max()) for step in gradients) > 0, name
+
+
+@pytest.mark.parametrize("experts", EXPERT_SETS, ids="+".join)
+def test_no_trained_weight_is_dead_once_the_experts_differ(experts: tuple[str, ...]) -> None:
+    # rounding alone leaves about 1e-9 where the gradient is 0 by the equations
+    (gradients,) = train(waken(build(experts=experts, train_trunk=True)), 1)
+    assert {name: g.abs().max().item() for name, g in gradients.items() if g.abs().max() < 1e-6} == {}
 
 
 @pytest.mark.parametrize("voting", STRATEGIES)
@@ -146,7 +152,7 @@ def test_what_trains(experts: tuple[str, ...], voting: str, train_trunk: bool) -
     if len(experts) > 1:
         expected.add("communication.")
         if voting == "adaptive":
-            expected |= {"gate.", "voting.alpha", "voting.beta"}
+            expected |= {"gate.", "voting.alpha"} | ({"voting.beta"} if len(experts) > 2 else set())
     if train_trunk:
         expected.add("encoder.")
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
@@ -216,7 +222,7 @@ def test_state_dict_is_complete_and_loads_strictly(network: ICMoE, image: Tensor
     state = network.state_dict()
     assert set(state) == {name for name, _ in [*network.named_parameters(), *network.named_buffers()]}
     torch.save(state, tmp_path / "network.pt")
-    copy = build(out_channels=network.out_channels).eval()
+    copy = build(out_channels=network.out_channels).requires_grad_(False).eval()
     assert not torch.equal(copy(image), network(image))
     copy.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True), strict=True)
     assert torch.equal(copy(image), network(image))
@@ -250,11 +256,12 @@ class Maps(nn.Module):
 
 
 @jit
-def test_eager_and_trace_agree(network: ICMoE) -> None:
+@pytest.mark.parametrize("method", ["forward", "expert_maps"])
+def test_eager_and_trace_agree(network: ICMoE, method: str) -> None:
     image = torch.randn(1, 3, 32, 48)
-    for module in (network, Maps(network)):
-        traced = torch.jit.trace(module, image, check_trace=False)
-        torch.testing.assert_close(traced(image), module(image), rtol=0, atol=1e-5)
+    module = network if method == "forward" else Maps(network)
+    traced = torch.jit.trace(module, image, check_trace=False)
+    torch.testing.assert_close(traced(image), module(image), rtol=0, atol=1e-5)
 
 
 @jit
@@ -266,13 +273,14 @@ def test_shipped_network_can_be_scripted() -> None:
 
 
 @jit
-def test_eager_and_script_agree(network: ICMoE, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["forward", "expert_maps"])
+def test_eager_and_script_agree(network: ICMoE, method: str, tmp_path: Path) -> None:
     torch.jit.script(network).save(tmp_path / "network.ts")
     scripted = torch.jit.load(tmp_path / "network.ts")
     for size in [(32, 48), (16, 16)]:
         image = torch.randn(1, 3, *size)
-        torch.testing.assert_close(scripted(image), network(image), rtol=0, atol=1e-5)
-        torch.testing.assert_close(scripted.expert_maps(image), network.expert_maps(image), rtol=0, atol=1e-5)
+        expected = getattr(network, method)(image)
+        torch.testing.assert_close(getattr(scripted, method)(image), expected, rtol=0, atol=1e-5)
 
 
 @jit

@@ -172,11 +172,20 @@ def test_to_logits_is_undone_by_the_usual_activation(out_channels: int) -> None:
 
 
 def test_only_adaptive_voting_learns() -> None:
-    for strategy, num_experts in itertools.product(STRATEGIES, [1, 2]):
+    for strategy, num_experts in itertools.product(STRATEGIES, [1, 2, 3]):
         module = PixelVoting(num_experts=num_experts, strategy=strategy)
-        learns = strategy == "adaptive" and num_experts > 1
-        assert [p.requires_grad for p in module.parameters()] == [learns, learns]
+        adaptive = strategy == "adaptive"
+        assert module.alpha.requires_grad == (adaptive and num_experts > 1)
+        assert module.beta.requires_grad == (adaptive and num_experts > 2)
         assert list(module.state_dict()) == ["alpha", "beta"]
+
+
+def test_beta_moves_no_vote_of_two_experts() -> None:
+    module, probabilities, gate = build(2), draw_probabilities(2, 3), draw_gate(2)
+    _, votes = module(probabilities, gate)
+    with torch.no_grad():
+        module.beta.fill_(5.0)
+    torch.testing.assert_close(module(probabilities, gate)[1], votes)
 
 
 def test_gate_starts_at_zero_and_has_the_images_size() -> None:

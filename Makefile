@@ -1,0 +1,44 @@
+# `make env`, `make test` and `make demo` each work alone in a fresh clone; they need Python 3.10 to 3.13 and a package
+# index, and make everything in .venv and runs/.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m monai.bundle run
+# several processes on few cores: a thread that waits must not keep its core busy
+export OMP_WAIT_POLICY ?= PASSIVE
+export MONAI_FAIL_ON_DUPLICATE_CONFIG ?= 1
+
+.PHONY: env test test-slow lint demo clean
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt setup.cfg pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: lint
+	$(BIN)/python -m pytest
+
+demo: env
+	$(RUN) training --config_file "['configs/train.json','configs/demo.yaml']" --output_dir runs/demo
+	$(RUN) evaluating --config_file "['configs/train.json','configs/demo.yaml','configs/evaluate.json']" \
+		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/evaluation
+	$(RUN) --config_file "['configs/inference.json','configs/demo.yaml']" \
+		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/predictions
+	@echo
+	@echo "Look at runs/demo/evaluation/predictions.png (what each expert saw, how they voted),"
+	@echo "runs/demo/evaluation/summary.json and runs/demo/predictions/masks/. The images are computer-made phantoms."
+
+clean:
+	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache

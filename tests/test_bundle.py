@@ -1,0 +1,335 @@
+"""The main job through MONAI's own doors: training, resuming, evaluation and inference from the shipped configs."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow, create_workflow, load
+from PIL import Image
+
+from icmoe_monai.demo import make_demo_set
+from icmoe_monai.errors import InputError, find_input_error
+from icmoe_monai.handlers import LastCheckpoint
+
+ROOT = Path(__file__).parent.parent
+TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
+SMALL = {"image_size": 64, "num_workers": 0, "device": "cpu"}
+SHORT = {**SMALL, "batch_size": 4, "max_epochs": 2, "learning_rate": 1e-3}
+# MONAI warns of configs being code at every workflow, and of its own loaders' defaults
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def workflow(config, kind, **overrides) -> ConfigWorkflow:
+    flow = ConfigWorkflow(config_file=config, workflow_type=kind, logging_file=False, **overrides)
+    flow.initialize()
+    return flow
+
+
+def run(config, kind, **overrides):
+    flow = workflow(config, kind, **overrides)
+    flow.run()
+    flow.finalize()
+    return flow
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    make_demo_set(str(folder), num_images=18, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """A training of two epochs, as its output folder."""
+    output = tmp_path_factory.mktemp("trained")
+    run(TRAIN, "train", dataset_dir=str(dataset), output_dir=str(output), **SHORT)
+    return output
+
+
+def rows(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_leaves_best_last_and_metrics(trained):
+    assert {"best.pt", "last.pt", "metrics.csv", "tensorboard"} <= {path.name for path in trained.iterdir()}
+    found = rows(trained / "metrics.csv")
+    assert [row["epoch"] for row in found] == ["1", "2"]
+    assert float(found[1]["train_loss"]) < float(found[0]["train_loss"])
+    assert {"val_mean_dice", "val_basic_dice", "val_oracle_dice", "val_disagreement", "val_load_adaptive"} <= found[
+        0
+    ].keys()
+    assert all(isinstance(value, torch.Tensor) for value in torch.load(trained / "best.pt", weights_only=True).values())
+
+
+def test_a_resumed_training_goes_on_where_it_stopped(dataset, trained, tmp_path):
+    arguments = {**SHORT, "dataset_dir": str(dataset), "output_dir": str(tmp_path)}
+    flow = workflow(TRAIN, "train", **arguments)
+
+    def stop(engine):
+        raise KeyboardInterrupt
+
+    trainer = flow.parser.get_parsed_content("train#trainer")
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=1), stop)
+    with pytest.raises(KeyboardInterrupt):
+        flow.run()
+    first = torch.load(tmp_path / "last.pt", weights_only=True)
+    (before,) = rows(tmp_path / "metrics.csv")
+
+    run(TRAIN, "train", checkpoint=str(tmp_path / "last.pt"), **arguments)
+    resumed, straight = (torch.load(folder / "last.pt", weights_only=True) for folder in (tmp_path, trained))
+    after = rows(tmp_path / "metrics.csv")
+    assert after[0] == before
+    assert [row["epoch"] for row in after] == ["1", "2"]
+    for part, key in (("trainer", "iteration"), ("lr_scheduler", "last_epoch")):
+        assert resumed[part][key] == straight[part][key]
+    steps = [float(content["optimizer"]["state"][0]["step"]) for content in (first, resumed, straight)]
+    assert steps[0] * 2 == steps[1] == steps[2]
+    assert resumed["best"]["best"] >= first["best"]["best"]
+
+
+def test_evaluation_writes_summary_cases_and_pictures(dataset, trained, tmp_path):
+    arguments = {"dataset_dir": str(dataset), "checkpoint": str(trained / "best.pt"), **SMALL}
+    for name in ("first", "second"):
+        run([TRAIN, EVALUATE], "train", run_id="evaluating", output_dir=str(tmp_path / name), **arguments)
+    assert {"summary.json", "cases.csv", "predictions.png"} <= {path.name for path in (tmp_path / "first").iterdir()}
+    summary = json.loads((tmp_path / "first" / "summary.json").read_text())
+    assert set(summary["methods"]) == {"voted", "mean_vote", "basic", "semantic", "adaptive", "oracle"}
+    assert summary["methods"]["oracle"]["dsc"]["mean"] >= summary["methods"]["voted"]["dsc"]["mean"]
+    for name in ("summary.json", "cases.csv"):  # an evaluation is the same bits when it is repeated
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_inference_writes_masks_at_the_size_and_path_of_the_input(trained, tmp_path):
+    images = tmp_path / "in" / "patient 1"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (90, 131, 3), dtype=np.uint8)).save(images / "a b.jpg")
+    Image.fromarray(rng.integers(0, 65535, (33, 200), dtype=np.uint16)).save(images / "deep.png")
+    Image.fromarray(rng.integers(0, 255, (70, 50, 4), dtype=np.uint8)).save(tmp_path / "in" / "alpha.png")
+    output = tmp_path / "out"
+    run(
+        INFERENCE, "infer", dataset_dir=str(tmp_path / "in"), output_dir=str(output), probability_maps=True,
+        checkpoint=str(trained / "best.pt"), **SMALL,
+    )  # fmt: skip
+    sizes = {str(p.relative_to(output)): Image.open(p).size for p in sorted(output.rglob("*.png"))}
+    expected = {"alpha.png": (50, 70), "patient 1/a b.png": (131, 90), "patient 1/deep.png": (200, 33)}
+    assert sizes == {f"{kind}/{name}": size for kind in ("masks", "probabilities") for name, size in expected.items()}
+    report = json.loads((output / "report.json").read_text())
+    assert report["complete"] is True
+    assert [case["name"] for case in report["cases"]] == ["alpha.png", "patient 1/a b.jpg", "patient 1/deep.png"]
+
+
+def test_masks_lie_on_their_images(dataset, trained, tmp_path):
+    """A turned image must give the turned mask: reading, resizing, stitching and writing keep the axes."""
+    source = Image.open(next((dataset / "images").iterdir())).convert("RGB").crop((0, 0, 128, 96))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    source.save(folder / "plain.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    source.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.jpg", exif=exif, quality=100, subsampling=0)
+    run(
+        INFERENCE, "infer", dataset_dir=str(folder), output_dir=str(tmp_path / "out"), probability_maps=True,
+        checkpoint=str(trained / "best.pt"), **SMALL,
+    )  # fmt: skip
+    plain, turned = (
+        np.asarray(Image.open(tmp_path / "out" / "probabilities" / name)) / 65535
+        for name in ("plain.png", "turned.png")
+    )
+    assert plain.shape == turned.shape == (96, 128)
+    assert plain.std() > 1e-3
+    assert np.abs(plain - turned).mean() < 0.2 * np.abs(plain - plain[::-1]).mean()
+
+
+@pytest.mark.parametrize("door", ["create_workflow", "ConfigWorkflow"])
+def test_properties_of_the_training_workflow(door, dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # not the bundle's folder
+    arguments = {"dataset_dir": str(dataset), "output_dir": str(tmp_path / "out"), **SHORT}
+    if door == "create_workflow":
+        flow = create_workflow(config_file=TRAIN, workflow_type="train", logging_file=False, **arguments)
+    else:
+        flow = workflow(TRAIN, "train", **arguments)
+    assert flow.check_properties() == []
+
+
+def test_properties_of_the_inference_workflow(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flow = workflow(INFERENCE, "infer", dataset_dir=str(dataset), output_dir=str(tmp_path / "out"), **SMALL)
+    assert flow.check_properties() == []
+
+
+def test_monai_load_builds_the_network(tmp_path, trained):
+    copy = tmp_path / "icmoe_medical_segmentation"
+    shutil.copytree(ROOT / "configs", copy / "configs")
+    (copy / "models").mkdir()
+    shutil.copy(trained / "best.pt", copy / "models" / "model.pt")
+    network = load("icmoe_medical_segmentation", bundle_dir=str(tmp_path), source="github", repo="a/b/c")
+    weights = torch.load(trained / "best.pt", weights_only=True)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def bundle_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "monai.bundle", "run", *arguments]
+
+
+def test_command_line_from_another_folder_without_installation(dataset, tmp_path):
+    """A copy of the bundle runs by its own files, not by an installed package, and writes beside them."""
+    copy, elsewhere = tmp_path / "bundle copy", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for part in ("configs", "icmoe_monai"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    command = bundle_command(
+        "training", "--config_file", str(copy / "configs" / "train.json"), "--dataset_dir", str(dataset),
+        "--image_size", "64", "--max_epochs", "1", "--num_workers", "0", "--device", "cpu",
+    )  # fmt: skip
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (copy / "output" / "best.pt").is_file()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_command_line_says_a_mistake_in_one_sentence(tmp_path):
+    command = bundle_command("training", "--config_file", TRAIN, "--dataset_dir", str(tmp_path))
+    command += ["--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: No images were found in {tmp_path}. ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"image_size": 100}, "image_size must be a multiple of 16, got 100"),
+        ({"voting": "loudest"}, "voting must be one of adaptive, mean, majority, confidence, best, got 'loudest'"),
+        ({"expert_depth": 9}, r"expert_depth must be in 1..8 for this backbone, got 9"),
+        ({"backbone": "vit_x"}, "backbone must be one of vit_t, vit_b, vit_l, vit_h, got 'vit_x'"),
+        ({"max_epochs": 1.5}, "max_epochs must be a whole number of at least 1, got 1.5"),
+        ({"device": "cuda"}, "PyTorch sees no CUDA device here: set --device cpu"),
+        ({"output_dir": __file__ + "/out"}, "Cannot write .* choose another folder"),
+        ({"checkpoint": "nowhere.pt"}, "There is no checkpoint at nowhere.pt"),
+        ({"dataset_dir": "nowhere"}, "nowhere"),
+    ],
+)
+def test_settings_that_cannot_work_stop_a_training_before_it_starts(overrides, sentence, dataset, tmp_path):
+    if overrides.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    arguments = {"dataset_dir": str(dataset), "output_dir": str(tmp_path / "out"), **SHORT, **overrides}
+    flow = workflow(TRAIN, "train", **arguments)
+    with pytest.raises((RuntimeError, InputError)) as raised:
+        flow.run()
+    with pytest.raises(InputError, match=sentence):
+        raise find_input_error(raised.value) or raised.value
+    assert not (tmp_path / "out" / "last.pt").exists()
+
+
+def test_a_checkpoint_of_another_shape_is_refused(trained, dataset, tmp_path):
+    flow = workflow(
+        INFERENCE, "infer", dataset_dir=str(dataset), output_dir=str(tmp_path), expert_depth=3,
+        checkpoint=str(trained / "best.pt"), **SMALL,
+    )  # fmt: skip
+    with pytest.raises(RuntimeError) as raised:
+        flow.run()
+    with pytest.raises(InputError, match=r"does not fit this network .*use the settings it was trained with"):
+        raise find_input_error(raised.value) or raised.value
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_good_weights(dataset, tmp_path):
+    flow = workflow(TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path), **SHORT)
+    trainer = flow.parser.get_parsed_content("train#trainer")
+    good = trainer.loss_function
+
+    class Poisoned(torch.nn.Module):
+        def forward(self, output, label):
+            return good(output, label) * (float("nan") if trainer.state.epoch == 2 else 1.0)
+
+    trainer.loss_function = Poisoned()
+    with pytest.raises(RuntimeError) as raised:
+        flow.run()
+    with pytest.raises(InputError, match=r"stopped in epoch 2, iteration 4: the loss is nan.*lower --learning_rate"):
+        raise find_input_error(raised.value) or raised.value
+    for name in ("best.pt", "last.pt"):
+        content = torch.load(tmp_path / name, weights_only=True)
+        assert all(bool(torch.isfinite(value).all()) for value in content.get("model", content).values())
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(dataset, tmp_path):
+    command = bundle_command(
+        "training", "--config_file", TRAIN, "--dataset_dir", str(dataset), "--output_dir", str(tmp_path / "out"),
+        "--image_size", "64", "--batch_size", "4", "--max_epochs", "500", "--num_workers", "0", "--device", "cpu",
+    )  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "out" / "last.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode not in (0, None), output[-2000:]
+    assert f"go on with --checkpoint {tmp_path / 'out' / 'last.pt'}" in output
+    before = torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"]
+    epochs = before // 3 + 2  # 12 images in steps of four
+    run(
+        TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path / "out"), **{**SHORT, "max_epochs": epochs},
+        checkpoint=str(tmp_path / "out" / "last.pt"),
+    )  # fmt: skip
+    assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"] == 3 * epochs
+
+
+def test_a_killed_write_leaves_the_old_checkpoint(trained, tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    shutil.copy(trained / "best.pt", path)
+    old = path.read_bytes()
+
+    def fail(content, file):
+        file.write(b"half")
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(InputError, match=f"Cannot write last.pt in {tmp_path}: No space left on device"):
+        LastCheckpoint(save_dict={"model": torch.nn.Linear(1, 1)}, path=str(path)).save(Engine(lambda e, b: None))
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_amp_trains_and_three_classes_train(dataset, tmp_path):
+    for mask in (copy := shutil.copytree(dataset, tmp_path / "set")).joinpath("masks").iterdir():
+        values = np.asarray(Image.open(mask)) > 0
+        half = np.arange(values.shape[1])[None] > values.shape[1] // 2
+        Image.fromarray((values * (1 + half)).astype(np.uint8)).save(mask)
+    (copy / "demo_set.json").unlink(missing_ok=True)
+    output = tmp_path / "out"
+    arguments = {**SHORT, "dataset_dir": str(copy), "out_channels": 3}
+    run(TRAIN, "train", output_dir=str(output), amp=True, **arguments)
+    assert np.isfinite(float(rows(output / "metrics.csv")[-1]["val_mean_dice"]))
+    run([TRAIN, EVALUATE], "train", run_id="evaluating", output_dir=str(tmp_path / "evaluation"), **arguments,
+        checkpoint=str(output / "best.pt"))  # fmt: skip
+    assert set(json.loads((tmp_path / "evaluation" / "summary.json").read_text())["methods"]["voted"]["classes"]) == {
+        "1",
+        "2",
+    }
+
+
+def test_pretrained_trunk_is_loaded_and_stays_bit_identical(dataset, trained, tmp_path):
+    weights = torch.load(trained / "best.pt", weights_only=True)
+    prefix = "encoder."
+    trunk = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+    torch.save({f"image_encoder.{name}": value for name, value in trunk.items()} | {"mask_decoder.x": torch.ones(1)},
+               tmp_path / "trunk.pth")  # fmt: skip
+    run(TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path / "out"), **SHORT,
+        pretrained=str(tmp_path / "trunk.pth"))  # fmt: skip
+    after = torch.load(tmp_path / "out" / "last.pt", weights_only=True)["model"]
+    assert all(torch.equal(after[prefix + name], value) for name, value in trunk.items())
+    assert not torch.equal(after["adapted.semantic.updates.qkv.up"], weights["adapted.semantic.updates.qkv.up"])

@@ -1,0 +1,112 @@
+"""The configs as files: what MONAI, the Model Zoo and a user expect to find in them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import icmoe_monai
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+KNOBS = {
+    "dataset_dir", "output_dir", "image_size", "num_workers", "device", "seed", "amp", "checkpoint", "voting",
+    "expert_depth",
+}  # fmt: skip
+TRAINING_KNOBS = {"max_epochs", "batch_size", "learning_rate", "pretrained", "val_interval"}
+
+
+def read(name: str) -> dict:
+    return json.loads((CONFIGS / name).read_text())
+
+
+def strings(node: object, path: str = "") -> list[tuple[str, str]]:
+    """Return every string of a config with its id."""
+    if isinstance(node, dict):
+        return [found for key, value in node.items() for found in strings(value, f"{path}#{key}")]
+    if isinstance(node, list):
+        return [found for i, value in enumerate(node) for found in strings(value, f"{path}#{i}")]
+    return [(path, node)] if isinstance(node, str) else []
+
+
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json", "metadata.json"])
+def test_json_is_in_the_zoo_format(name):
+    text = (CONFIGS / name).read_text()
+    assert text == json.dumps(json.loads(text), indent=4) + "\n"
+
+
+def test_a_user_can_override_every_knob_by_its_name():
+    assert read("train.json").keys() >= KNOBS | TRAINING_KNOBS
+    assert read("inference.json").keys() >= KNOBS
+
+
+def test_run_ids_and_engines_have_the_names_that_monai_expects():
+    train, evaluate, inference = (read(f"{name}.json") for name in ("train", "evaluate", "inference"))
+    for config in (train, inference):
+        assert {"bundle_root", "network_def", "network", "initialize", "run", "finalize"} <= config.keys()
+    assert {"training", "loss", "optimizer", "train", "validate"} <= train.keys()
+    assert {"evaluating", "run"} <= evaluate.keys()
+    assert {"inferer", "preprocessing", "postprocessing", "handlers", "evaluator", "evaluating"} <= inference.keys()
+
+
+def test_network_and_normalisation_are_the_same_in_training_and_inference():
+    train, inference = read("train.json"), read("inference.json")
+    network = dict(train["network_def"])
+    assert network.pop("train_trunk") == "$@pretrained is None"
+    assert network == inference["network_def"]
+    for knob in (KNOBS | {"experts", "backbone", "out_channels", "longest_side", "overlap", "sw_batch_size"}) - {
+        "output_dir",
+        "checkpoint",
+    }:
+        assert train[knob] == inference[knob], knob
+    validation = train["validate"]["preprocessing"]["transforms"]
+    assert validation[1:] == inference["preprocessing"]["transforms"][1:]
+    normalise = [t for t in train["train"]["preprocessing"]["transforms"] if t["_target_"] == "NormalizeIntensityd"]
+    assert normalise == [t for t in validation if t["_target_"] == "NormalizeIntensityd"]
+
+
+def test_handlers_are_written_out_for_monai_label_and_mlflow():
+    assert all(isinstance(handler["_target_"], str) for handler in read("train.json")["train"]["handlers"])
+
+
+def test_nothing_in_initialize_needs_a_file_or_this_package():
+    for name in ("train.json", "inference.json"):
+        assert read(name)["initialize"] == ["$monai.utils.set_determinism(seed=@seed)"]
+
+
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json"])
+def test_an_expression_is_at_most_one_call_long(name):
+    for path, text in strings(read(name)):
+        if text.startswith("$"):
+            calls = re.findall(r"[\w\]]\(", text)
+            assert len(calls) <= 1 or path.endswith(("#device", "#warmup_steps", "#total_steps")), (path, text)
+
+
+def test_targets_of_this_package_are_dotted_and_exist():
+    for name in ("train.json", "evaluate.json", "inference.json"):
+        for path, text in strings(read(name)):
+            if path.endswith("_target_") and text.startswith("icmoe_monai"):
+                module, _, member = text.rpartition(".")
+                assert hasattr(__import__(module, fromlist=[member]), member), text
+
+
+def test_version_and_requirements_are_one_value():
+    metadata = read("metadata.json")
+    assert metadata["version"] == icmoe_monai.__version__
+    assert metadata["version"] in metadata["changelog"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    for name in ("monai", "numpy"):
+        assert pins[name] == metadata[f"{name}_version"]
+    assert pins["torch"] == metadata["pytorch_version"]
+    for name, version in metadata["required_packages_version"].items():
+        assert pins[name] == version, name
+
+
+def test_evaluation_overrides_only_what_training_has():
+    train, evaluate = read("train.json"), read("evaluate.json")
+    new = {"split", "num_bootstrap", "num_pictures", "evaluating"}
+    for key in evaluate.keys() - new:
+        section, _, name = key.partition("#")
+        assert name in train[section] if name else section in train, key
