@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 
@@ -93,6 +94,8 @@ def train(network: ICMoE, num_steps: int, lr: float = 1e-3, out_channels: int = 
 def test_untrained_experts_are_the_pretrained_encoder(image: Tensor) -> None:
     network = ICMoE().eval()
     with torch.no_grad():
+        for parameter in network.encoder.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)  # as after pretraining, no two weights are alike
         pretrained = network.encoder(image)
         features = network.expert_features(network.trunk(image))
     assert features.shape == (2, 3, 128, 4, 6)
@@ -106,6 +109,22 @@ def test_adapted_experts_differ_and_the_basic_one_stays_pretrained(network: ICMo
     assert torch.equal(features[:, 0], network.encoder(image))
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert (features[:, a] - features[:, b]).abs().mean() > 0.01
+
+
+def test_semantic_expert_is_the_encoder_with_updated_matrices(image: Tensor) -> None:
+    network = waken(build(communicate=False)).requires_grad_(False).eval()
+    merged = copy.deepcopy(network.encoder)
+    updates = network.adapted["semantic"].updates
+    for j, block in enumerate(merged.blocks[network.split :]):
+        for matrix, update in (
+            (block.attn.qkv, updates.qkv),
+            (block.mlp.lin1, updates.lin1),
+            (block.mlp.lin2, updates.lin2),
+        ):
+            matrix.weight += update.up[j] @ update.down[j]
+    features = network.expert_features(network.trunk(image))
+    assert (features[:, 1] - features[:, 0]).abs().mean() > 0.01
+    torch.testing.assert_close(features[:, 1], merged(image), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("out_channels", [1, 3])
@@ -222,10 +241,10 @@ def test_state_dict_is_complete_and_loads_strictly(network: ICMoE, image: Tensor
     state = network.state_dict()
     assert set(state) == {name for name, _ in [*network.named_parameters(), *network.named_buffers()]}
     torch.save(state, tmp_path / "network.pt")
-    copy = build(out_channels=network.out_channels).requires_grad_(False).eval()
-    assert not torch.equal(copy(image), network(image))
-    copy.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True), strict=True)
-    assert torch.equal(copy(image), network(image))
+    loaded = build(out_channels=network.out_channels).requires_grad_(False).eval()
+    assert not torch.equal(loaded(image), network(image))
+    loaded.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True), strict=True)
+    assert torch.equal(loaded(image), network(image))
 
 
 def test_checkpoints_fit_all_voting_strategies(network: ICMoE) -> None:
