@@ -98,7 +98,7 @@ class CaseMetrics:
         >>> import tempfile
         >>> from icmoe_monai.metrics import SplitVotesd
         >>> split = SplitVotesd(expert_names=("only",))
-        >>> item = {"pred": torch.tensor([2.0, 0.9, 1.0]).reshape(3, 1, 1), "label": torch.ones(1, 1, 1), "name": "a"}
+        >>> item = {"pred": torch.tensor([0.9, 0.9, 1.0]).reshape(3, 1, 1), "label": torch.ones(1, 1, 1), "name": "a"}
         >>> evaluator = Engine(lambda engine, batch: [split(item) for item in batch])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     CaseMetrics(output_dir=folder, expert_names=("only",)).attach(evaluator)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import ICMoE
 from icmoe_monai.sam import PATCH_SIZE
+from icmoe_monai.voting import to_probabilities
 
 
 class AutocastInferer(SimpleInferer):
@@ -46,7 +47,7 @@ class VotingInferer(Inferer):
 
     Args:
         amp: Use bfloat16 inside the network.
-        with_experts: Return the experts' probabilities and the votes behind the voted logits.
+        with_experts: Return probabilities, the voted and the experts', and the votes, instead of voted logits.
     """
 
     def __init__(self, *, amp: bool = False, with_experts: bool = False) -> None:
@@ -64,7 +65,8 @@ class VotingInferer(Inferer):
             kwargs: Ignored likewise.
 
         Returns:
-            Voted logits, (B, K, H, W); with experts, also E K probabilities and E votes, (B, K + E K + E, H, W).
+            Voted logits, (B, K, H, W); with experts, K voted and E K experts' probabilities and E votes,
+            (B, K + E K + E, H, W).
         """
         H, W = inputs.shape[-2:]
         padded = F.pad(_plain(inputs), (0, -W % PATCH_SIZE, 0, -H % PATCH_SIZE))
@@ -81,7 +83,7 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         overlap: Share of a window that its neighbour covers too.
         sw_batch_size: Windows in one forward pass; changes speed and memory, not the result.
         amp: Use bfloat16 inside the network.
-        with_experts: Return the experts' probabilities and the votes behind the voted logits.
+        with_experts: Return probabilities, the voted and the experts', and the votes, instead of voted logits.
         device: Where the full-size maps are kept; the input's device if None.
 
     Raises:
@@ -124,7 +126,7 @@ def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
     Args:
         maps: Expert probabilities and gate logits as `ICMoE.expert_maps` returns them, (B, E K + E, H, W).
         network: The network whose voting is used.
-        with_experts: Return probabilities and votes too.
+        with_experts: Return voted and experts' probabilities and votes instead.
 
     Returns:
         Voted logits, (B, K, H, W), or (B, K + E K + E, H, W) with experts.
@@ -134,7 +136,7 @@ def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
     logits, votes = network.voting(probabilities.unflatten(1, (num_experts, -1)), gate)
     if not with_experts:
         return logits
-    return torch.cat([logits, probabilities, votes], dim=1)
+    return torch.cat([to_probabilities(logits), probabilities, votes], dim=1)
 
 
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:

@@ -1,9 +1,9 @@
 """What one prediction holds: a label map of every compared method, and how the experts differ and vote.
 
-From the voting inferer's one tensor (voted logits, expert probabilities, votes) `SplitVotesd` derives a label map for
-each *method*: `voted` (pixel-probability adaptive voting), `mean_vote` (the plain mean of the experts' probabilities),
-every expert alone, and `oracle`, the upper bound of any per-pixel voting: the label wherever at least one expert
-decides it, else the voted decision. `voting_methods` lists them for configs and handlers.
+From the voting inferer's one tensor (the vote's probabilities, the experts', the votes) `SplitVotesd` derives a label
+map for each *method*: `voted` (pixel-probability adaptive voting), `mean_vote` (the plain mean of the experts'
+probabilities), every expert alone, and `oracle`, the upper bound of any per-pixel voting: the label wherever at least
+one expert decides it, else the voted decision. `voting_methods` lists them for configs and handlers.
 
 Letters: E experts; K output channels (K=1: sigmoid, classes 0 and 1; K>1: softmax, class 0 is the background); H W the
 size of the label, which is the image's original one.
@@ -43,7 +43,8 @@ class SplitVotesd(MapTransform):
     and argmax for K>1. The prediction must be at the label's size already (`Invertd` before this).
 
     Args:
-        keys: Key of the tensor to split, (K + E*K + E, H, W): voted logits, expert probabilities (expert-major), votes.
+        keys: Key of the tensor to split, (K + E*K + E, H, W): voted probabilities, the experts'
+            (expert-major), votes; all are probabilities, so that resampling treats them alike.
         out_channels: K.
         expert_names: The E names, in the tensor's order.
 
@@ -51,7 +52,7 @@ class SplitVotesd(MapTransform):
         ValueError: If two names are equal or one is taken.
 
     Example:
-        >>> pred = torch.tensor([2.0, 0.9, 0.1, 0.7, 0.3]).reshape(5, 1, 1)
+        >>> pred = torch.tensor([0.8, 0.9, 0.1, 0.7, 0.3]).reshape(5, 1, 1)
         >>> item = SplitVotesd(expert_names=("first", "second"))({"pred": pred})
         >>> [int(item[method]) for method in ("voted", "mean_vote", "first", "second")]
         [1, 0, 1, 0]
@@ -91,9 +92,8 @@ class SplitVotesd(MapTransform):
         if pred.ndim != 3 or pred.shape[0] != K + E * K + E:
             expected = f"({K + E * K + E}, H, W) for K={K} and E={E}"
             raise ValueError(f"The voted prediction must have the shape {expected}, got {tuple(pred.shape)}.")
-        voted_logits, expert_channels, votes = pred.split([K, E * K, E])
+        probability, expert_channels, votes = pred.split([K, E * K, E])
         expert_probabilities = rearrange(expert_channels, "(e k) h w -> e k h w", e=E)
-        probability = to_probabilities(voted_logits)
         parts = {"voted": decide(probability), "mean_vote": decide(expert_probabilities.mean(0))}
         parts.update(zip(self.expert_names, map(decide, expert_probabilities), strict=True))
         votes = votes.clamp_min(0)

@@ -28,6 +28,7 @@ def check_settings(
     image_size: int,
     longest_side: int,
     batch_size: int = 1,
+    min_steps: int = 1,
     max_epochs: int = 1,
     val_interval: int = 1,
     num_workers: int = 0,
@@ -41,6 +42,7 @@ def check_settings(
         image_size: Side of the network's window in pixels.
         longest_side: Length to which an image's longest side is resized, in pixels.
         batch_size: Images in a training step.
+        min_steps: Least steps in an epoch; a smaller set is passed through more than once.
         max_epochs: Epochs of training.
         val_interval: Epochs between validations.
         num_workers: Processes that prepare images.
@@ -52,6 +54,7 @@ def check_settings(
     """
     least = {
         "batch_size": (batch_size, 1),
+        "min_steps": (min_steps, 1),
         "max_epochs": (max_epochs, 1),
         "val_interval": (val_interval, 1),
         "num_workers": (num_workers, 0),

@@ -24,7 +24,7 @@ from icmoe_monai.handlers import LastCheckpoint
 ROOT = Path(__file__).parent.parent
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
 SMALL = {"image_size": 64, "num_workers": 0, "device": "cpu"}
-SHORT = {**SMALL, "batch_size": 4, "max_epochs": 2, "learning_rate": 1e-3}
+SHORT = {**SMALL, "batch_size": 4, "min_steps": 1, "max_epochs": 2, "learning_rate": 1e-3}
 # MONAI warns of configs being code at every workflow, and of its own loaders' defaults
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -192,7 +192,7 @@ def test_command_line_from_another_folder_without_installation(dataset, tmp_path
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
     command = bundle_command(
         "training", "--config_file", str(copy / "configs" / "train.json"), "--dataset_dir", str(dataset),
-        "--image_size", "64", "--max_epochs", "1", "--num_workers", "0", "--device", "cpu",
+        "--image_size", "64", "--max_epochs", "1", "--min_steps", "1", "--num_workers", "0", "--device", "cpu",
     )  # fmt: skip
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -269,7 +269,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_good_weights(dataset, tmp_pat
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(dataset, tmp_path):
     command = bundle_command(
         "training", "--config_file", TRAIN, "--dataset_dir", str(dataset), "--output_dir", str(tmp_path / "out"),
-        "--image_size", "64", "--batch_size", "4", "--max_epochs", "500", "--num_workers", "0", "--device", "cpu",
+        "--image_size", "64", "--batch_size", "4", "--min_steps", "1", "--max_epochs", "500",
+        "--num_workers", "0", "--device", "cpu",
     )  # fmt: skip
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 200

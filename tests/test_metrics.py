@@ -41,7 +41,7 @@ def test_one_channel_maps_are_those_worked_out_by_hand() -> None:
     # Four pixels in a row; the mean of column 3's experts is 0.5, which is not above one half.
     pred = torch.tensor(
         [
-            [2.0, -2.0, 0.0, -1.0],  # voted logits
+            [0.8, 0.1, 0.5, 0.3],  # voted probabilities
             [0.9, 0.1, 0.5, 0.2],  # the first expert's probabilities
             [0.3, 0.7, 0.5, 0.1],  # the second's
             [0.6, 0.2, 0.0, 1.0],  # votes, which resampling has brought off 1
@@ -59,13 +59,13 @@ def test_one_channel_maps_are_those_worked_out_by_hand() -> None:
     assert item["voted"].dtype == torch.uint8
     assert item["voted"].shape == (1, 1, 4)
     torch.testing.assert_close(item["votes"][:, 0], torch.tensor([[0.75, 0.5, 0.5, 0.5], [0.25, 0.5, 0.5, 0.5]]))
-    torch.testing.assert_close(item["probability"].flatten(), torch.tensor([0.880797, 0.119203, 0.5, 0.268941]))
+    torch.testing.assert_close(item["probability"].flatten(), torch.tensor([0.8, 0.1, 0.5, 0.3]))
     assert item["expert_probabilities"].shape == (2, 1, 1, 4)
 
 
 def test_three_classes_are_decided_by_argmax_and_the_oracle_keeps_the_vote_where_all_are_wrong() -> None:
     experts = torch.tensor([[[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]], [[0.2, 0.1, 0.7], [0.1, 0.2, 0.7]]])  # E, W, K
-    voted = torch.tensor([[0.3, 0.3, 0.4], [0.2, 0.7, 0.1]]).log()
+    voted = torch.tensor([[0.3, 0.3, 0.4], [0.2, 0.7, 0.1]])
     votes = torch.full((2, 2), 0.5)
     pred = torch.cat([voted.T, *(expert.T for expert in experts), votes])[:, None]
     item = SplitVotesd(out_channels=3, expert_names=TWO)({"pred": pred, "label": torch.tensor([[[0, 0]]])})
@@ -76,7 +76,7 @@ def test_three_classes_are_decided_by_argmax_and_the_oracle_keeps_the_vote_where
         "second": [2, 2],
         "oracle": [0, 1],
     }
-    torch.testing.assert_close(item["probability"], voted.exp().T[:, None])
+    torch.testing.assert_close(item["probability"], voted.T[:, None])
 
 
 def test_maps_carry_the_metadata_of_the_prediction_and_a_missing_label_leaves_out_the_oracle() -> None:
