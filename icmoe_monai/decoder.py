@@ -1,9 +1,8 @@
 """From features to pixels: one small decoder per expert, each seeing something that the others do not.
 
-Three like decoders over three like paths learn one function, and a vote among them is decoration (measured in
-docs/method.md). So the basic expert's decoder sees the pretrained features alone, the semantic expert's also the whole
-image's context, and the adaptive expert's also the image's fine detail. Only the abstract of IC-MoE was available: this
-construction is ours.
+Three like decoders over three like paths learn one function, and a vote among them is decoration (docs/method.md). So
+the basic expert's decoder sees the pretrained features alone, the semantic expert's also the whole image's context, and
+the adaptive expert's also the image's fine detail. Only the abstract of IC-MoE was available: this is our construction.
 
 Letters: B batch; C channels; H W image; h w = H/16, W/16; K output channels.
 """
@@ -13,8 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-GROUPS = 4
 
 
 class ExpertDecoder(nn.Module):
@@ -47,7 +44,7 @@ class ExpertDecoder(nn.Module):
         self.context = nn.Identity() if context is None else context
         self.up4 = nn.Sequential(
             nn.ConvTranspose2d(in_channels, 2 * width, 2, stride=2),
-            nn.GroupNorm(GROUPS, 2 * width),
+            nn.BatchNorm2d(2 * width),
             nn.GELU(),
             nn.ConvTranspose2d(2 * width, width, 2, stride=2),
         )
@@ -105,8 +102,9 @@ class DetailStem(nn.Module):
     def __init__(self, *, channels: tuple[int, int] = (32, 16)) -> None:
         super().__init__()
         self.channels = channels
-        self.to2 = _convolve(3, channels[1], stride=2)
-        self.to4 = _convolve(channels[1], channels[0], stride=2)
+        at4, at2 = channels
+        self.to2 = nn.Sequential(_convolve(3, at2, stride=2), _convolve(at2, at2, stride=1))
+        self.to4 = nn.Sequential(_convolve(at2, at4, stride=2), _convolve(at4, at4, stride=1))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Map an image (B, 3, H, W) to detail maps at stride 4 and 2, (B, c4, H/4, W/4) and (B, c2, H/2, W/2)."""
@@ -117,7 +115,7 @@ class DetailStem(nn.Module):
 def _convolve(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1),
-        nn.GroupNorm(GROUPS, out_channels),
+        nn.BatchNorm2d(out_channels),
         nn.GELU(),
     )
 

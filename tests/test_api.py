@@ -1,0 +1,54 @@
+"""The public names, and how MONAI knows them."""
+
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+from monai.bundle.config_item import ComponentLocator
+
+import icmoe_monai
+from icmoe_monai.settings import check_settings, find_bundle_root, trainable_parameters
+
+
+def test_public_names():
+    assert icmoe_monai.__all__ == [
+        "ICMoE", "ICMoELoss", "ICMoEOutput", "InputError", "PixelVoting", "SamImageEncoder", "SemanticContrastiveLoss",
+        "SlidingWindowVotingInferer", "VotingInferer", "__version__", "register",
+    ]  # fmt: skip
+    assert all(hasattr(icmoe_monai, name) for name in icmoe_monai.__all__)
+
+
+def test_documents_name_the_public_names():
+    root = Path(icmoe_monai.__file__).parent.parent
+    text = "".join((root / name).read_text() for name in ("README.md", "docs/method.md", "docs/data.md"))
+    for name in ("ICMoE", "PixelVoting", "SemanticContrastiveLoss", "SlidingWindowVotingInferer"):
+        assert name in text
+
+
+@pytest.mark.parametrize("target", ["ICMoE", "icmoe_monai.network.ICMoE", "monai.networks.nets.ICMoE"])
+def test_the_network_is_built_by_its_bare_and_its_full_name(target):
+    network = ConfigParser({"network": {"_target_": target, "out_channels": 2}}).get_parsed_content("network")
+    assert type(network) is icmoe_monai.ICMoE
+    assert network.out_channels == 2
+
+
+def test_registering_again_changes_nothing():
+    before = ComponentLocator.MOD_START
+    icmoe_monai.register()
+    assert before == ComponentLocator.MOD_START == ("monai", "icmoe_monai")
+
+
+def test_the_bundle_is_found_beside_the_package():
+    assert (Path(find_bundle_root()) / "configs" / "metadata.json").is_file()
+
+
+def test_what_trains_leaves_out_a_frozen_encoder():
+    network = icmoe_monai.ICMoE()
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    trained = {names[id(parameter)].split(".")[0] for parameter in trainable_parameters(network)}
+    assert trained == {"adapted", "communication", "decoders", "detail", "embed", "gate", "voting"}
+
+
+def test_checking_settings_leaves_nothing_behind(tmp_path):
+    check_settings(output_dir=str(tmp_path / "out"), image_size=64, longest_side=64)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,134 @@
+import logging
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+from icmoe_monai.checkpoint import CheckpointLoader, PretrainedTrunk, check_state, read_checkpoint, save_checkpoint
+from icmoe_monai.errors import InputError
+from icmoe_monai.network import ICMoE
+
+
+class _Code:
+    def __reduce__(self):
+        return print, ("code in a checkpoint was run",)
+
+
+def test_a_checkpoint_comes_back_as_it_was_written(tmp_path):
+    content = {"model": nn.Linear(2, 3).state_dict(), "best": {"best": 0.5}}
+    save_checkpoint(content, tmp_path / "new folder" / "last.pt")
+    found = read_checkpoint(tmp_path / "new folder" / "last.pt")
+    assert torch.equal(found["model"]["weight"], content["model"]["weight"])
+    assert found["best"] == {"best": 0.5}
+
+
+def test_safetensors_are_read(tmp_path):
+    state = {"weight": torch.randn(2, 3)}
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    assert torch.equal(read_checkpoint(tmp_path / "a.safetensors")["weight"], state["weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.pt", b""),
+        ("page.pth", b"<!DOCTYPE html><title>404</title>"),
+        ("code.pt", pickle.dumps(_Code())),
+        ("empty.safetensors", b""),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_named(name, content, tmp_path, capsys):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} cannot be read as a checkpoint .*truncated, or not weights"):
+        read_checkpoint(tmp_path / name)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path):
+    torch.save({"weight": torch.randn(1000)}, tmp_path / "whole.pt")
+    (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"half\.pt cannot be read as a checkpoint"):
+        read_checkpoint(tmp_path / "half.pt")
+
+
+def test_a_list_is_no_checkpoint(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(InputError, match=r"list\.pt holds a list, not a dict of weights"):
+        read_checkpoint(tmp_path / "list.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda state: state.pop("bias"), r"bias is missing from it; 1 of 2 tensors differ"),
+        (lambda state: state.update(extra=torch.ones(1)), r"it has extra, which the network has not; 1 of 2"),
+        (lambda state: state.update(weight=torch.ones(5, 2)), r"weight is \(5, 2\) in the file and \(3, 2\)"),
+    ],
+    ids=["missing", "unknown", "shape"],
+)
+def test_weights_that_do_not_fit_are_told_by_the_first_difference(change, sentence):
+    network = nn.Linear(2, 3)
+    state = dict(network.state_dict())
+    change(state)
+    with pytest.raises(InputError, match=sentence):
+        check_state(state, network, "a.pt")
+
+
+def test_bare_weights_start_a_fresh_training(tmp_path):
+    network, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    save_checkpoint(other.state_dict(), tmp_path / "best.pt")
+    engine = Engine(lambda engine, batch: None)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    CheckpointLoader(str(tmp_path / "best.pt"), {"model": network, "optimizer": optimizer}).attach(engine)
+    engine.run([0], max_epochs=1)
+    assert torch.equal(network.weight, other.weight)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_resumed_schedule_keeps_this_runs_plan(tmp_path):
+    """More epochs, or another rate, on resuming: how far it has come is loaded, not where it was to end."""
+
+    def schedule(lr: float, factor: float) -> torch.optim.lr_scheduler.LRScheduler:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=lr)
+        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=factor)
+
+    old, new = schedule(1.0, 0.1), schedule(0.5, 0.9)
+    old.optimizer.step()
+    old.step()
+    network = nn.Linear(1, 1)
+    save_checkpoint({"model": network.state_dict(), "lr_scheduler": old.state_dict()}, tmp_path / "last.pt")
+    loader = CheckpointLoader(str(tmp_path / "last.pt"), {"model": network, "lr_scheduler": new})
+    loader(Engine(lambda engine, batch: None))
+    assert (new.last_epoch, new.gamma, new.base_lrs) == (1, 0.9, [0.5])
+
+
+def test_a_finished_training_says_how_to_go_on(tmp_path):
+    network = nn.Linear(1, 1)
+    done = Engine(lambda engine, batch: None)
+    done.run([0, 1], max_epochs=3)
+    save_checkpoint({"model": network.state_dict(), "trainer": done.state_dict()}, tmp_path / "last.pt")
+    engine = Engine(lambda engine, batch: None)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    CheckpointLoader(str(tmp_path / "last.pt"), {"model": network, "optimizer": optimizer}).attach(engine)
+    with pytest.raises(InputError, match=r"end of epoch 3, and max_epochs is 2: nothing is left to train; raise"):
+        engine.run([0, 1], max_epochs=2)
+
+
+@pytest.mark.parametrize("prefix", ["", "image_encoder."])
+def test_a_trunk_is_loaded_under_sams_names(prefix, tmp_path):
+    network, other = ICMoE(), ICMoE()
+    state = {prefix + name: value for name, value in other.encoder.state_dict().items()}
+    if prefix:
+        state["mask_decoder.weight"] = torch.ones(1)
+    torch.save(state, tmp_path / "trunk.pth")
+    PretrainedTrunk(network, str(tmp_path / "trunk.pth"))(Engine(lambda engine, batch: None))
+    assert torch.equal(network.encoder.pos_embed, other.encoder.pos_embed)
+
+
+def test_no_trunk_is_said_in_the_log(caplog):
+    with caplog.at_level(logging.WARNING):
+        PretrainedTrunk(ICMoE(train_trunk=True))(Engine(lambda engine, batch: None))
+    assert "No pretrained encoder (pretrained: null): its 4.0 million weights start at random" in caplog.text
