@@ -122,14 +122,28 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
         else:
             for key, target in self.load_dict.items():
                 if key in content:
-                    target.load_state_dict(_progress(content[key]) if isinstance(target, LRScheduler) else content[key])
+                    self._load(target, content[key])
             if len(self.load_dict) > 1 and TRAINER in content:
                 self._resume(engine, content[TRAINER])
         self.logger.info(f"Loaded {'the weights' if bare else ', '.join(self.load_dict)} from {self.load_path}.")
 
+    def _load(self, target: Any, state: dict[str, Any]) -> None:
+        try:
+            target.load_state_dict(_progress(state) if isinstance(target, LRScheduler) else state)
+        except ValueError as error:  # torch's word that an optimizer has other parameters
+            raise InputError(
+                f"{self.load_path} is of a training that trained other weights: resume with its settings (pretrained, "
+                "voting, experts), or start a new training from its best.pt."
+            ) from error
+
     def _resume(self, engine: Engine, state: dict[str, Any]) -> None:
         """Go on from the epoch and iteration of a trainer's state, to this run's `max_epochs`."""
-        max_epochs = engine.state.max_epochs
+        max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length
+        if epoch_length is not None and state["epoch_length"] != epoch_length:
+            raise InputError(
+                f"{self.load_path} is of a training with {state['epoch_length']} steps an epoch, and this one has "
+                f"{epoch_length}: resume with the same images, batch_size and min_steps, or start from its best.pt."
+            )
         engine.load_state_dict(state)
         engine.state.max_epochs = max_epochs
         if max_epochs is not None and engine.state.epoch >= max_epochs:
@@ -168,8 +182,8 @@ class PretrainedTrunk:
         million = sum(p.numel() for p in encoder.parameters()) / 1e6
         if self.path is None:
             self.logger.warning(
-                f"No pretrained encoder (pretrained: null): its {million:.1f} million weights start at random and are "
-                "trained like the rest. Nothing is a foundation model here until --pretrained names its weights."
+                f"No pretrained encoder (pretrained: null): its {million:.1f} million weights start at random, or from "
+                "--checkpoint, and are trained like the rest. --pretrained FILE loads and freezes a foundation encoder."
             )
             return
         content = read_checkpoint(self.path)

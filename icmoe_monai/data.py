@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -33,6 +33,7 @@ def find_cases(
     seed: int = 0,
     min_size: int = 16,
     check: bool = True,
+    needed: Sequence[str] = ("train", "val"),
 ) -> dict[str, list[Case]]:
     """List the cases of a dataset folder by split.
 
@@ -46,6 +47,7 @@ def find_cases(
         seed: Of the splits.
         min_size: The smallest height and width of an image, pixels.
         check: Decode every file once, so that a bad one is found now and not in the middle of a training.
+        needed: Splits that must have a case.
 
     Returns:
         Cases sorted by name under "train", "val", "test" and, if splits.json has it, "unlabelled" (these have no
@@ -63,6 +65,9 @@ def find_cases(
         icmoe_monai.errors.InputError: The dataset folder ... does not exist: correct dataset_dir.
     """
     logger = logging.getLogger(__name__)
+    unknown = [split for split in needed if split not in ("train", "val", "test")]
+    if unknown:
+        raise InputError(f"split must be train, val or test, got {unknown[0]!r}.")
     if not dataset_dir:
         if not demo_dir:
             raise InputError("Neither dataset_dir nor demo_dir is set: set dataset_dir to the folder of your images.")
@@ -73,7 +78,7 @@ def find_cases(
     problems = found.problems
     splits = cut_missing_splits(found.splits, seed=seed)
     if not problems:
-        problems += _find_split_problems(dataset_dir, splits)
+        problems += _find_split_problems(dataset_dir, splits, needed)
     if check:
         problems += _find_file_problems(splits, out_channels=out_channels, min_size=min_size)
     _raise_problems(problems)
@@ -82,10 +87,10 @@ def find_cases(
     return splits
 
 
-def _find_split_problems(dataset_dir: str, splits: dict[str, list[Case]]) -> list[str]:
+def _find_split_problems(dataset_dir: str, splits: dict[str, list[Case]], needed: Sequence[str]) -> list[str]:
     problems = [
         f"The {split} split of {dataset_dir} is empty: list cases for it in splits.json or add images."
-        for split in ("train", "val")
+        for split in needed
         if not splits[split]
     ]
     images: dict[str, str] = {}

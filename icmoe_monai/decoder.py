@@ -43,7 +43,7 @@ class ExpertDecoder(nn.Module):
         super().__init__()
         self.context = nn.Identity() if context is None else context
         self.up4 = nn.Sequential(
-            nn.ConvTranspose2d(in_channels, 2 * width, 2, stride=2),
+            nn.ConvTranspose2d(in_channels, 2 * width, 2, stride=2, bias=False),
             nn.BatchNorm2d(2 * width),
             nn.GELU(),
             nn.ConvTranspose2d(2 * width, width, 2, stride=2),
@@ -114,7 +114,7 @@ class DetailStem(nn.Module):
 
 def _convolve(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1),
+        nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.GELU(),
     )

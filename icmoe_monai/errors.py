@@ -8,6 +8,7 @@ user can mend; in a `python -m monai.bundle` process `show_input_errors` prints 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from types import TracebackType
 
@@ -36,6 +37,9 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     while error is not None and id(error) not in seen:
         if isinstance(error, InputError):
             return error
+        told = re.findall(r"^icmoe_monai\.errors\.InputError: (.*)$", str(error), flags=re.MULTILINE)
+        if told:  # a data loader's process can hand over the text of an exception only
+            return InputError(told[0])
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None

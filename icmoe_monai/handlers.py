@@ -28,7 +28,8 @@ from icmoe_monai.writing import write_atomically
 class BestCheckpoint:
     """Keep the network's weights of the best validation so far, a bare state dict; attach to the evaluator.
 
-    The best value is part of the training's state, so that a resumed training does not replace better weights.
+    The best value is part of the training's state, so that a resumed training does not replace better weights in the
+    same folder.
 
     Args:
         network: The network.
@@ -61,11 +62,19 @@ class BestCheckpoint:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on from a best value."""
-        self.best = state["best"]
+        if self.path.is_file():  # else this training writes to another folder, which is to have a best.pt too
+            self.best = state["best"]
+
+
+class NotFiniteError(InputError):
+    """A loss or gradient is not finite."""
 
 
 class LastCheckpoint:
     """Keep the whole state of the training after every epoch, and when it is stopped; attach to the trainer.
+
+    A training stopped by `NotFiniteError` keeps the file of its last epoch: the weights may still be good, but
+    statistics that a forward pass moves no longer are.
 
     Stands before handlers that raise a caught exception again (MONAI's StatsHandler): ignite calls no other after them.
 
@@ -92,7 +101,8 @@ class LastCheckpoint:
 
     def save_and_raise(self, engine: Engine, error: BaseException) -> None:
         """Save, unless nothing was trained yet, and let the exception go on; ignite calls this twice for one."""
-        if error is not self.error and engine.state.iteration > 0 and self._is_ready(engine):
+        is_sound = not isinstance(error, NotFiniteError)
+        if is_sound and error is not self.error and engine.state.iteration > 0 and self._is_ready(engine):
             self.error = error
             self.save(engine)
             self.logger.warning(
@@ -108,7 +118,7 @@ class LastCheckpoint:
 class GradientClipping:
     """Bound the gradient's norm before every step, and stop before a step with a loss or gradient that is not finite.
 
-    The weights then still are those of the last good step.
+    The weights then still are those of the last step. `LastCheckpoint` keeps the file of the last epoch.
 
     Args:
         network: The network.
@@ -137,9 +147,9 @@ class GradientClipping:
             self._stop(engine, f"the gradient's norm is {norm.item()}")
 
     def _stop(self, engine: Engine, what: str) -> None:
-        raise InputError(
-            f"Training stopped in epoch {engine.state.epoch}, iteration {engine.state.iteration}: {what}. The weights "
-            "before this step are kept; lower --learning_rate, and go on from the last checkpoint."
+        raise NotFiniteError(
+            f"Training stopped in epoch {engine.state.epoch}, iteration {engine.state.iteration}: {what}. The "
+            "checkpoints of the last epoch are kept; lower --learning_rate, and go on from one of them."
         )
 
 

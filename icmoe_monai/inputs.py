@@ -10,6 +10,8 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from icmoe_monai.demo import make_demo_set
@@ -63,7 +65,7 @@ def find_images(
         raise InputError(f"{dataset_dir} is no image of a kind that is read here ({', '.join(SUFFIXES)}): convert it.")
     items = sorted((_item(path, root) for path in paths), key=lambda item: item["name"])
     _check_one_mask_each(items)
-    _check_headers(items, min_size)
+    _check_images(items, min_size)
     return items
 
 
@@ -141,21 +143,26 @@ def _check_one_mask_each(items: list[dict[str, str]]) -> None:
         first_with[mask] = name
 
 
-def _check_headers(items: list[dict[str, str]], min_size: int) -> None:
-    problems = []
-    for item in items:
-        try:
-            height, width = read_size(item["image"])
-        except InputError as error:
-            problems.append((item["name"], str(error)))
-            continue
-        if min(height, width) < min_size:
-            sentence = f"{item['image']} has {width} x {height} pixels, fewer than a patch of {min_size} x {min_size}"
-            problems.append((item["name"], f"{sentence}: take it out or give a larger version of it."))
+def _check_images(items: list[dict[str, str]], min_size: int) -> None:
+    """Decode every image once, so that a bad one is found now and not after hours."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sentences = pool.map(partial(_problem, min_size=min_size), items)
+        problems = [(item["name"], sentence) for item, sentence in zip(items, sentences, strict=True) if sentence]
     if problems:
         others = [name for name, _ in problems[1:]]
         more = f" {len(others)} more images cannot be used: {_some(others)}." if others else ""
         raise InputError(problems[0][1] + more)
+
+
+def _problem(item: dict[str, str], min_size: int) -> str | None:
+    try:
+        height, width = read_size(item["image"], whole=True)
+    except InputError as error:
+        return str(error)
+    if min(height, width) >= min_size:
+        return None
+    sentence = f"{item['image']} has {width} x {height} pixels, fewer than a patch of {min_size} x {min_size}"
+    return f"{sentence}: take it out or give a larger version of it."
 
 
 def _some(names: list[str]) -> str:

@@ -87,7 +87,9 @@ class ICMoELoss(_Loss):
                 f"label must be (B, 1, H, W) at the output's size {tuple(logits.shape[-2:])}, got {tuple(label.shape)}."
             )
         probabilities = to_probabilities(expert_logits)
-        terms = {"contrast": self.contrast(embeddings, label, to_probabilities(logits), disagreement(probabilities))}
+        terms = {"contrast": logits.sum() * 0}
+        if embeddings.numel() > 0:  # there is a semantic expert
+            terms["contrast"] = self.contrast(embeddings, label, to_probabilities(logits), disagreement(probabilities))
         known = label.flatten(1).amin(dim=1) != UNLABELLED
         if not bool(known.any()):
             return terms | {name: logits.sum() * 0 for name in self.weights if name not in terms}

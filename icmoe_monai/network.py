@@ -30,7 +30,8 @@ class ICMoEOutput(NamedTuple):
         logits: Fused logits, (B, K, H, W).
         expert_logits: Logits of every expert, (B, E, K, H, W).
         votes: Expert weights, (B, E, H, W), summing to 1 over E.
-        embeddings: Pixel embeddings for the contrastive loss, (B, D, H/4, W/4), not normalised.
+        embeddings: Pixel embeddings of the semantic expert for the contrastive loss, (B, D, H/4, W/4), not normalised;
+            (B, D, 0, 0) without that expert.
     """
 
     logits: Tensor
@@ -45,7 +46,7 @@ class ICMoE(nn.Module):
     Args:
         backbone: Size of the encoder, one of `icmoe_monai.sam.BACKBONES`.
         out_channels: K: 1 for one foreground (sigmoid), else the number of classes with background (softmax).
-        experts: Which experts, in order, out of "basic", "semantic", "adaptive".
+        experts: Which experts, of "basic", "semantic", "adaptive", in this order, by which results are named.
         expert_depth: T: how many of the encoder's last blocks each expert runs on its own.
         rank: Rank of the experts' low-rank updates.
         num_updates: R: how many low-rank updates the adaptive expert mixes.
@@ -107,8 +108,8 @@ class ICMoE(nn.Module):
         self.decoders = nn.ModuleDict(
             {name: _build_decoder(name, channels, out_channels, self.detail) for name in self.expert_names}
         )
-        self.embedded = self.expert_names.index("semantic") if "semantic" in self.expert_names else 0
-        self.embed = nn.Conv2d(DECODER_WIDTH, embedding_channels, 1)
+        self.embedding_channels = embedding_channels
+        self.embed = nn.Conv2d(DECODER_WIDTH, embedding_channels, 1) if "semantic" in self.expert_names else None
         num_experts = len(self.expert_names)
         self.gate = VoteGate(num_experts=num_experts, channels=DECODER_WIDTH)
         self.voting = PixelVoting(num_experts=num_experts, strategy=voting, best_expert=best_expert)
@@ -129,7 +130,7 @@ class ICMoE(nn.Module):
         logits, votes = self.voting(to_probabilities(expert_logits.float()), gate)
         if torch.jit.is_scripting() or not self.training:
             return logits
-        return ICMoEOutput(logits, expert_logits, votes, self.embed(decoded[self.embedded]))
+        return ICMoEOutput(logits, expert_logits, votes, self._embed(decoded))
 
     @torch.jit.export
     def expert_maps(self, image: Tensor) -> Tensor:
@@ -144,6 +145,12 @@ class ICMoE(nn.Module):
         decoded, expert_logits = self.decode(self.expert_features(self.trunk(image)), image)
         gate = self.gate(decoded, image.shape[-2:])
         return torch.cat([to_probabilities(expert_logits.float()).flatten(1, 2), gate.float()], dim=1)
+
+    @torch.jit.unused
+    def _embed(self, decoded: list[Tensor]) -> Tensor:
+        if self.embed is None:
+            return decoded[0].new_zeros(len(decoded[0]), self.embedding_channels, 0, 0)
+        return self.embed(decoded[self.expert_names.index("semantic")])
 
     def trunk(self, image: Tensor) -> Tensor:
         """Run the blocks that all experts share; (B, 3, H, W) to tokens t (B, h, w, C).
@@ -212,9 +219,10 @@ def _build_decoder(name: str, channels: int, out_channels: int, detail: DetailSt
 
 
 def _check(experts: tuple[str, ...] | list[str], expert_depth: int, depth: int, out_channels: int) -> None:
-    unknown = [name for name in experts if name not in EXPERTS]
-    if unknown or not experts:
-        raise InputError(f"experts must be some of {', '.join(EXPERTS)}, got {list(experts)}.")
+    if not experts or list(experts) != [name for name in EXPERTS if name in experts]:
+        raise InputError(
+            f"experts must be some of {', '.join(EXPERTS)}, each once, in this order, got {list(experts)}."
+        )
     if not 1 <= expert_depth <= depth:
         raise InputError(f"expert_depth must be in 1..{depth} for this backbone, got {expert_depth}.")
     if out_channels < 1:

@@ -31,9 +31,11 @@ def check_settings(
     min_steps: int = 1,
     max_epochs: int = 1,
     val_interval: int = 1,
+    patience: int = 1,
     num_workers: int = 0,
     learning_rate: float = 1.0,
     device: str | torch.device = "cpu",
+    amp: bool = False,
 ) -> None:
     """Check the numbers of a config, the device, and that results can be written.
 
@@ -45,9 +47,11 @@ def check_settings(
         min_steps: Least steps in an epoch; a smaller set is passed through more than once.
         max_epochs: Epochs of training.
         val_interval: Epochs between validations.
+        patience: Validations without improvement before training stops.
         num_workers: Processes that prepare images.
         learning_rate: Peak learning rate.
         device: Where the network runs.
+        amp: Whether it runs in bfloat16.
 
     Raises:
         InputError: If one of them cannot work.
@@ -57,6 +61,7 @@ def check_settings(
         "min_steps": (min_steps, 1),
         "max_epochs": (max_epochs, 1),
         "val_interval": (val_interval, 1),
+        "patience": (patience, 1),
         "num_workers": (num_workers, 0),
         "longest_side": (longest_side, PATCH_SIZE),
         "image_size": (image_size, PATCH_SIZE),
@@ -68,11 +73,25 @@ def check_settings(
         raise InputError(f"image_size must be a multiple of {PATCH_SIZE}, got {image_size}.")
     if not isinstance(learning_rate, (int, float)) or not learning_rate > 0:
         raise InputError(f"learning_rate must be above 0, got {learning_rate!r}.")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {device}, but PyTorch sees no CUDA device here: set --device cpu.")
+    if val_interval > max_epochs:
+        raise InputError(f"val_interval must be at most max_epochs ({max_epochs}), got {val_interval}.")
+    if not isinstance(amp, bool):
+        raise InputError(f"amp must be true or false, got {amp!r}.")
+    if not isinstance(output_dir, str):
+        raise InputError(f"output_dir must be a path, got {output_dir!r}: write ./{output_dir} for a folder.")
+    _check_device(device)
     probe = Path(output_dir) / ".writable"
     write_atomically(probe, lambda temporary: temporary.write_bytes(b"icmoe"))
     probe.unlink()
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InputError(f"device must be a device of PyTorch's, such as cpu or cuda:0, got {device!r}.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {device}, but PyTorch sees no CUDA device here: set --device cpu.")
 
 
 def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:

@@ -117,6 +117,28 @@ def test_a_finished_training_says_how_to_go_on(tmp_path):
         engine.run([0, 1], max_epochs=2)
 
 
+@pytest.mark.parametrize(
+    ("steps", "rows", "sentence"),
+    [
+        (5, 1, r"with 2 steps an epoch, and this one has 5: resume with the same images"),
+        (2, 2, r"trained other weights"),
+    ],
+    ids=["epoch-length", "parameters"],
+)
+def test_a_training_of_another_kind_is_not_resumed(steps, rows, sentence, tmp_path):
+    network = nn.Linear(1, 1)
+    done = Engine(lambda engine, batch: None)
+    done.run([0, 1], max_epochs=1)
+    old = torch.optim.SGD([nn.Parameter(torch.ones(1)) for _ in range(rows)], lr=1.0)
+    content = {"model": network, "optimizer": old, "trainer": done}
+    save_checkpoint({name: part.state_dict() for name, part in content.items()}, tmp_path / "last.pt")
+    engine = Engine(lambda engine, batch: None)
+    new = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    CheckpointLoader(str(tmp_path / "last.pt"), {"model": network, "optimizer": new}).attach(engine)
+    with pytest.raises(InputError, match=sentence):
+        engine.run([0] * steps, max_epochs=2)
+
+
 @pytest.mark.parametrize("prefix", ["", "image_encoder."])
 def test_a_trunk_is_loaded_under_sams_names(prefix, tmp_path):
     network, other = ICMoE(), ICMoE()
@@ -131,4 +153,4 @@ def test_a_trunk_is_loaded_under_sams_names(prefix, tmp_path):
 def test_no_trunk_is_said_in_the_log(caplog):
     with caplog.at_level(logging.WARNING):
         PretrainedTrunk(ICMoE(train_trunk=True))(Engine(lambda engine, batch: None))
-    assert "No pretrained encoder (pretrained: null): its 4.0 million weights start at random" in caplog.text
+    assert "No pretrained encoder (pretrained: null): its 4.0 million weights start at random, or" in caplog.text

@@ -55,19 +55,27 @@ def test_network_and_normalisation_are_the_same_in_training_and_inference():
     network = dict(train["network_def"])
     assert network.pop("train_trunk") == "$@pretrained is None"
     assert network == inference["network_def"]
-    for knob in (KNOBS | {"experts", "backbone", "out_channels", "longest_side", "overlap", "sw_batch_size"}) - {
+    for knob in (
+        KNOBS | {"experts", "backbone", "out_channels", "longest_side", "overlap", "sw_batch_size", "best_expert"}
+    ) - {
         "output_dir",
         "checkpoint",
     }:
         assert train[knob] == inference[knob], knob
     validation = train["validate"]["preprocessing"]["transforms"]
-    assert validation[1:] == inference["preprocessing"]["transforms"][1:]
+    assert validation[1:-1] == inference["preprocessing"]["transforms"][1:]
     normalise = [t for t in train["train"]["preprocessing"]["transforms"] if t["_target_"] == "NormalizeIntensityd"]
     assert normalise == [t for t in validation if t["_target_"] == "NormalizeIntensityd"]
 
 
 def test_handlers_are_written_out_for_monai_label_and_mlflow():
     assert all(isinstance(handler["_target_"], str) for handler in read("train.json")["train"]["handlers"])
+
+
+def test_the_state_of_a_training_holds_the_best_value_by_its_place_in_the_list():
+    train = read("train.json")
+    assert train["state"]["best"] == "@validate#handlers#1"
+    assert train["validate"]["handlers"][1]["_target_"] == "icmoe_monai.handlers.BestCheckpoint"
 
 
 def test_nothing_in_initialize_needs_a_file_or_this_package():
@@ -80,7 +88,7 @@ def test_an_expression_is_at_most_one_call_long(name):
     for path, text in strings(read(name)):
         if text.startswith("$"):
             calls = re.findall(r"[\w\]]\(", text)
-            assert len(calls) <= 1 or path.endswith(("#device", "#warmup_steps", "#total_steps")), (path, text)
+            assert len(calls) <= 1 or path.endswith(("#device", "#epoch_length")), (path, text)
 
 
 def test_targets_of_this_package_are_dotted_and_exist():

@@ -50,11 +50,21 @@ def test_a_resumed_training_knows_the_best_value(tmp_path):
     network = nn.Linear(1, 1)
     engine = evaluator_of([0.4])
     handler = BestCheckpoint(network=network, path=str(tmp_path / "best.pt"), metric="dice")
+    (tmp_path / "best.pt").write_bytes(b"better")
     handler.load_state_dict({"best": 0.5})
     handler.attach(engine)
     engine.run([0], max_epochs=1)
-    assert not (tmp_path / "best.pt").exists()
+    assert (tmp_path / "best.pt").read_bytes() == b"better"
     assert handler.state_dict() == {"best": 0.5}
+
+
+def test_a_training_resumed_into_another_folder_writes_a_best_file_there(tmp_path):
+    handler = BestCheckpoint(network=nn.Linear(1, 1), path=str(tmp_path / "best.pt"), metric="dice")
+    handler.load_state_dict({"best": 0.5})
+    engine = evaluator_of([0.4])
+    handler.attach(engine)
+    engine.run([0], max_epochs=1)
+    assert (tmp_path / "best.pt").is_file()
 
 
 def test_an_exception_is_saved_before_and_raised_once(tmp_path, caplog):
