@@ -199,11 +199,11 @@ def test_training_images_and_labels_are_resized_to_one_place(tmp_path):
     flow = workflow(TRAIN, "train", **arguments)
     case = flow.parser.get_parsed_content("train#dataset")._cache[0]  # before the random transforms
     image, label = (np.asarray(case[key])[0] for key in ("image", "label"))
-    weight = image - image.min()
+    weight = image.clip(min=0)  # padding is 0, the dark part below it
     for axis in (0, 1):
         place = np.arange(256)
         centres = [(w.sum(1 - axis) * place).sum() / w.sum() for w in (weight, label)]
-        assert centres[0] == pytest.approx(centres[1], abs=0.1)
+        assert centres[0] == pytest.approx(centres[1], abs=0.3)
 
 
 @pytest.mark.parametrize("door", ["create_workflow", "ConfigWorkflow"])
@@ -290,7 +290,7 @@ def test_a_truncated_image_is_named_before_inference_starts(trained, tmp_path):
 
 @pytest.mark.parametrize(
     ("split", "sentence"),
-    [("test", "The test split of .* is empty"), ("everything", "split must be train, val or test")],
+    [("test", "The test split of .* is empty"), ("all", "split must be train, val or test")],
 )
 def test_a_split_without_cases_is_not_evaluated(split, sentence, dataset, trained, tmp_path):
     copy = shutil.copytree(dataset, tmp_path / "set")
