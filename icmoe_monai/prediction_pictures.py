@@ -23,6 +23,7 @@ from PIL import Image
 
 from icmoe_monai.metrics import EXPERT_NAMES
 from icmoe_monai.reading import read_image
+from icmoe_monai.splits import take_evenly
 from icmoe_monai.voting import disagreement
 from icmoe_monai.writing import case_items, write_atomically
 
@@ -33,7 +34,7 @@ _WIDTH_INCHES, _DPI = 12.0, 120
 
 
 class PredictionPictures:
-    """Write `<output_dir>/predictions.png` with the first cases of a run.
+    """Write `<output_dir>/predictions.png` with some cases of a run, spread evenly over it.
 
     Each case is kept as a small picture only, so that the page costs no memory worth naming. The image is read again
     from its file, because the one in the item is resized and normalised; the maps must lie on the whole image, at any
@@ -61,6 +62,7 @@ class PredictionPictures:
         self.num_cases = num_cases
         self.expert_names = tuple(expert_names)
         self.cases: list[dict[str, Any]] = []
+        self.chosen: set[int] = set()
 
     def attach(self, engine: Engine) -> None:
         """Register the handler.
@@ -73,13 +75,16 @@ class PredictionPictures:
         engine.add_event_handler(Events.COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
-        """Forget the cases of the run before."""
+        """Forget the cases of the run before, and choose the iterations whose cases are shown."""
         self.cases = []
+        iterations = range(1, (engine.state.epoch_length or 0) + 1)
+        self.chosen = set(take_evenly(iterations, min(self.num_cases, len(iterations)))[0])
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Keep a small picture of each case until there are enough."""
-        for item in case_items(engine)[: self.num_cases - len(self.cases)]:
-            self.cases.append(_case_picture(item))
+        """Keep small pictures of the cases of a chosen iteration."""
+        if engine.state.iteration in self.chosen:
+            for item in case_items(engine)[: self.num_cases - len(self.cases)]:
+                self.cases.append(_case_picture(item))
 
     def completed(self, engine: Engine) -> None:
         """Write the page, if there is a case."""

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
 import icmoe_monai
 
@@ -104,7 +105,7 @@ def test_version_and_requirements_are_one_value():
     assert metadata["version"] == icmoe_monai.__version__
     assert metadata["version"] in metadata["changelog"]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if "==" in line)
+    pins = dict(line.split("  #")[0].split("==") for line in lines if "==" in line)
     for name in ("monai", "numpy"):
         assert pins[name] == metadata[f"{name}_version"]
     assert pins["torch"] == metadata["pytorch_version"]
@@ -118,3 +119,19 @@ def test_evaluation_overrides_only_what_training_has():
     for key in evaluate.keys() - new:
         section, _, name = key.partition("#")
         assert name in train[section] if name else section in train, key
+
+
+@pytest.mark.parametrize("overlay", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda path: path.stem)
+def test_an_overlay_says_what_it_is_for_and_overrides_what_training_has(overlay):
+    assert overlay.read_text().startswith("# ")
+    train = ConfigParser.load_config_files([str(CONFIGS / "train.json")])
+    parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / "train.json"), str(overlay)]))
+    for key, value in ConfigParser.load_config_file(str(overlay)).items():
+        assert key in ConfigParser(train), key
+        assert parser[key] == value != ConfigParser(train)[key]
+
+
+def test_links_of_the_documents_lead_somewhere():
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), (document.name, target)
