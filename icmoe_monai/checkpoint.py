@@ -62,8 +62,11 @@ def save_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
     """
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # a full disk is then an OSError, not one of torch's own
-            torch.save(dict(content), file)
+        with temporary.open("wb") as file:
+            try:
+                torch.save(dict(content), file)
+            except RuntimeError as error:  # torch hides a full disk behind its own complaint about the unfinished file
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     write_atomically(path, write)
 

@@ -1,6 +1,8 @@
 """The main job through MONAI's own doors: training, resuming, evaluation and inference from the shipped configs."""
 
 import csv
+import errno
+import io
 import json
 import os
 import shutil
@@ -400,18 +402,25 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(dataset, tmp_path):
     assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"] == 3 * epochs
 
 
-def test_a_killed_write_leaves_the_old_checkpoint(trained, tmp_path, monkeypatch):
+class FullDisk(io.BytesIO):
+    """A file on a disk that is full after 10 kB."""
+
+    def write(self, data):
+        if self.tell() + len(data) > 10_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(trained, tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     shutil.copy(trained / "best.pt", path)
     old = path.read_bytes()
 
-    def fail(content, file):
-        file.write(b"half")
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(InputError, match=f"Cannot write last.pt in {tmp_path}: No space left on device"):
-        LastCheckpoint(save_dict={"model": torch.nn.Linear(1, 1)}, path=str(path)).save(Engine(lambda e, b: None))
+    monkeypatch.setattr(Path, "open", lambda path, mode: FullDisk())
+    handler = LastCheckpoint(save_dict={"model": torch.nn.Linear(100, 100)}, path=str(path))
+    with pytest.raises(InputError, match=f"Cannot write last.pt in {tmp_path}: No space left on device. Free some"):
+        handler.save(Engine(lambda e, b: None))
+    monkeypatch.undo()
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
 
