@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.files import write_atomically
 from icmoe_monai.sam import SamImageEncoder
-from icmoe_monai.writing import write_atomically
 
 TRAINER = "trainer"
 MODEL = "model"  # key of the network's weights in a checkpoint that also holds the state of the training

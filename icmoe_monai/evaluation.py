@@ -46,9 +46,9 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.files import write_atomically, write_json
 from icmoe_monai.metrics import EXPERT_NAMES, split_items, vote_statistics, voting_methods
 from icmoe_monai.version import __version__
-from icmoe_monai.writing import write_atomically, write_json
 
 RATES = ("dsc", "iou", "precision", "recall", "specificity")
 

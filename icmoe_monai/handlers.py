@@ -22,7 +22,7 @@ from torch import nn
 
 from icmoe_monai.checkpoint import TRAINER, save_checkpoint
 from icmoe_monai.errors import InputError
-from icmoe_monai.writing import write_atomically
+from icmoe_monai.files import write_atomically
 
 
 class BestCheckpoint:

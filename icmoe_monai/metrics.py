@@ -28,8 +28,8 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import EXPERTS
+from icmoe_monai.report import case_items
 from icmoe_monai.voting import disagreement, to_probabilities
-from icmoe_monai.writing import case_items
 
 EXPERT_NAMES = EXPERTS
 

@@ -21,11 +21,12 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from icmoe_monai.files import write_atomically
 from icmoe_monai.metrics import EXPERT_NAMES
 from icmoe_monai.reading import read_image
+from icmoe_monai.report import case_items
 from icmoe_monai.splits import take_evenly
 from icmoe_monai.voting import disagreement
-from icmoe_monai.writing import case_items, write_atomically
 
 _EXPERT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _LABEL_COLOUR, _VOTED_COLOUR = "#0072B2", "#E69F00"

@@ -9,8 +9,8 @@ from torch import nn
 
 import icmoe_monai
 from icmoe_monai.errors import InputError
+from icmoe_monai.files import write_atomically
 from icmoe_monai.sam import PATCH_SIZE
-from icmoe_monai.writing import write_atomically
 
 
 def find_bundle_root() -> str:

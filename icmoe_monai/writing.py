@@ -1,47 +1,28 @@
-"""What inference leaves on disk: masks, probability maps and one report.
+"""What inference writes per image: masks and probability maps, upright, (H, W) as the input is displayed.
 
-Every file is first written beside its place and then moved there, so a reader finds a whole file or none. Masks are
-upright, (H, W) as the input is displayed. Letters: K output channels (1: sigmoid, else softmax), H W image size.
+Letters: K output channels (1: sigmoid, else softmax), H W image size.
 """
 
 from __future__ import annotations
 
 import colorsys
-import errno
-import json
-import logging
-import math
-import os
-import time
-import uuid
-from collections.abc import Callable, Mapping
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
-import monai
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.transforms.io.dictionary import SaveImaged
 from PIL import Image
 
-from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.version import __version__
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import write_atomically
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; class 0, the background, is black.
 CLASS_COLOURS = (
     *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
     *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
 )
-_SECONDS_BETWEEN_REPORTS = 30.0
-_REMEDIES = {
-    errno.ENOSPC: "Free some space there",
-    errno.EDQUOT: "Free some of your quota there",
-    errno.EACCES: "Make the folder writable",
-    errno.EPERM: "Make the folder writable",
-    errno.EROFS: "The disk is read-only: make it writable",
-    errno.ENAMETOOLONG: "Shorten the names of the input files",
-}
 
 
 class SaveImage2Dd(SaveImaged):
@@ -150,164 +131,6 @@ class SaveImage2Dd(SaveImaged):
             _write_png(path, Image.fromarray(levels[index]))
 
 
-class InferenceReport:
-    """Write `<output_dir>/report.json`: what was segmented, with which settings, and how much foreground was found.
-
-    The file is there from the start of a run, so that a folder that cannot be written ends the run at once, and is
-    renewed about every 30 seconds. `complete` is true only if every case is done; after an exception or Ctrl-C the
-    cases done so far are written and the exception goes on. ignite runs the first handler of an exception only, so
-    put this handler before `StatsHandler` and `CheckpointSaver`.
-
-    A report may leave the clinic, so it holds no path of this machine: names are relative to the dataset, masks to
-    `output_dir`, of a path among the settings only the last part is kept, and of an exception only its class. Names
-    themselves are kept: a folder called after a patient appears.
-
-    Args:
-        output_dir: Folder of the results.
-        settings: Plain values that say how the masks were made: checkpoint, voting, image size, ...
-
-    Example:
-        >>> import tempfile
-        >>> evaluator = Engine(lambda engine, batch: [batch])
-        >>> case = {"name": "a.jpg", "mask_path": "masks/a.png", "mask_shape": (2, 3), "foreground_pixels": [3]}
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     InferenceReport(output_dir=folder, settings={"checkpoint": "/home/me/model.pt"}).attach(evaluator)
-        ...     state = evaluator.run([case])
-        ...     report = json.loads(Path(folder, "report.json").read_text())
-        >>> report["complete"], report["settings"], report["cases"][0]["foreground_share"]
-        (True, {'checkpoint': 'model.pt'}, [0.5])
-    """
-
-    def __init__(self, *, output_dir: str | Path, settings: Mapping[str, Any] | None = None) -> None:
-        self.output_dir = Path(output_dir)
-        self.settings = dict(settings or {})
-        self.cases: list[dict[str, Any]] = []
-        self._complete = False
-        self._last_case = self._last_report = 0.0
-
-    def attach(self, engine: Engine) -> None:
-        """Register the handler.
-
-        Args:
-            engine: The evaluator, whose postprocessing holds `SaveImage2Dd`.
-        """
-        engine.add_event_handler(Events.STARTED, self.started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.TERMINATE, self.completed)
-        engine.add_event_handler(Events.COMPLETED, self.completed)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self.exception_raised)
-
-    def started(self, engine: Engine) -> None:
-        """Begin an empty report."""
-        self.cases, self._complete, self._last_case = [], False, time.monotonic()
-        self._write(stopped_by=None)
-
-    def iteration_completed(self, engine: Engine) -> None:
-        """Add the cases of one batch; `seconds` is the time since the case before, reading and writing included."""
-        now = time.monotonic()
-        items = case_items(engine)
-        for item in items:
-            height, width = item["mask_shape"]
-            self.cases.append(
-                {
-                    "name": str(item["name"]),
-                    "height": height,
-                    "width": width,
-                    "mask": item["mask_path"],
-                    "foreground_pixels": item["foreground_pixels"],
-                    "foreground_share": [pixels / (height * width) for pixels in item["foreground_pixels"]],
-                    "seconds": round((now - self._last_case) / len(items), 4),
-                }
-            )
-        self._last_case = now
-        if now - self._last_report > _SECONDS_BETWEEN_REPORTS:
-            self._write(stopped_by=None)
-
-    def completed(self, engine: Engine) -> None:
-        """Write the whole report; it stays incomplete if `engine.terminate()` cut the run short."""
-        self._complete = not engine.should_terminate
-        self._write(stopped_by=None)
-
-    def exception_raised(self, engine: Engine, error: BaseException) -> None:
-        """Write what is there, then raise the exception again, which ignite would otherwise drop."""
-        if not self._complete:
-            try:
-                self._write(stopped_by=type(find_input_error(error) or error).__name__)
-            except InputError as second:
-                logging.getLogger(__name__).warning("The report is not up to date. %s", second)
-        raise error
-
-    def _write(self, *, stopped_by: str | None) -> None:
-        report = {
-            "complete": self._complete,
-            "stopped_by": stopped_by,
-            "num_cases": len(self.cases),
-            "versions": {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)},
-            "settings": _without_folders(self.settings),
-            "cases": self.cases,
-        }
-        write_json(self.output_dir / "report.json", report)
-        self._last_report = time.monotonic()
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is whole or not there; folders on the way are made.
-
-    Args:
-        path: Where the file shall be; a file already there is replaced once the new one is whole.
-        write: Writes the file at the path it is given, which has the same suffix and lies in the same folder.
-
-    Raises:
-        InputError: If the system refuses, for example because the disk is full or read-only.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "Look whether something else lies in its place")
-        raise InputError(
-            f"Cannot write {path.name} in {path.parent}: {error.strerror or error}. {remedy}, or choose another folder."
-        ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON atomically: UTF-8, indented, a number that is not finite as null.
-
-    Args:
-        path: Where the file shall be.
-        content: Mappings, sequences, strings, numbers (NumPy's too), paths, None.
-
-    Raises:
-        InputError: If the file cannot be written.
-    """
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A file name that is not UTF-8 holds surrogates; escaped they are JSON and come back as the same name.
-    data = text.encode("utf-8", errors="backslashreplace")
-    write_atomically(path, lambda temporary: temporary.write_bytes(data))
-
-
-def case_items(engine: Engine) -> list[dict[str, Any]]:
-    """Return the cases of the last iteration of a MONAI evaluator, what was read and what was made of it together.
-
-    Args:
-        engine: The evaluator; decollated batches and plain lists of items both work.
-
-    Returns:
-        One dict per case.
-    """
-    batch: Any = engine.state.batch
-    output: Any = engine.state.output
-    if not isinstance(batch, list):
-        return [dict(item) for item in output]
-    return [{**read, **made} for read, made in zip(batch, output, strict=True)]
-
-
 def _checked_name(name: str) -> PurePath:
     path = PurePath(name)
     if not path.name or path.anchor or ".." in path.parts:
@@ -327,28 +150,3 @@ def _palette() -> list[int]:
     further = [colorsys.hsv_to_rgb(0.618034 * turn % 1.0, 0.6, 0.9) for turn in turns]
     colours = [*CLASS_COLOURS, *(tuple(round(255 * part) for part in colour) for colour in further)]
     return [part for colour in colours for part in colour]
-
-
-def _plain(content: Any) -> Any:
-    if isinstance(content, np.generic):
-        content = content.item()
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
-    if isinstance(content, Mapping):
-        return {str(key): _plain(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_plain(value) for value in content]
-    return str(content) if isinstance(content, PurePath) else content
-
-
-def _without_folders(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {key: _without_folders(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_without_folders(value) for value in content]
-    if isinstance(content, (str, PurePath)):
-        text = str(content)
-        for kind in (PurePosixPath, PureWindowsPath):
-            if kind(text).is_absolute():
-                return kind(text).name
-    return content

@@ -1,0 +1,79 @@
+"""Files that are whole or not there: each is written beside its place and then moved there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from icmoe_monai.errors import InputError
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space there",
+    errno.EDQUOT: "Free some of your quota there",
+    errno.EACCES: "Make the folder writable",
+    errno.EPERM: "Make the folder writable",
+    errno.EROFS: "The disk is read-only: make it writable",
+    errno.ENAMETOOLONG: "Shorten the names of the input files",
+}
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it is whole or not there; folders on the way are made.
+
+    Args:
+        path: Where the file shall be; a file already there is replaced once the new one is whole.
+        write: Writes the file at the path it is given, which has the same suffix and lies in the same folder.
+
+    Raises:
+        InputError: If the system refuses, for example because the disk is full or read-only.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "Look whether something else lies in its place")
+        raise InputError(
+            f"Cannot write {path.name} in {path.parent}: {error.strerror or error}. {remedy}, or choose another folder."
+        ) from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON atomically: UTF-8, indented, a number that is not finite as null.
+
+    Args:
+        path: Where the file shall be.
+        content: Mappings, sequences, strings, numbers (NumPy's too), paths, None.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 holds surrogates; escaped they are JSON and come back as the same name.
+    data = text.encode("utf-8", errors="backslashreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, np.generic):
+        content = content.item()
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_plain(value) for value in content]
+    return str(content) if isinstance(content, PurePath) else content
