@@ -48,6 +48,7 @@ from torch import Tensor
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically, write_json
 from icmoe_monai.metrics import EXPERT_NAMES, split_items, vote_statistics, voting_methods
+from icmoe_monai.report import without_folders
 from icmoe_monai.version import __version__
 
 RATES = ("dsc", "iou", "precision", "recall", "specificity")
@@ -89,7 +90,8 @@ class CaseMetrics:
         expert_names: The E names, as given to `SplitVotesd`.
         num_bootstrap: Number of bootstrap samples.
         seed: Seed of the bootstrap.
-        bundle_info: Further `settings`, such as the checkpoint; versions and seed are there without it.
+        bundle_info: Further `settings`, such as the checkpoint; versions and seed are there without it. Absolute paths
+            are cut to their last part.
 
     Raises:
         InputError: If the folder cannot be written, a case has no label, or there are several processes.
@@ -124,7 +126,8 @@ class CaseMetrics:
         self.num_bootstrap = num_bootstrap
         self.seed = seed
         versions = {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)}
-        self.settings = {"versions": versions, "seed": seed, "num_bootstrap": num_bootstrap, **(bundle_info or {})}
+        own = {"versions": versions, "seed": seed, "num_bootstrap": num_bootstrap}
+        self.settings = own | without_folders(dict(bundle_info or {}))
         self._names: list[str] = []
         self._scores: dict[str, list[list[MaskScores]]] = {}  # method -> cases -> foreground classes
         self._votes: list[dict[str, float]] = []

@@ -112,7 +112,7 @@ class InferenceReport:
             "stopped_by": stopped_by,
             "num_cases": len(self.cases),
             "versions": {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)},
-            "settings": _without_folders(self.settings),
+            "settings": without_folders(self.settings),
             "cases": self.cases,
         }
         write_json(self.output_dir / "report.json", report)
@@ -135,11 +135,20 @@ def case_items(engine: Engine) -> list[dict[str, Any]]:
     return [{**read, **made} for read, made in zip(batch, output, strict=True)]
 
 
-def _without_folders(content: Any) -> Any:
+def without_folders(content: Any) -> Any:
+    """Return settings with every absolute path cut to its last part: a report may leave this machine.
+
+    Args:
+        content: Mappings, sequences, strings, paths and other plain values.
+
+    Example:
+        >>> without_folders({"checkpoint": "/home/me/best.pt", "dataset_dir": "data/set"})
+        {'checkpoint': 'best.pt', 'dataset_dir': 'data/set'}
+    """
     if isinstance(content, Mapping):
-        return {key: _without_folders(value) for key, value in content.items()}
+        return {key: without_folders(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_without_folders(value) for value in content]
+        return [without_folders(value) for value in content]
     if isinstance(content, (str, PurePath)):
         text = str(content)
         for kind in (PurePosixPath, PureWindowsPath):

@@ -83,7 +83,7 @@ CONFIG: dict[str, Any] = {
                 "out_channels": "@out_channels",
                 "expert_names": "@expert_names",
                 "num_bootstrap": 100,
-                "bundle_info": {"checkpoint": "model.pt", "rate": float("nan")},
+                "bundle_info": {"checkpoint": "/home/me/model.pt", "rate": float("nan")},
             },
         ],
     },
