@@ -1,6 +1,7 @@
 """What a training does besides stepping: keep the best and the last weights, clip, stop, and log.
 
-Each class is a handler for MONAI's engines: it has `attach(engine)` and stands in a config's list of handlers.
+Each class is a handler for MONAI's engines: it has `attach(engine)` and stands in a config's list of handlers. MONAI's
+own CheckpointSaver removes the old file before it writes the new one, so that a kill between the two loses both.
 """
 
 from __future__ import annotations
