@@ -17,7 +17,7 @@ from icmoe_monai.decoder import DetailStem, ExpertDecoder, PyramidContext
 from icmoe_monai.errors import InputError
 from icmoe_monai.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
 from icmoe_monai.sam import BACKBONES, build_sam_encoder
-from icmoe_monai.voting import PixelVoting, VoteGate, to_probabilities
+from icmoe_monai.voting import PixelVoting, VoteGate, at_least_float32, to_probabilities
 
 EXPERTS = ("basic", "semantic", "adaptive")
 DECODER_WIDTH = 32  # channels of every decoder at stride 4
@@ -127,7 +127,7 @@ class ICMoE(nn.Module):
         """
         decoded, expert_logits = self.decode(self.expert_features(self.trunk(image)), image)
         gate = self.gate(decoded, image.shape[-2:])
-        logits, votes = self.voting(to_probabilities(expert_logits.float()), gate)
+        logits, votes = self.voting(to_probabilities(at_least_float32(expert_logits)), gate)
         if torch.jit.is_scripting() or not self.training:
             return logits
         return ICMoEOutput(logits, expert_logits, votes, self._embed(decoded))
@@ -144,7 +144,9 @@ class ICMoE(nn.Module):
         """
         decoded, expert_logits = self.decode(self.expert_features(self.trunk(image)), image)
         gate = self.gate(decoded, image.shape[-2:])
-        return torch.cat([to_probabilities(expert_logits.float()).flatten(1, 2), gate.float()], dim=1)
+        return torch.cat(
+            [to_probabilities(at_least_float32(expert_logits)).flatten(1, 2), at_least_float32(gate)], dim=1
+        )
 
     @torch.jit.unused
     def _embed(self, decoded: list[Tensor]) -> Tensor:
