@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
+from icmoe_monai.network import unwrapped
 from icmoe_monai.sam import SamImageEncoder
 
 TRAINER = "trainer"
@@ -181,7 +182,7 @@ class PretrainedTrunk:
 
     def __call__(self, engine: Engine) -> None:
         """Load."""
-        encoder = cast(SamImageEncoder, getattr(self.network, "module", self.network).encoder)
+        encoder = cast(SamImageEncoder, unwrapped(self.network).encoder)
         million = sum(p.numel() for p in encoder.parameters()) / 1e6
         if self.path is None:
             self.logger.warning(

@@ -33,9 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ignite.distributed as idist
-import monai
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from monai.metrics.confusion_matrix import compute_confusion_matrix_metric, get_confusion_matrix
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
@@ -48,8 +46,7 @@ from torch import Tensor
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically, write_json
 from icmoe_monai.metrics import EXPERT_NAMES, split_items, vote_statistics, voting_methods
-from icmoe_monai.report import without_folders
-from icmoe_monai.version import __version__
+from icmoe_monai.report import versions, without_folders
 
 RATES = ("dsc", "iou", "precision", "recall", "specificity")
 
@@ -97,7 +94,7 @@ class CaseMetrics:
         InputError: If the folder cannot be written, a case has no label, or there are several processes.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> from icmoe_monai.metrics import SplitVotesd
         >>> split = SplitVotesd(expert_names=("only",))
         >>> item = {"pred": torch.tensor([0.9, 0.9, 1.0]).reshape(3, 1, 1), "label": torch.ones(1, 1, 1), "name": "a"}
@@ -125,8 +122,7 @@ class CaseMetrics:
         self.methods = voting_methods(expert_names)
         self.num_bootstrap = num_bootstrap
         self.seed = seed
-        versions = {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)}
-        own = {"versions": versions, "seed": seed, "num_bootstrap": num_bootstrap}
+        own = {"versions": versions(), "seed": seed, "num_bootstrap": num_bootstrap}
         self.settings = own | without_folders(dict(bundle_info or {}))
         self._names: list[str] = []
         self._scores: dict[str, list[list[MaskScores]]] = {}  # method -> cases -> foreground classes
@@ -250,6 +246,7 @@ def mask_scores(predicted_mask: Tensor, label_mask: Tensor) -> MaskScores:
         label_mask: (H, W), bool.
 
     Example:
+        >>> import torch
         >>> scores = mask_scores(torch.tensor([[1, 0, 0, 0]]).bool(), torch.tensor([[1, 1, 0, 0]]).bool())
         >>> round(scores.dsc, 3), scores.iou, scores.precision, scores.recall
         (0.667, 0.5, 1.0, 0.5)

@@ -24,6 +24,7 @@ from torch import nn
 from icmoe_monai.checkpoint import TRAINER, save_checkpoint
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
+from icmoe_monai.network import unwrapped
 
 
 class BestCheckpoint:
@@ -54,7 +55,7 @@ class BestCheckpoint:
         value = float(engine.state.metrics[self.metric])
         if value > self.best:
             self.best = value
-            save_checkpoint(getattr(self.network, "module", self.network).state_dict(), self.path)
+            save_checkpoint(unwrapped(self.network).state_dict(), self.path)
             self.logger.info(f"{self.metric} {value:.4f} is the best so far: wrote {self.path}.")
 
     def state_dict(self) -> dict[str, float]:
@@ -97,23 +98,20 @@ class LastCheckpoint:
 
     def save(self, engine: Engine) -> None:
         """Save."""
-        parts = {name: getattr(part, "module", part) for name, part in self.save_dict.items()} | {TRAINER: engine}
+        parts = {name: unwrapped(part) for name, part in self.save_dict.items()} | {TRAINER: engine}
         save_checkpoint({name: part.state_dict() for name, part in parts.items()}, self.path)
 
     def save_and_raise(self, engine: Engine, error: BaseException) -> None:
         """Save, unless nothing was trained yet, and let the exception go on; ignite calls this twice for one."""
         is_sound = not isinstance(error, NotFiniteError)
-        if is_sound and error is not self.error and engine.state.iteration > 0 and self._is_ready(engine):
+        is_past_start = engine.state.output is not None  # before that a checkpoint may still be loading
+        if is_sound and is_past_start and error is not self.error:
             self.error = error
             self.save(engine)
             self.logger.warning(
                 f"Stopped in epoch {engine.state.epoch} by {type(error).__name__}; go on with --checkpoint {self.path}"
             )
         raise error
-
-    def _is_ready(self, engine: Engine) -> bool:
-        """Tell whether the engine is past its start, in which a checkpoint may still be loading."""
-        return engine.state.output is not None
 
 
 class GradientClipping:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import ICMoE
+from icmoe_monai.network import ICMoE, unwrapped
 from icmoe_monai.sam import PATCH_SIZE
 from icmoe_monai.voting import to_probabilities
 
@@ -71,8 +71,8 @@ class VotingInferer(Inferer):
         H, W = inputs.shape[-2:]
         padded = F.pad(_plain(inputs), (0, -W % PATCH_SIZE, 0, -H % PATCH_SIZE))
         with autocast(inputs.device, self.amp):
-            maps = _bare(network).expert_maps(padded)
-        return _like(vote(maps[..., :H, :W], _bare(network), self.with_experts), inputs)
+            maps = unwrapped(network).expert_maps(padded)
+        return _like(vote(maps[..., :H, :W], unwrapped(network), self.with_experts), inputs)
 
 
 class SlidingWindowVotingInferer(SlidingWindowInferer):
@@ -116,8 +116,8 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         """Segment images; arguments and result as in `VotingInferer`, without the padding to multiples of 16."""
         image = _plain(inputs)
         with autocast(image.device, self.amp):
-            maps = super().__call__(image, _bare(network).expert_maps)
-        return _like(vote(cast(Tensor, maps), _bare(network), self.with_experts), inputs)
+            maps = super().__call__(image, unwrapped(network).expert_maps)
+        return _like(vote(cast(Tensor, maps), unwrapped(network), self.with_experts), inputs)
 
 
 def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
@@ -148,11 +148,6 @@ def autocast(device: torch.device, enabled: bool) -> torch.autocast:
     if enabled and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(f"amp needs bfloat16, which {torch.cuda.get_device_name(device)} lacks: set --amp false.")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def _bare(network: Callable) -> ICMoE:
-    """Return the network inside a DistributedDataParallel wrapper, or the network."""
-    return cast(ICMoE, getattr(network, "module", network))
 
 
 def _plain(inputs: Tensor) -> Tensor:

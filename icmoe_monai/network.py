@@ -7,7 +7,7 @@ Letters: B batch; H W image; h w = H/16, W/16; C encoder width; E experts; K out
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -125,9 +125,8 @@ class ICMoE(nn.Module):
         Returns:
             Fused logits, (B, K, H, W), in eval mode; an `ICMoEOutput` in training mode.
         """
-        decoded, expert_logits = self.decode(self.expert_features(self.trunk(image)), image)
-        gate = self.gate(decoded, image.shape[-2:])
-        logits, votes = self.voting(to_probabilities(at_least_float32(expert_logits)), gate)
+        decoded, expert_logits, probabilities, gate = self._run_experts(image)
+        logits, votes = self.voting(probabilities, gate)
         if torch.jit.is_scripting() or not self.training:
             return logits
         return ICMoEOutput(logits, expert_logits, votes, self._embed(decoded))
@@ -142,11 +141,14 @@ class ICMoE(nn.Module):
         Returns:
             Expert probabilities, expert by expert, then gate logits, (B, E K + E, H, W).
         """
+        _, _, probabilities, gate = self._run_experts(image)
+        return torch.cat([probabilities.flatten(1, 2), at_least_float32(gate)], dim=1)
+
+    def _run_experts(self, image: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """Return all that comes before the vote: decoder features, expert logits and probabilities, gate logits."""
         decoded, expert_logits = self.decode(self.expert_features(self.trunk(image)), image)
-        gate = self.gate(decoded, image.shape[-2:])
-        return torch.cat(
-            [to_probabilities(at_least_float32(expert_logits)).flatten(1, 2), at_least_float32(gate)], dim=1
-        )
+        probabilities = to_probabilities(at_least_float32(expert_logits))
+        return decoded, expert_logits, probabilities, self.gate(decoded, image.shape[-2:])
 
     @torch.jit.unused
     def _embed(self, decoded: list[Tensor]) -> Tensor:
@@ -207,6 +209,11 @@ class ICMoE(nn.Module):
             decoded.append(at4)
             logits.append(expert_logits)
         return decoded, torch.stack(logits, dim=1)
+
+
+def unwrapped(part: Any) -> Any:
+    """Return what a DistributedDataParallel wrapper holds, or the part itself if it is not wrapped."""
+    return getattr(part, "module", part)
 
 
 def _build_decoder(name: str, channels: int, out_channels: int, detail: DetailStem | None) -> ExpertDecoder:

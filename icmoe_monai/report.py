@@ -111,7 +111,7 @@ class InferenceReport:
             "complete": self._complete,
             "stopped_by": stopped_by,
             "num_cases": len(self.cases),
-            "versions": {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)},
+            "versions": versions(),
             "settings": without_folders(self.settings),
             "cases": self.cases,
         }
@@ -133,6 +133,11 @@ def case_items(engine: Engine) -> list[dict[str, Any]]:
     if not isinstance(batch, list):
         return [dict(item) for item in output]
     return [{**read, **made} for read, made in zip(batch, output, strict=True)]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)}
 
 
 def without_folders(content: Any) -> Any:

@@ -46,6 +46,14 @@ def run(config, kind, **overrides):
     return flow
 
 
+def assert_refused(flow: ConfigWorkflow, sentence: str) -> None:
+    """Assert that a run ends in an `InputError`, which MONAI wraps in errors of its own."""
+    with pytest.raises((RuntimeError, InputError)) as raised:
+        flow.run()
+    with pytest.raises(InputError, match=sentence):
+        raise find_input_error(raised.value) or raised.value
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
@@ -283,10 +291,7 @@ def test_a_truncated_image_is_named_before_inference_starts(trained, tmp_path):
     (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:1500])
     flow = workflow(INFERENCE, "infer", dataset_dir=str(folder), output_dir=str(tmp_path / "out"), **SMALL,
                     checkpoint=str(trained / "best.pt"))  # fmt: skip
-    with pytest.raises(RuntimeError) as raised:
-        flow.run()
-    with pytest.raises(InputError, match=r"b\.jpg"):
-        raise find_input_error(raised.value) or raised.value
+    assert_refused(flow, r"b\.jpg")
     assert not (tmp_path / "out" / "masks").exists()
 
 
@@ -302,10 +307,7 @@ def test_a_split_without_cases_is_not_evaluated(split, sentence, dataset, traine
     (copy / "demo_set.json").unlink()
     flow = workflow([TRAIN, EVALUATE], "train", run_id="evaluating", dataset_dir=str(copy), split=split, **SMALL,
                     output_dir=str(tmp_path / "out"), checkpoint=str(trained / "best.pt"))  # fmt: skip
-    with pytest.raises(RuntimeError) as raised:
-        flow.run()
-    with pytest.raises(InputError, match=sentence):
-        raise find_input_error(raised.value) or raised.value
+    assert_refused(flow, sentence)
 
 
 def test_command_line_says_a_mistake_in_one_sentence(tmp_path):
@@ -343,10 +345,7 @@ def test_settings_that_cannot_work_stop_a_training_before_it_starts(overrides, s
         pytest.skip("this machine has CUDA")
     arguments = {"dataset_dir": str(dataset), "output_dir": str(tmp_path / "out"), **SHORT, **overrides}
     flow = workflow(TRAIN, "train", **arguments)
-    with pytest.raises((RuntimeError, InputError)) as raised:
-        flow.run()
-    with pytest.raises(InputError, match=sentence):
-        raise find_input_error(raised.value) or raised.value
+    assert_refused(flow, sentence)
     assert not (tmp_path / "out" / "last.pt").exists()
 
 
@@ -355,10 +354,7 @@ def test_a_checkpoint_of_another_shape_is_refused(trained, dataset, tmp_path):
         INFERENCE, "infer", dataset_dir=str(dataset), output_dir=str(tmp_path), expert_depth=3,
         checkpoint=str(trained / "best.pt"), **SMALL,
     )  # fmt: skip
-    with pytest.raises(RuntimeError) as raised:
-        flow.run()
-    with pytest.raises(InputError, match=r"does not fit this network .*use the settings it was trained with"):
-        raise find_input_error(raised.value) or raised.value
+    assert_refused(flow, r"does not fit this network .*use the settings it was trained with")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_good_weights(dataset, tmp_path):
@@ -369,10 +365,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_good_weights(dataset, tmp_pat
     def poison(engine):  # what comes of it reaches the running statistics before any loss is seen
         torch.nn.init.constant_(engine.network.encoder.pos_embed, float("nan"))
 
-    with pytest.raises(RuntimeError) as raised:
-        flow.run()
-    with pytest.raises(InputError, match=r"stopped in epoch 2, iteration 4: the loss is nan.*lower --learning_rate"):
-        raise find_input_error(raised.value) or raised.value
+    assert_refused(flow, r"stopped in epoch 2, iteration 4: the loss is nan.*lower --learning_rate")
     for name in ("best.pt", "last.pt"):
         content = torch.load(tmp_path / name, weights_only=True)
         assert all(bool(torch.isfinite(value).all()) for value in content.get("model", content).values())
