@@ -21,10 +21,11 @@ from monai.engines.utils import IterationEvents
 from monai.handlers import EarlyStopHandler
 from torch import nn
 
-from icmoe_monai.checkpoint import TRAINER, save_checkpoint
+from icmoe_monai.checkpoint import TRAINER
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.network import unwrapped
+from icmoe_monai.tensor_files import save_checkpoint
 
 
 class BestCheckpoint:

@@ -20,10 +20,10 @@ from modes import Brightness
 from monai.bundle import ConfigWorkflow, create_workflow, load
 from PIL import Image
 
-from icmoe_monai.checkpoint import save_checkpoint
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.handlers import LastCheckpoint
+from icmoe_monai.tensor_files import save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))

@@ -7,9 +7,9 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from icmoe_monai.checkpoint import read_checkpoint
 from icmoe_monai.errors import InputError
 from icmoe_monai.handlers import BestCheckpoint, EarlyStop, GradientClipping, LastCheckpoint, MetricsCsv, Progress
+from icmoe_monai.tensor_files import read_checkpoint
 
 
 def evaluator_of(values):
