@@ -22,7 +22,8 @@ from torch.nn.modules.loss import _Loss
 
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
 from icmoe_monai.network import EXPERTS, ICMoEOutput
-from icmoe_monai.voting import as_distribution, at_least_float32, disagreement, expert_load, to_probabilities
+from icmoe_monai.precision import at_least_float32
+from icmoe_monai.voting import as_distribution, disagreement, expert_load, to_probabilities
 
 
 class ICMoELoss(_Loss):

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from icmoe_monai.decoder import DetailStem, ExpertDecoder, PyramidContext
 from icmoe_monai.errors import InputError
 from icmoe_monai.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
+from icmoe_monai.precision import at_least_float32
 from icmoe_monai.sam import BACKBONES, build_sam_encoder
-from icmoe_monai.voting import PixelVoting, VoteGate, at_least_float32, to_probabilities
+from icmoe_monai.voting import PixelVoting, VoteGate, to_probabilities
 
 EXPERTS = ("basic", "semantic", "adaptive")
 DECODER_WIDTH = 32  # channels of every decoder at stride 4

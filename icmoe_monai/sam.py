@@ -1,11 +1,9 @@
 """The foundation encoder: SAM's ViT with windowed and global attention and decomposed relative positions.
 
-Written from the description in "Segment Anything" (Kirillov et al., arXiv 2304.02643) and of decomposed relative
-positions in MViTv2 (Li et al., arXiv 2112.01526). Parameter names are those of Meta's checkpoints, so that official
-weights load without a key map.
+Written from the description in "Segment Anything" (Kirillov et al., arXiv 2304.02643). Parameter names are those of
+Meta's checkpoints, so that official weights load without a key map.
 
-Letters: B batch; H W image; h w = H/16, W/16 token grid; C width; N heads; D = C/N; G windows; a b rows and columns of
-a window.
+Letters: B batch; H W image; h w = H/16, W/16 token grid; C width; N heads.
 """
 
 from __future__ import annotations
@@ -14,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.attention import Attention
 from icmoe_monai.errors import InputError
+from icmoe_monai.precision import at_least_float32
 
 PATCH_SIZE = 16
 
@@ -206,76 +206,8 @@ class MLP(nn.Module):
         return self.lin2(F.gelu(self.lin1(x)))
 
 
-class Attention(nn.Module):
-    """Multi-head attention with decomposed relative positions, in windows or over the whole grid.
-
-    softmax(scale q.k + q.R_row + q.R_col) v needs no bias of size tokens x tokens: with
-    q' = [scale q, q.R_row, q.R_col] and k' = [k, onehot(row), onehot(col)] the product q'.k' is that sum, and PyTorch's
-    fused attention applies.
-
-    Args:
-        width: Token channels C.
-        num_heads: Attention heads N.
-        window_size: Side of the windows in tokens; 0 attends over the whole grid.
-        table_size: Side of the grid that the relative-position tables are made for.
-    """
-
-    def __init__(self, *, width: int, num_heads: int, window_size: int, table_size: int) -> None:
-        super().__init__()
-        head_width = width // num_heads
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.scale = head_width**-0.5
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * table_size - 1, head_width))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * table_size - 1, head_width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, h, w, C) to tokens of the same shape."""
-        return self.attend(self.project(x))
-
-    def project(self, x: Tensor) -> Tensor:
-        """Map tokens (B, h, w, C) to queries, keys and values without their bias, (B, h, w, 3C)."""
-        return F.linear(x, self.qkv.weight)
-
-    def attend(self, qkv: Tensor) -> Tensor:
-        """Let every token attend to its window.
-
-        The bias of `qkv` is added after the grid is padded to whole windows: in SAM a padding token is the image of
-        zero, which is the bias alone, and it takes part in the attention.
-
-        Args:
-            qkv: Result of `project`, plus an expert's update of it if any, (B, h, w, 3C).
-
-        Returns:
-            Tokens, (B, h, w, C).
-        """
-        B, h, w = qkv.shape[0], qkv.shape[1], qkv.shape[2]
-        a = self.window_size if self.window_size > 0 else h
-        b = self.window_size if self.window_size > 0 else w
-        windows = _to_windows(qkv, a, b) + self.qkv.bias.to(qkv.dtype)
-        q, k, v = windows.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 4, 1, 2, 5).unbind(0)  # (G, N, a, b, D)
-        rows = _relative_table(self.rel_pos_h, a).to(q.dtype)
-        columns = _relative_table(self.rel_pos_w, b).to(q.dtype)
-        query = torch.cat(
-            [
-                self.scale * q,
-                torch.einsum("gnabd,acd->gnabc", q, rows),
-                torch.einsum("gnabd,bcd->gnabc", q, columns),
-            ],
-            dim=-1,
-        )
-        key = torch.cat([k, _one_hot_places(k, a, b)], dim=-1)
-        mixed = F.scaled_dot_product_attention(
-            query.flatten(2, 3), key.flatten(2, 3), F.pad(v, (0, a + b)).flatten(2, 3), scale=1.0
-        )
-        mixed = mixed[..., : v.shape[-1]].transpose(1, 2).flatten(2)  # (G, a*b, C)
-        return self.proj(_from_windows(mixed.unflatten(1, (a, b)), B, h, w))
-
-
 class LayerNorm2d(nn.Module):
-    """Layer normalisation over the channels of a map.
+    """Layer normalisation over the channels of a map, in float32 or better.
 
     Args:
         num_channels: Channels C.
@@ -290,8 +222,11 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C, h, w)."""
-        normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return normed.permute(0, 3, 1, 2)
+        # Tokens reach a block's norms in float32 under autocast; the result of a convolution does not.
+        x = at_least_float32(x).permute(0, 2, 3, 1)
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        normed = F.layer_norm(x, self.weight.shape, weight, bias, self.eps)
+        return normed.to(self.weight.dtype).permute(0, 3, 1, 2)
 
 
 def build_sam_encoder(backbone: str) -> SamImageEncoder:
@@ -324,31 +259,3 @@ def _resize_grid(table: Tensor, h: int, w: int) -> Tensor:
         return table
     resized = F.interpolate(table.permute(0, 3, 1, 2), size=(h, w), mode="bicubic", align_corners=False)
     return resized.permute(0, 2, 3, 1)
-
-
-def _relative_table(rel_pos: Tensor, size: int) -> Tensor:
-    """Return R[i, j] = rel_pos[i - j], (size, size, D), from a table (L, D) that is resized if L != 2 size - 1."""
-    if rel_pos.shape[0] != 2 * size - 1:
-        rel_pos = F.interpolate(rel_pos.t().unsqueeze(0), size=2 * size - 1, mode="linear")[0].t()
-    place = torch.arange(size, device=rel_pos.device)
-    return rel_pos[place[:, None] - place[None, :] + size - 1]
-
-
-def _one_hot_places(like: Tensor, a: int, b: int) -> Tensor:
-    """Return [onehot(row), onehot(column)] of every token, (G, N, a, b, a + b), as a view."""
-    rows = torch.eye(a, dtype=like.dtype, device=like.device)[:, None, :].expand(a, b, a)
-    columns = torch.eye(b, dtype=like.dtype, device=like.device)[None, :, :].expand(a, b, b)
-    return torch.cat([rows, columns], dim=-1).expand(like.shape[0], like.shape[1], a, b, a + b)
-
-
-def _to_windows(x: Tensor, a: int, b: int) -> Tensor:
-    """Cut (B, h, w, C), padded with zeros at the bottom and right, into windows (G, a, b, C)."""
-    x = F.pad(x, (0, 0, 0, -x.shape[2] % b, 0, -x.shape[1] % a))
-    return x.unflatten(2, (-1, b)).unflatten(1, (-1, a)).transpose(2, 3).flatten(0, 2)
-
-
-def _from_windows(windows: Tensor, B: int, h: int, w: int) -> Tensor:
-    """Undo `_to_windows`: (G, a, b, C) to (B, h, w, C)."""
-    a, b = windows.shape[1], windows.shape[2]
-    x = windows.unflatten(0, (B, (h + a - 1) // a, (w + b - 1) // b)).transpose(2, 3)
-    return x.flatten(3, 4).flatten(1, 2)[:, :h, :w]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.precision import at_least_float32
 
 STRATEGIES = ("adaptive", "mean", "majority", "confidence", "best")
 
@@ -193,8 +194,3 @@ def to_logits(fused: Tensor, eps: float = 1e-6) -> Tensor:
     if fused.shape[1] == 1:
         return torch.logit(fused, eps=eps)
     return fused.clamp_min(eps).log()
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Return half-precision numbers as float32, and others as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

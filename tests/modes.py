@@ -9,6 +9,13 @@ from icmoe_monai.network import ICMoE
 from icmoe_monai.voting import PixelVoting
 
 
+def randomise(module: nn.Module, std: float = 0.5) -> None:
+    """Draw all weights wide, so that no term is too small to be seen."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=std)
+
+
 def in_training(network: ICMoE) -> ICMoE:
     """Return a copy in training mode whose batch norms use their running statistics, as in evaluation."""
     copied = copy.deepcopy(network).train()

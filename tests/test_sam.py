@@ -2,23 +2,15 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
-import reference
 import torch
+from modes import randomise
 from torch import Tensor
 
-from icmoe_monai.sam import BACKBONES, Attention, SamImageEncoder, build_sam_encoder
+from icmoe_monai.sam import BACKBONES, SamImageEncoder, build_sam_encoder
 
 # torch calls its own TorchScript deprecated; the Model Zoo still asks for it. Tracing warns of every size it fixes.
 jit = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
-
-
-def randomise(module: torch.nn.Module, std: float = 0.5) -> None:
-    """Draw all weights wide, so that no term is too small to be seen."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=std)
 
 
 def small_encoder() -> SamImageEncoder:
@@ -27,42 +19,6 @@ def small_encoder() -> SamImageEncoder:
     )
     randomise(encoder, std=0.2)
     return encoder.eval()
-
-
-@pytest.mark.parametrize(
-    ("grid", "window_size", "table_size"),
-    [
-        pytest.param((4, 8), 4, 4, id="whole windows"),
-        pytest.param((5, 6), 4, 4, id="padded windows"),
-        pytest.param((3, 2), 4, 4, id="grid smaller than a window"),
-        pytest.param((5, 5), 0, 5, id="global"),
-        pytest.param((5, 3), 0, 4, id="global, tables resized both ways"),
-    ],
-)
-def test_attention_is_metas(grid: tuple[int, int], window_size: int, table_size: int) -> None:
-    attention = Attention(width=12, num_heads=2, window_size=window_size, table_size=table_size)
-    randomise(attention)
-    x = torch.randn(2, *grid, 12)
-    weights = {name: value.detach().double().numpy() for name, value in attention.named_parameters()}
-    expected = np.stack([reference.attention(one.double().numpy(), weights, 2, window_size) for one in x])
-    flat = {name: np.zeros_like(value) if "rel_pos" in name else value for name, value in weights.items()}
-    without_places = reference.attention(x[0].double().numpy(), flat, 2, window_size)
-    assert expected.std() > 0.1
-    assert np.abs(without_places - expected[0]).max() > 0.05  # the positions matter
-    np.testing.assert_allclose(attention(x).detach().numpy(), expected, rtol=0, atol=1e-5)
-
-
-def test_padding_tokens_take_part() -> None:
-    attention = Attention(width=12, num_heads=2, window_size=4, table_size=4)
-    randomise(attention)
-    x = torch.randn(1, 3, 3, 12)
-    before = attention(x)
-    with torch.no_grad():
-        attention.qkv.bias[12:24] += torch.randn(12)  # the same for all keys, padding included: cancels in softmax
-    assert torch.allclose(attention(x), before, atol=1e-5)
-    with torch.no_grad():
-        attention.qkv.bias[24:] += 1  # values
-    assert not torch.allclose(attention(x), before, atol=1e-2)
 
 
 def test_parameter_names_are_metas() -> None:
