@@ -6,14 +6,16 @@ import monai.networks.nets
 from monai.bundle.config_item import ComponentLocator
 from monai.utils import ensure_tuple
 
+from icmoe_monai.checkpoint import load_weights, save_weights
 from icmoe_monai.contrast import SemanticContrastiveLoss
 from icmoe_monai.errors import InputError, show_input_errors
 from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
 from icmoe_monai.losses import ICMoELoss
 from icmoe_monai.network import ICMoE, ICMoEOutput
-from icmoe_monai.sam import SamImageEncoder
+from icmoe_monai.sam import SamImageEncoder, build_sam_encoder
 from icmoe_monai.version import __version__
 from icmoe_monai.voting import PixelVoting
+from icmoe_monai.weights import load_sam_weights, save_sam_weights, trunk_fingerprint
 
 __all__ = [
     "ICMoE",
@@ -26,7 +28,13 @@ __all__ = [
     "SlidingWindowVotingInferer",
     "VotingInferer",
     "__version__",
+    "build_sam_encoder",
+    "load_sam_weights",
+    "load_weights",
     "register",
+    "save_sam_weights",
+    "save_weights",
+    "trunk_fingerprint",
 ]
 
 

@@ -102,17 +102,23 @@ def attend_by_rows(query: Tensor, key: Tensor, value: Tensor, row_bias: Tensor, 
 
     Takes and returns what `attend_folded` does.
     """
-    a, b = query.shape[2], query.shape[3]
-    num_rows = max(1, 1048576 // (b * a * b))  # 4 MB of scores in float32
-    queries, keys, values = query.flatten(0, 1), key.flatten(0, 1).flatten(1, 2), value.flatten(0, 1).flatten(1, 2)
+    a, b, D = query.shape[2], query.shape[3], query.shape[4]
+    # Contiguous: as views of one projection, the rows of a head's matrices would lie 3 C numbers apart.
+    queries = query.contiguous().flatten(0, 1)
+    keys, values = (x.contiguous().flatten(0, 1).flatten(1, 2) for x in (key, value))
     of_row, of_column = row_bias.flatten(0, 1).unsqueeze(-1), column_bias.flatten(0, 1).unsqueeze(-2)
     mixed = torch.empty_like(queries)
+    num_rows = max(1, 1048576 // (b * a * b))  # 4 MB of scores in float32, in one buffer that stays in the cache
+    buffer = query.new_empty(num_rows, b, a, b)
     for head in range(queries.shape[0]):
         for i in range(0, a, num_rows):
             j = min(i + num_rows, a)
-            scores = torch.matmul(queries[head, i:j].flatten(0, 1), keys[head].t())
-            scores.view(j - i, b, a, b).add_(of_row[head, i:j]).add_(of_column[head, i:j])
-            mixed[head, i:j] = torch.matmul(torch.softmax(scores, dim=-1), values[head]).unflatten(0, (-1, b))
+            scores = buffer[: j - i]
+            torch.add(of_row[head, i:j], of_column[head, i:j], out=scores)
+            scores = scores.view(-1, a * b)
+            scores.addmm_(queries[head, i:j].view(-1, D), keys[head].t())
+            torch.softmax(scores, dim=-1, out=scores)
+            torch.mm(scores, values[head], out=mixed[head, i:j].view(-1, D))
     return mixed.unflatten(0, (query.shape[0], query.shape[1]))
 
 

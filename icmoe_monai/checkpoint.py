@@ -1,33 +1,116 @@
-"""Weights in and out of files: nothing but tensors and plain containers is ever read, and files are whole or absent."""
+"""A network's weights in checkpoints: what a training changed, and the fingerprint of the encoder that it belongs to.
+
+A checkpoint of a training on a frozen encoder holds everything but the encoder: a few megabytes. It fits no other
+encoder, and its fingerprint says so. `models/model.pt`, as MONAI's Model Zoo wants it, is the whole state.
+"""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import monai.handlers
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import unwrapped
-from icmoe_monai.sam import SamImageEncoder
-from icmoe_monai.tensor_files import read_checkpoint
+from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
+from icmoe_monai.trunk import describe_trunk, has_frozen_trunk
 
 TRAINER = "trainer"
-MODEL = "model"  # key of the network's weights in a checkpoint that also holds the state of the training
+MODEL = "model"  # key of the network's weights in a checkpoint that also holds something else
+TRUNK = "trunk"  # key of what is known of the frozen encoder that the weights belong to
+_ENCODER = "encoder."
 
 
-def check_state(state: Mapping[str, Tensor], network: nn.Module, path: str | Path) -> None:
+def trained_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return what a training changes: the whole state, without the encoder where that is frozen."""
+    state = network.state_dict()
+    if not has_frozen_trunk(network):
+        return state
+    return {name: value for name, value in state.items() if not name.startswith(_ENCODER)}
+
+
+def save_weights(
+    network: nn.Module, path: str | Path, *, whole: bool = False, trunk_source: str | Path | None = None
+) -> None:
+    """Write a network's weights.
+
+    Args:
+        network: The network.
+        path: The file: safetensors if it ends so, else torch's format.
+        whole: Write the encoder too even if it is frozen, as the Model Zoo's `models/model.pt`.
+        trunk_source: Where a frozen encoder's weights came from, to be noted beside its fingerprint.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    state = network.state_dict() if whole else trained_state(network)
+    trunk = {} if whole or not has_frozen_trunk(network) else describe_trunk(network, trunk_source)
+    if Path(path).suffix == ".safetensors":
+        save_tensors(state, path, metadata={f"{TRUNK}_{key}": value for key, value in trunk.items()})
+    else:
+        save_checkpoint({MODEL: state, TRUNK: trunk} if trunk else state, path)
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Read a network's weights from any file that a training or `save_weights` wrote.
+
+    Args:
+        network: The network; for a file without the encoder, with the encoder that the file belongs to.
+        path: The file.
+
+    Raises:
+        InputError: If the file cannot be read, or does not fit the network or its encoder.
+    """
+    _load(network, read_weights(path), path)
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint; one in safetensors with a trunk's fingerprint comes as {MODEL: weights, TRUNK: ...}."""
+    content = read_checkpoint(path)
+    metadata = read_metadata(path)
+    trunk = {key: metadata[f"{TRUNK}_{key}"] for key in ("fingerprint", "source") if f"{TRUNK}_{key}" in metadata}
+    return {MODEL: content, TRUNK: trunk} if trunk else content
+
+
+def _load(network: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+    state, trunk = content.get(MODEL, content), content.get(TRUNK)
+    if trunk:
+        _check_trunk(network, trunk, path)
+    check_state(state, network, path, without_trunk=bool(trunk))
+    network.load_state_dict(state, strict=not trunk)
+
+
+def _check_trunk(network: nn.Module, trunk: Mapping[str, str], path: str | Path) -> None:
+    found = describe_trunk(network)["fingerprint"]
+    if found != trunk["fingerprint"]:
+        name = trunk["source"] or "an encoder"
+        raise InputError(
+            f"{path} was trained on {name} with fingerprint {trunk['fingerprint'][:12]}, which it does not hold, and "
+            f"this network's encoder is another ({found[:12]}): give the encoder that it was trained on, --pretrained."
+        )
+
+
+def check_state(
+    state: Mapping[str, Tensor], network: nn.Module, path: str | Path, *, without_trunk: bool = False
+) -> None:
     """Compare weights with a network before they are loaded.
+
+    Args:
+        state: The weights.
+        network: The network.
+        path: Where they came from.
+        without_trunk: Whether the encoder's weights are to be absent.
 
     Raises:
         InputError: If names or shapes differ; the first difference is named.
     """
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    if without_trunk:
+        expected = {name: shape for name, shape in expected.items() if not name.startswith(_ENCODER)}
     found = {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in state.items()}
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     differing = [name for name in expected if name in found and expected[name] != found[name]]
@@ -50,7 +133,7 @@ def check_state(state: Mapping[str, Tensor], network: nn.Module, path: str | Pat
 class CheckpointLoader(monai.handlers.CheckpointLoader):
     """Load weights, and where the file has it the state of the training, when the engine starts.
 
-    A file of bare weights (`best.pt`, a zoo's `model.pt`) starts a fresh training from them; `last.pt` resumes one.
+    A file of weights alone (`best.pt`, a zoo's `model.pt`) starts a fresh training from them; `last.pt` resumes one.
 
     Args:
         load_path: The file.
@@ -67,18 +150,14 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
         Raises:
             InputError: If the file cannot be read or does not fit, or its training is already at its end.
         """
-        content = read_checkpoint(self.load_path)
-        bare = MODEL not in content
-        check_state(content if bare else content[MODEL], self.load_dict[MODEL], self.load_path)
-        if bare:
-            self.load_dict[MODEL].load_state_dict(content)
-        else:
-            for key, target in self.load_dict.items():
-                if key in content:
-                    self._load(target, content[key])
-            if len(self.load_dict) > 1 and TRAINER in content:
-                self._resume(engine, content[TRAINER])
-        self.logger.info(f"Loaded {'the weights' if bare else ', '.join(self.load_dict)} from {self.load_path}.")
+        content = read_weights(self.load_path)
+        _load(self.load_dict[MODEL], content, self.load_path)
+        others = [key for key in self.load_dict if key != MODEL and key in content]
+        for key in others:
+            self._load(self.load_dict[key], content[key])
+        if len(self.load_dict) > 1 and TRAINER in content:
+            self._resume(engine, content[TRAINER])
+        self.logger.info(f"Loaded {', '.join(['the weights', *others])} from {self.load_path}.")
 
     def _load(self, target: Any, state: dict[str, Any]) -> None:
         try:
@@ -109,40 +188,3 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
 def _progress(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return how far a learning-rate schedule has come, without its plan, which is this run's."""
     return {name: state[name] for name in ("last_epoch", "_step_count", "_last_lr", "lr_lambdas") if name in state}
-
-
-class PretrainedTrunk:
-    """Load the foundation encoder's weights when training starts, or say that there are none.
-
-    Args:
-        network: The whole network; its `encoder` is loaded.
-        path: File with the encoder's weights under SAM's names, with or without the prefix "image_encoder."; None
-            leaves the fresh weights, and the encoder is trained like the rest.
-    """
-
-    def __init__(self, network: nn.Module, path: str | None = None) -> None:
-        self.network = network
-        self.path = path
-        self.logger = logging.getLogger(__name__)
-
-    def attach(self, engine: Engine) -> None:
-        """Load at the start of a MONAI trainer, before a checkpoint is."""
-        engine.add_event_handler(Events.STARTED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Load."""
-        encoder = cast(SamImageEncoder, unwrapped(self.network).encoder)
-        million = sum(p.numel() for p in encoder.parameters()) / 1e6
-        if self.path is None:
-            self.logger.warning(
-                f"No pretrained encoder (pretrained: null): its {million:.1f} million weights start at random, or from "
-                "--checkpoint, and are trained like the rest. --pretrained FILE loads and freezes a foundation encoder."
-            )
-            return
-        content = read_checkpoint(self.path)
-        prefix = "image_encoder."
-        if any(name.startswith(prefix) for name in content):
-            content = {name[len(prefix) :]: value for name, value in content.items() if name.startswith(prefix)}
-        check_state(content, encoder, self.path)
-        encoder.load_state_dict(content)
-        self.logger.info(f"Loaded the encoder ({million:.1f} million weights) from {self.path}; it stays as it is.")

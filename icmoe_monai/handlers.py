@@ -21,15 +21,16 @@ from monai.engines.utils import IterationEvents
 from monai.handlers import EarlyStopHandler
 from torch import nn
 
-from icmoe_monai.checkpoint import TRAINER
+from icmoe_monai.checkpoint import MODEL, TRAINER, TRUNK, save_weights, trained_state
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.network import unwrapped
 from icmoe_monai.tensor_files import save_checkpoint
+from icmoe_monai.trunk import describe_trunk, has_frozen_trunk
 
 
 class BestCheckpoint:
-    """Keep the network's weights of the best validation so far, a bare state dict; attach to the evaluator.
+    """Keep the network's weights of the best validation so far, as `save_weights` does; attach to the evaluator.
 
     The best value is part of the training's state, so that a resumed training does not replace better weights in the
     same folder.
@@ -38,12 +39,14 @@ class BestCheckpoint:
         network: The network.
         path: The file.
         metric: Name of the metric, larger is better.
+        trunk_source: Where a frozen encoder's weights came from.
     """
 
-    def __init__(self, *, network: nn.Module, path: str, metric: str) -> None:
+    def __init__(self, *, network: nn.Module, path: str, metric: str, trunk_source: str | None = None) -> None:
         self.network = network
         self.path = Path(path)
         self.metric = metric
+        self.trunk_source = trunk_source
         self.best = -math.inf
         self.logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class BestCheckpoint:
         value = float(engine.state.metrics[self.metric])
         if value > self.best:
             self.best = value
-            save_checkpoint(unwrapped(self.network).state_dict(), self.path)
+            save_weights(unwrapped(self.network), self.path, trunk_source=self.trunk_source)
             self.logger.info(f"{self.metric} {value:.4f} is the best so far: wrote {self.path}.")
 
     def state_dict(self) -> dict[str, float]:
@@ -84,11 +87,13 @@ class LastCheckpoint:
     Args:
         save_dict: What to save besides the engine itself, by name; the network is "model".
         path: The file.
+        trunk_source: Where a frozen encoder's weights came from.
     """
 
-    def __init__(self, *, save_dict: dict[str, Any], path: str) -> None:
+    def __init__(self, *, save_dict: dict[str, Any], path: str, trunk_source: str | None = None) -> None:
         self.save_dict = save_dict
         self.path = Path(path)
+        self.trunk_source = trunk_source
         self.error: BaseException | None = None
         self.logger = logging.getLogger(__name__)
 
@@ -99,8 +104,11 @@ class LastCheckpoint:
 
     def save(self, engine: Engine) -> None:
         """Save."""
-        parts = {name: unwrapped(part) for name, part in self.save_dict.items()} | {TRAINER: engine}
-        save_checkpoint({name: part.state_dict() for name, part in parts.items()}, self.path)
+        network = unwrapped(self.save_dict[MODEL])
+        states = {name: part.state_dict() for name, part in self.save_dict.items() if name != MODEL}
+        trunk = {TRUNK: describe_trunk(network, self.trunk_source)} if has_frozen_trunk(network) else {}
+        content = {MODEL: trained_state(network)} | trunk | states | {TRAINER: engine.state_dict()}
+        save_checkpoint(content, self.path)
 
     def save_and_raise(self, engine: Engine, error: BaseException) -> None:
         """Save, unless nothing was trained yet, and let the exception go on; ignite calls this twice for one."""

@@ -162,7 +162,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 3, H, W) to tokens (B, h, w, C)."""
-        return self.proj(image).permute(0, 2, 3, 1)
+        # Contiguous: every sum and norm of the blocks would else walk through memory in the convolution's order.
+        return self.proj(image).permute(0, 2, 3, 1).contiguous()
 
 
 class Block(nn.Module):

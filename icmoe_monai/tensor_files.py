@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +13,16 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 
+_ZIP = b"PK\x03\x04"
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint (torch or safetensors) on the CPU.
+    """Read a checkpoint (torch or safetensors, by its content) on the CPU, mapped into memory where it can be.
 
     Args:
         path: The file.
@@ -29,13 +36,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no checkpoint at {path}: train first, or name the file with --checkpoint.")
+    head = b""
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            head = file.read(1024)
+        content = _load(path, head)
     except Exception as error:  # torch.load raises a dozen types, by where the file is broken
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as a checkpoint ({reason}): truncated, or not weights.") from error
+        reason, remedy = _explain(path, head, error)
+        raise InputError(f"{path} cannot be read as a checkpoint ({reason}): {remedy}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dict of weights.")
     return content
@@ -60,3 +68,93 @@ def save_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     write_atomically(path, write)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return what a file of safetensors says of itself; nothing if it says nothing or is of another format.
+
+    Args:
+        path: The file, which `read_checkpoint` could read.
+    """
+    with Path(path).open("rb") as file:
+        if not _is_safetensors(file.read(9)):
+            return {}
+    with safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, *, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file so that the file at `path` is the old one or the whole new one.
+
+    Args:
+        tensors: Tensors, of which none shares its memory with another.
+        path: The file; its folder is made.
+        metadata: What the file says of itself, beside the format ("pt") that Hugging Face asks for.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors puts a file in its place that others may not read
+        try:
+            safetensors.torch.save_file(contiguous, temporary, metadata={"format": "pt", **metadata})
+        except safetensors.SafetensorError as error:  # Rust's words for a full disk
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) if code else error from error
+        temporary.chmod(mode)
+
+    write_atomically(path, write)
+
+
+def _load(path: Path, head: bytes) -> Any:
+    if _is_safetensors(head):
+        return safetensors.torch.load_file(path)
+    is_misnamed = path.suffix == ".safetensors"  # torch.load goes by that name, unless it is given an open file
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's word on other pickles and on TorchScript archives
+        can_map = head.startswith(_ZIP) and not is_misnamed
+        return torch.load(file if is_misnamed else path, map_location="cpu", weights_only=True, mmap=can_map)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Say whether a file begins with the length of a header (at most 100 MB, by the format's rule) and a header."""
+    return int.from_bytes(head[:8], "little") <= 100_000_000 and head[8:9] == b"{"
+
+
+def _explain(path: Path, head: bytes, error: Exception) -> tuple[str, str]:
+    """Return what a file is that cannot be read, and what to do about it."""
+    size = path.stat().st_size
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if isinstance(error, PermissionError):
+        return "it may not be read", "change its permissions"
+    if size == 0:
+        return "it is empty", "fetch it again"
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself", "run `git lfs pull` where it came from"
+    if text.startswith(b"<") and not _is_safetensors(head):
+        return "it is a web page, not weights", "the download went wrong; download it again, by the link to the file"
+    if _is_cut_off(path, head, error):
+        return f"it is only the beginning of one, {size} bytes", "the download or copy was cut off; fetch it again"
+    if code is not None:
+        return f"it holds code, {code[1]}, which is never run", "save its weights alone, as a state_dict"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript program, which is never run", "use the weights that it was made from"
+    reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error)) or re.search(r"(.+)", str(error))
+    return reason[1] if reason else type(error).__name__, "truncated, or not weights"
+
+
+def _is_cut_off(path: Path, head: bytes, error: Exception) -> bool:
+    if _is_safetensors(head):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(length)
+        ends = re.findall(rb'"data_offsets":\s*\[\s*\d+\s*,\s*(\d+)', header)
+        return path.stat().st_size < 8 + length + max(map(int, ends), default=0)
+    if head.startswith(_ZIP):
+        return not zipfile.is_zipfile(path)
+    is_pickle = head.startswith(b"\x80")
+    return is_pickle and (isinstance(error, EOFError) or "unexpected EOF" in str(error))

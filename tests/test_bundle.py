@@ -20,10 +20,14 @@ from modes import Brightness
 from monai.bundle import ConfigWorkflow, create_workflow, load
 from PIL import Image
 
+from icmoe_monai.checkpoint import load_weights, save_weights
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.handlers import LastCheckpoint
+from icmoe_monai.network import ICMoE
+from icmoe_monai.sam import build_sam_encoder
 from icmoe_monai.tensor_files import save_checkpoint
+from icmoe_monai.weights import load_sam_weights, save_sam_weights, trunk_fingerprint
 
 ROOT = Path(__file__).parent.parent
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
@@ -436,14 +440,77 @@ def test_amp_trains_and_three_classes_train(dataset, tmp_path):
     }
 
 
-def test_pretrained_trunk_is_loaded_and_stays_bit_identical(dataset, trained, tmp_path):
-    weights = torch.load(trained / "best.pt", weights_only=True)
-    prefix = "encoder."
-    trunk = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
-    torch.save({f"image_encoder.{name}": value for name, value in trunk.items()} | {"mask_decoder.x": torch.ones(1)},
-               tmp_path / "trunk.pth")  # fmt: skip
-    run(TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path / "out"), **SHORT,
-        pretrained=str(tmp_path / "trunk.pth"))  # fmt: skip
-    after = torch.load(tmp_path / "out" / "last.pt", weights_only=True)["model"]
-    assert all(torch.equal(after[prefix + name], value) for name, value in trunk.items())
-    assert not torch.equal(after["adapted.semantic.updates.qkv.up"], weights["adapted.semantic.updates.qkv.up"])
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    """An encoder as Meta writes it: in the whole of SAM, behind a prefix."""
+    path = tmp_path_factory.mktemp("trunk") / "sam_vit_t_012345.pth"
+    state = {f"image_encoder.{name}": value for name, value in build_sam_encoder("vit_t").state_dict().items()}
+    torch.save(state | {"mask_decoder.iou_token.weight": torch.ones(1)}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def adapted(dataset, trunk, tmp_path_factory):
+    """A training of experts on that encoder, as its output folder."""
+    output = tmp_path_factory.mktemp("adapted")
+    run(TRAIN, "train", dataset_dir=str(dataset), output_dir=str(output), **SHORT, pretrained=str(trunk))
+    return output
+
+
+def test_a_training_on_a_frozen_trunk_keeps_what_it_trained_and_says_on_what(adapted, trained, trunk):
+    weights = load_sam_weights(str(trunk))
+    for name in ("best.pt", "last.pt"):
+        content = torch.load(adapted / name, weights_only=True)
+        assert content["trunk"] == {"fingerprint": trunk_fingerprint(weights), "source": trunk.name}
+        whole = torch.load(trained / "best.pt", weights_only=True)
+        assert content["model"].keys() == {key for key in whole if not key.startswith("encoder.")}
+    assert (adapted / "best.pt").stat().st_size < (trained / "best.pt").stat().st_size / 3
+    assert content["model"]["adapted.semantic.updates.qkv.up"].abs().max() > 0
+
+
+def test_a_training_on_a_frozen_trunk_proves_that_it_is_untouched(dataset, trunk, tmp_path, caplog):
+    flow = workflow(TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path), **SHORT, pretrained=str(trunk))
+    with caplog.at_level("INFO"):
+        flow.run()
+    fingerprint = trunk_fingerprint(load_sam_weights(str(trunk)))
+    assert f"The encoder is untouched by this training: fingerprint {fingerprint}" in caplog.text
+    assert trunk_fingerprint(flow.parser.get_parsed_content("network").encoder) == fingerprint
+
+
+def test_experts_resume_evaluate_and_segment_on_their_trunk(dataset, adapted, trunk, tmp_path):
+    arguments = {"dataset_dir": str(dataset), "pretrained": str(trunk)}
+    run(TRAIN, "train", **arguments, output_dir=str(tmp_path / "more"), checkpoint=str(adapted / "last.pt"),
+        **SHORT | {"max_epochs": 3})  # fmt: skip
+    old, new = (torch.load(folder / "last.pt", weights_only=True)["trainer"] for folder in (adapted, tmp_path / "more"))
+    assert new["iteration"] == old["iteration"] + old["epoch_length"]
+    best = str(adapted / "best.pt")
+    run([TRAIN, EVALUATE], "train", run_id="evaluating", **arguments, checkpoint=best,
+        output_dir=str(tmp_path / "evaluation"), **SMALL)  # fmt: skip
+    assert json.loads((tmp_path / "evaluation" / "summary.json").read_text())["settings"]["pretrained"] == trunk.name
+    run(INFERENCE, "infer", dataset_dir=str(dataset / "images"), pretrained=str(trunk), checkpoint=best,
+        output_dir=str(tmp_path / "masks"), **SMALL)  # fmt: skip
+    assert len(list((tmp_path / "masks" / "masks").glob("**/*.png"))) == len(list((dataset / "images").iterdir()))
+
+
+@pytest.mark.parametrize("pretrained", [None, "other.safetensors"], ids=["none", "other"])
+def test_experts_are_refused_without_their_trunk(pretrained, dataset, adapted, trunk, tmp_path):
+    if pretrained is not None:
+        pretrained = str(tmp_path / pretrained)
+        save_sam_weights(build_sam_encoder("vit_t"), pretrained)
+    flow = workflow(INFERENCE, "infer", dataset_dir=str(dataset / "images"), pretrained=pretrained,
+                    output_dir=str(tmp_path / "out"), checkpoint=str(adapted / "best.pt"), **SMALL)  # fmt: skip
+    assert_refused(flow, rf"best\.pt was trained on {trunk.name} with fingerprint [0-9a-f]{{12}}, .* --pretrained")
+
+
+def test_a_whole_model_of_a_frozen_trunk_segments_without_it(dataset, adapted, trunk, tmp_path):
+    network = ICMoE()
+    load_sam_weights(str(trunk), network.encoder)
+    load_weights(network, adapted / "best.pt")
+    save_weights(network, tmp_path / "model.pt", whole=True)
+    arguments = {"dataset_dir": str(dataset / "images"), **SMALL}
+    run(INFERENCE, "infer", **arguments, checkpoint=str(tmp_path / "model.pt"), output_dir=str(tmp_path / "whole"))
+    run(INFERENCE, "infer", **arguments, checkpoint=str(adapted / "best.pt"), pretrained=str(trunk),
+        output_dir=str(tmp_path / "parts"))  # fmt: skip
+    masks = [sorted((tmp_path / name / "masks").glob("**/*.png")) for name in ("whole", "parts")]
+    assert len(masks[0]) == len(masks[1]) > 0
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*masks, strict=True))

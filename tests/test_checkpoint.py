@@ -1,14 +1,13 @@
-import logging
-
 import pytest
 import torch
 from ignite.engine import Engine
 from torch import nn
 
-from icmoe_monai.checkpoint import CheckpointLoader, PretrainedTrunk, check_state
+from icmoe_monai.checkpoint import CheckpointLoader, check_state, load_weights, save_weights
 from icmoe_monai.errors import InputError
+from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.network import ICMoE
-from icmoe_monai.tensor_files import save_checkpoint
+from icmoe_monai.tensor_files import read_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -90,18 +89,83 @@ def test_a_training_of_another_kind_is_not_resumed(steps, rows, sentence, tmp_pa
         engine.run([0] * steps, max_epochs=2)
 
 
-@pytest.mark.parametrize("prefix", ["", "image_encoder."])
-def test_a_trunk_is_loaded_under_sams_names(prefix, tmp_path):
-    network, other = ICMoE(), ICMoE()
-    state = {prefix + name: value for name, value in other.encoder.state_dict().items()}
-    if prefix:
-        state["mask_decoder.weight"] = torch.ones(1)
-    torch.save(state, tmp_path / "trunk.pth")
-    PretrainedTrunk(network, str(tmp_path / "trunk.pth"))(Engine(lambda engine, batch: None))
-    assert torch.equal(network.encoder.pos_embed, other.encoder.pos_embed)
+FROZEN = {"backbone": "vit_t", "expert_depth": 1}
 
 
-def test_no_trunk_is_said_in_the_log(caplog):
-    with caplog.at_level(logging.WARNING):
-        PretrainedTrunk(ICMoE(train_trunk=True))(Engine(lambda engine, batch: None))
-    assert "No pretrained encoder (pretrained: null): its 4.0 million weights start at random, or" in caplog.text
+def differ(network: ICMoE) -> ICMoE:
+    """Move every weight and statistic that a training on a frozen encoder moves."""
+    for name, value in network.state_dict().items():
+        if not name.startswith("encoder.") and value.is_floating_point():
+            value.add_(torch.rand_like(value))
+    return network
+
+
+def same_trunk(network: ICMoE) -> ICMoE:
+    other = ICMoE(**FROZEN)
+    other.encoder.load_state_dict(network.encoder.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("name", ["experts.pt", "experts.safetensors"])
+def test_experts_come_back_onto_their_trunk(name, tmp_path):
+    network = differ(ICMoE(**FROZEN))
+    save_weights(network, tmp_path / name, trunk_source="/home/somebody/sam_vit_b_01ec64.pth")
+    assert b"somebody" not in (tmp_path / name).read_bytes()
+    assert (tmp_path / name).stat().st_size < 0.2 * sum(4 * p.numel() for p in network.parameters())
+    other = same_trunk(network)
+    load_weights(other, tmp_path / name)
+    state = other.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["experts.pt", "experts.safetensors"])
+def test_experts_are_refused_by_another_trunk(name, tmp_path):
+    save_weights(ICMoE(**FROZEN), tmp_path / name, trunk_source="sam_vit_b")
+    other = ICMoE(**FROZEN)
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    sentence = (
+        rf"{name} was trained on sam_vit_b with fingerprint [0-9a-f]{{12}}, .* encoder is another .* --pretrained"
+    )
+    with pytest.raises(InputError, match=sentence):
+        load_weights(other, tmp_path / name)
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
+def test_experts_of_other_settings_are_refused_on_their_trunk(tmp_path):
+    network = ICMoE(**FROZEN)
+    save_weights(network, tmp_path / "experts.pt")
+    other = ICMoE(**FROZEN, rank=4)
+    other.encoder.load_state_dict(network.encoder.state_dict())
+    with pytest.raises(InputError, match=r"adapted\.semantic\..* is .* in the file and .*; \d+ of \d+ tensors differ"):
+        load_weights(other, tmp_path / "experts.pt")
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_the_whole_state_needs_no_trunk(name, tmp_path):
+    network = differ(ICMoE(**FROZEN))
+    save_weights(network, tmp_path / name, whole=True)
+    assert read_checkpoint(tmp_path / name).keys() == network.state_dict().keys()  # bare, as MONAI's load wants it
+    other = ICMoE(**FROZEN)
+    load_weights(other, tmp_path / name)
+    assert torch.equal(other.encoder.pos_embed, network.encoder.pos_embed)
+
+
+def test_an_encoder_that_was_trained_is_in_the_file(tmp_path):
+    network = ICMoE(**FROZEN, train_trunk=True)
+    save_weights(network, tmp_path / "best.pt")
+    assert read_checkpoint(tmp_path / "best.pt").keys() == network.state_dict().keys()
+
+
+def test_a_training_of_experts_resumes_on_its_trunk_only(tmp_path):
+    network = differ(ICMoE(**FROZEN))
+    done = Engine(lambda engine, batch: 0)
+    LastCheckpoint(save_dict={"model": network}, path=str(tmp_path / "last.pt"), trunk_source="sam_vit_b").attach(done)
+    done.run([0], max_epochs=1)
+    assert not any(name.startswith("encoder.") for name in read_checkpoint(tmp_path / "last.pt")["model"])
+    other = same_trunk(network)
+    CheckpointLoader(str(tmp_path / "last.pt"), {"model": other})(Engine(lambda engine, batch: None))
+    assert torch.equal(
+        other.gate.state_dict()[key := next(iter(other.gate.state_dict()))], network.gate.state_dict()[key]
+    )
+    with pytest.raises(InputError, match=r"last\.pt was trained on sam_vit_b with fingerprint"):
+        CheckpointLoader(str(tmp_path / "last.pt"), {"model": ICMoE(**FROZEN)})(Engine(lambda engine, batch: None))

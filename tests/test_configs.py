@@ -5,17 +5,21 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from monai.bundle import ConfigParser
 
 import icmoe_monai
+from icmoe_monai.download import OFFICIAL_WEIGHTS
+from icmoe_monai.sam import BACKBONES
+from icmoe_monai.trunk import has_frozen_trunk
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 KNOBS = {
     "dataset_dir", "output_dir", "image_size", "num_workers", "device", "seed", "amp", "checkpoint", "voting",
-    "expert_depth",
+    "expert_depth", "pretrained", "pixel_mean", "pixel_std",
 }  # fmt: skip
-TRAINING_KNOBS = {"max_epochs", "batch_size", "learning_rate", "pretrained", "val_interval"}
+TRAINING_KNOBS = {"max_epochs", "batch_size", "learning_rate", "val_interval"}
 
 
 def read(name: str) -> dict:
@@ -128,7 +132,31 @@ def test_an_overlay_says_what_it_is_for_and_overrides_what_training_has(overlay)
     parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / "train.json"), str(overlay)]))
     for key, value in ConfigParser.load_config_file(str(overlay)).items():
         assert key in ConfigParser(train), key
-        assert parser[key] == value != ConfigParser(train)[key]
+        assert parser[key] == value
+        assert value != ConfigParser(train)[key] or overlay.stem == "vit_t", key  # which writes the defaults out
+
+
+@pytest.mark.parametrize("overlay", sorted(CONFIGS.glob("backbones/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", ["train.json", "inference.json"])
+def test_a_backbones_overlay_is_of_a_size_and_weights_that_there_are(overlay, config):
+    parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / config), str(overlay)]))
+    parser["device"] = "cpu"
+    assert parser["image_size"] == BACKBONES[parser["backbone"]]["image_size"]
+    assert parser["pretrained"] in (None, *OFFICIAL_WEIGHTS)
+    with torch.device("meta"):
+        network = parser.get_parsed_content("network_def")
+    assert has_frozen_trunk(network) == (config == "inference.json" or parser["pretrained"] is not None)
+    assert len(network.encoder.blocks) == BACKBONES[parser["backbone"]]["depth"]
+
+
+def test_medsam_sees_pixels_as_it_did_when_it_was_trained():
+    """Scaled to 0..1, unlike SAM's mean and deviation, in training and in inference."""
+    for config, transform in (("train.json", "train#preprocessing"), ("inference.json", "preprocessing")):
+        files = [str(CONFIGS / config), str(CONFIGS / "backbones" / "medsam.yaml")]
+        parser = ConfigParser(ConfigParser.load_config_files(files))
+        normalise = [t for t in parser.get_parsed_content(transform).transforms if "Normalize" in type(t).__name__]
+        seen = normalise[0]({"image": torch.tensor([0.0, 51.0, 255.0]).repeat(3, 2, 1)})["image"]
+        assert torch.allclose(torch.as_tensor(seen), torch.tensor([0.0, 0.2, 1.0]).repeat(3, 2, 1))
 
 
 def test_links_of_the_documents_lead_somewhere():

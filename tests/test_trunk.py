@@ -1,0 +1,99 @@
+import logging
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.network import ICMoE
+from icmoe_monai.trunk import PretrainedTrunk, UntouchedTrunk, describe_trunk, has_frozen_trunk
+from icmoe_monai.weights import save_sam_weights, trunk_fingerprint
+
+
+def run(network: nn.Module, step=lambda: None) -> None:
+    """Train two steps, between what `UntouchedTrunk` does."""
+    engine = Engine(lambda engine, batch: step())
+    UntouchedTrunk(network).attach(engine)
+    engine.run([0, 1], max_epochs=2)
+
+
+def test_a_trunk_is_loaded_before_the_first_step(tmp_path, caplog):
+    network, other = ICMoE(), ICMoE()
+    save_sam_weights(other.encoder, tmp_path / "trunk.safetensors")
+    engine = Engine(lambda engine, batch: None)
+    PretrainedTrunk(network, str(tmp_path / "trunk.safetensors")).attach(engine)
+    with caplog.at_level(logging.INFO):
+        engine.run([0], max_epochs=1)
+    assert trunk_fingerprint(network.encoder) == trunk_fingerprint(other.encoder)
+    assert f"Loaded the encoder (4.0 million weights) from {tmp_path}" in caplog.text
+    assert "it stays as it is" in caplog.text
+
+
+def test_a_trunk_that_will_be_trained_is_said_to_be(tmp_path, caplog):
+    network = ICMoE(train_trunk=True)
+    save_sam_weights(ICMoE().encoder, tmp_path / "trunk.safetensors")
+    with caplog.at_level(logging.INFO):
+        PretrainedTrunk(network, str(tmp_path / "trunk.safetensors"))(Engine(lambda engine, batch: None))
+    assert "it is trained like the rest" in caplog.text
+
+
+def test_no_trunk_is_said_in_the_log(caplog):
+    with caplog.at_level(logging.WARNING):
+        PretrainedTrunk(ICMoE(train_trunk=True))(Engine(lambda engine, batch: None))
+    assert "No pretrained encoder (pretrained: null): its 4.0 million weights start at random, or" in caplog.text
+
+
+def test_a_missing_trunk_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"no weights at .*trunk\.pth: name a file, .* or one of sam_vit_b"):
+        PretrainedTrunk(ICMoE(), str(tmp_path / "trunk.pth"))(Engine(lambda engine, batch: None))
+
+
+def test_a_training_proves_that_it_left_the_trunk_alone(caplog):
+    network = ICMoE()
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+
+    def step() -> None:
+        network(torch.randn(2, 3, 32, 32)).logits.sum().backward()
+        optimizer.step()
+
+    before = trunk_fingerprint(network.encoder)
+    with caplog.at_level(logging.INFO):
+        run(network, step)
+    assert f"untouched by this training: fingerprint {before}" in caplog.text
+
+
+def test_a_trunk_that_was_touched_is_an_error():
+    network = ICMoE()
+
+    def touch() -> None:
+        with torch.no_grad():
+            network.encoder.pos_embed[0, 0, 0, 0] += 1e-6
+
+    with pytest.raises(RuntimeError, match=r"frozen encoder has changed: [0-9a-f]{64} before, [0-9a-f]{64} after"):
+        run(network, touch)
+
+
+def test_weights_loaded_at_the_start_are_no_change():
+    network = ICMoE()
+    engine = Engine(lambda engine, batch: None)
+    UntouchedTrunk(network).attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda: network.encoder.requires_grad_(False).pos_embed.add_(1))
+    engine.run([0], max_epochs=1)
+    engine.run([0], max_epochs=2)  # and once more with other weights
+
+
+def test_a_trunk_that_is_trained_has_nothing_to_prove(caplog):
+    with caplog.at_level(logging.INFO):
+        run(ICMoE(train_trunk=True))
+        run(nn.Linear(1, 1))
+    assert "untouched" not in caplog.text
+
+
+def test_what_is_noted_of_a_trunk():
+    network = ICMoE()
+    assert has_frozen_trunk(network)
+    assert not has_frozen_trunk(nn.Linear(1, 1))
+    noted = describe_trunk(network, "/home/somebody/trunk.pth")
+    assert noted == {"fingerprint": trunk_fingerprint(network.encoder), "source": "trunk.pth"}
+    assert describe_trunk(network)["source"] == ""
