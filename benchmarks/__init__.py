@@ -1,1 +1,1 @@
-"""Cost side by side with what a user would take instead; each module is a command and writes one JSON file."""
+"""Cost beside what a user would take instead; `encoder` and `network` are commands that write a JSON file."""

@@ -31,7 +31,7 @@ def build(name: str, backbone: str, image_size: int, device: str) -> nn.Module:
     if name == "explicit bias":
         encoder: nn.Module = explicit_encoder(ours)
     elif name.startswith("transformers"):
-        encoder = HuggingFaceEncoder(ours, image_size=image_size, attention=name.split()[1])
+        encoder = HuggingFaceEncoder(ours, image_size=(image_size, image_size), attention=name.split()[1])
     else:
         encoder = ours
     return encoder.eval().requires_grad_(False).to(device)

@@ -69,7 +69,7 @@ def in_own_process(module: str, arguments: list[str]) -> dict[str, float]:
     """
     command = [sys.executable, "-m", module, *arguments]
     root = Path(__file__).parent.parent
-    found = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
+    found = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(found.stdout.splitlines()[-1])
 
 

@@ -7,9 +7,11 @@ import copy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from icmoe_monai.attention import Attention, from_windows, relative_table, to_windows
-from icmoe_monai.sam import SamImageEncoder
+from icmoe_monai.sam import Block, SamImageEncoder
 from icmoe_monai.weight_formats import to_hugging_face
 
 
@@ -41,27 +43,44 @@ class ExplicitAttention(nn.Module):
         return self.proj(from_windows(mixed.transpose(1, 2).flatten(2).unflatten(1, (a, b)), B, h, w))
 
 
+class ExplicitBlock(nn.Module):
+    """SAM's block with `ExplicitAttention`, over all tokens at once.
+
+    Args:
+        block: Ours, whose weights are taken.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.attn = ExplicitAttention(block.attn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, h, w, C) to tokens of the same shape."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
 def explicit_encoder(encoder: SamImageEncoder) -> SamImageEncoder:
-    """Return a copy of an encoder whose blocks use `ExplicitAttention`."""
+    """Return a copy of an encoder that is made of `ExplicitBlock`."""
     explicit = copy.deepcopy(encoder)
-    for block in explicit.blocks:
-        block.attn = ExplicitAttention(block.attn)
+    explicit.blocks = nn.ModuleList(ExplicitBlock(block) for block in explicit.blocks)
     return explicit
 
 
 class HuggingFaceEncoder(nn.Module):
-    """transformers' encoder with the weights of ours, for square images of one size.
+    """transformers' encoder with the weights of ours, for images of one size.
+
+    It knows square images only, and no other size than its tables': the position table comes resized by our own rule,
+    and the relative-position tables are resized by itself, as in SAM.
 
     Args:
         encoder: Ours.
-        image_size: Side of the image in pixels; the position table is resized to it by our rule.
+        image_size: Height and width of the image in pixels.
         attention: "eager" or "sdpa".
     """
 
-    def __init__(self, encoder: SamImageEncoder, *, image_size: int, attention: str) -> None:
-        from transformers import SamVisionConfig
-        from transformers.models.sam.modeling_sam import SamVisionEncoder
-
+    def __init__(self, encoder: SamImageEncoder, *, image_size: tuple[int, int], attention: str) -> None:
         super().__init__()
         ours = encoder.blocks[0].attn
         config = SamVisionConfig(
@@ -78,10 +97,10 @@ class HuggingFaceEncoder(nn.Module):
         self.encoder = SamVisionEncoder(config)
         renamed = to_hugging_face(encoder.state_dict())
         self.encoder.load_state_dict({name.removeprefix("vision_encoder."): value for name, value in renamed.items()})
-        self.encoder.patch_embed.image_size = (image_size, image_size)
-        table, side = encoder.pos_embed.detach().permute(0, 3, 1, 2), image_size // 16
-        if table.shape[-1] != side:
-            table = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
+        self.encoder.patch_embed.image_size = image_size
+        table, grid = encoder.pos_embed.detach().permute(0, 3, 1, 2), (image_size[0] // 16, image_size[1] // 16)
+        if table.shape[2:] != grid:
+            table = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
         self.encoder.pos_embed = nn.Parameter(table.permute(0, 2, 3, 1))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ softmax(q.k / sqrt(D) + q.R_row + q.R_col) v has two exact forms here that need 
   whole sum, and PyTorch's fused attention applies, forward and backward, on every device. It multiplies heads of
   D + a + b channels instead of D.
 - by rows: the scores of some rows of queries at a time, few enough for the processor's cache. It multiplies heads of D
-  channels, so it is the faster one on a CPU where a + b > D (SAM's global blocks from 512 pixels up: measured in
-  docs/encoder.md), but keeping its scores for a backward pass would cost the memory that it saves.
+  channels, so it is the faster one on a CPU where a + b > D (the global blocks of SAM's ViT-B above 512 pixels), but
+  keeping its scores for a backward pass would cost the memory that it saves.
 
 Relative positions are decomposed as in MViTv2 (Li et al., arXiv 2112.01526) and "Segment Anything" (Kirillov et al.,
 arXiv 2304.02643). Letters: B batch; h w token grid; C width; N heads; D = C/N; G windows; a b rows and columns of a
@@ -69,7 +69,7 @@ class Attention(nn.Module):
         q, k, v = windows.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 4, 1, 2, 5).unbind(0)  # (G, N, a, b, D)
         row_bias = torch.einsum("gnabd,acd->gnabc", q, relative_table(self.rel_pos_h, a).to(q.dtype))
         column_bias = torch.einsum("gnabd,bcd->gnabc", q, relative_table(self.rel_pos_w, b).to(q.dtype))
-        if is_faster_by_rows(q):
+        if is_faster_by_rows(q) and not (is_recorded(q) or is_recorded(row_bias) or is_recorded(column_bias)):
             mixed = attend_by_rows(self.scale * q, k, v, row_bias, column_bias)
         else:
             mixed = attend_folded(self.scale * q, k, v, row_bias, column_bias)
@@ -123,17 +123,17 @@ def attend_by_rows(query: Tensor, key: Tensor, value: Tensor, row_bias: Tensor, 
 
 
 def is_faster_by_rows(query: Tensor) -> bool:
-    """Say whether `attend_by_rows` is to be taken for queries (G, N, a, b, D).
-
-    Not where a graph is recorded, for autograd or for an export: its loop would become part of it.
-    """
-    if torch.jit.is_scripting():
-        is_recorded = query.requires_grad
-    else:
-        is_recorded = query.requires_grad or torch.jit.is_tracing() or torch.compiler.is_compiling()
+    """Say whether `attend_by_rows` is faster than `attend_folded` for queries (G, N, a, b, D)."""
     is_full_precision = query.dtype == torch.float32 or query.dtype == torch.float64
     is_wide = query.shape[2] + query.shape[3] > query.shape[4]
-    return query.device.type == "cpu" and is_full_precision and is_wide and not is_recorded
+    return query.device.type == "cpu" and is_full_precision and is_wide
+
+
+def is_recorded(x: Tensor) -> bool:
+    """Say whether what is done to a tensor is recorded, for autograd or an export, with every turn of a loop."""
+    if torch.jit.is_scripting():
+        return x.requires_grad
+    return x.requires_grad or torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def relative_table(rel_pos: Tensor, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.network import unwrapped
 from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
 from icmoe_monai.trunk import describe_trunk, has_frozen_trunk
 
@@ -36,7 +37,7 @@ def trained_state(network: nn.Module) -> dict[str, Tensor]:
 def save_weights(
     network: nn.Module, path: str | Path, *, whole: bool = False, trunk_source: str | Path | None = None
 ) -> None:
-    """Write a network's weights.
+    """Write what was trained of a network: without its encoder if that is frozen, unless the `whole` is asked for.
 
     Args:
         network: The network.
@@ -47,6 +48,7 @@ def save_weights(
     Raises:
         InputError: If the file cannot be written.
     """
+    network = unwrapped(network)
     state = network.state_dict() if whole else trained_state(network)
     trunk = {} if whole or not has_frozen_trunk(network) else describe_trunk(network, trunk_source)
     if Path(path).suffix == ".safetensors":
@@ -65,7 +67,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     Raises:
         InputError: If the file cannot be read, or does not fit the network or its encoder.
     """
-    _load(network, read_weights(path), path)
+    _load_network(network, read_weights(path), path)
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
@@ -76,7 +78,8 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     return {MODEL: content, TRUNK: trunk} if trunk else content
 
 
-def _load(network: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+def _load_network(network: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+    network = unwrapped(network)
     state, trunk = content.get(MODEL, content), content.get(TRUNK)
     if trunk:
         _check_trunk(network, trunk, path)
@@ -151,7 +154,7 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
             InputError: If the file cannot be read or does not fit, or its training is already at its end.
         """
         content = read_weights(self.load_path)
-        _load(self.load_dict[MODEL], content, self.load_path)
+        _load_network(self.load_dict[MODEL], content, self.load_path)
         others = [key for key in self.load_dict if key != MODEL and key in content]
         for key in others:
             self._load(self.load_dict[key], content[key])

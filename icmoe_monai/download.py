@@ -52,7 +52,7 @@ class OfficialWeights(NamedTuple):
 
 
 # SAM (Apache-2.0): Meta's file names carry the first six digits of the MD5; the SHA-256 are as published by projects
-# that check them (micro-sam among them). MedSAM (CC-BY-4.0/Apache, as on Zenodo): the MD5 is Zenodo's.
+# that check them (micro-sam among them). MedSAM (CC-BY-4.0): the MD5 is Zenodo's.
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 OFFICIAL_WEIGHTS = {
     "sam_vit_b": OfficialWeights(
@@ -135,6 +135,7 @@ def download(official: OfficialWeights, path: Path) -> None:
     try:
         if not path.exists():  # else no lock: a cache that may only be read serves too
             path.parent.mkdir(parents=True, exist_ok=True)
+            _logger.info("%s is not there: downloading it, or waiting for another process that does.", path)
             with FileLock(f"{path}.lock"):
                 if not path.exists():  # else another process was first
                     _download(official, path)

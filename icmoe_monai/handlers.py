@@ -26,7 +26,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.network import unwrapped
 from icmoe_monai.tensor_files import save_checkpoint
-from icmoe_monai.trunk import describe_trunk, has_frozen_trunk
+from icmoe_monai.trunk import TrunkChangedError, describe_trunk, has_frozen_trunk
 
 
 class BestCheckpoint:
@@ -80,7 +80,7 @@ class LastCheckpoint:
     """Keep the whole state of the training after every epoch, and when it is stopped; attach to the trainer.
 
     A training stopped by `NotFiniteError` keeps the file of its last epoch: the weights may still be good, but
-    statistics that a forward pass moves no longer are.
+    statistics that a forward pass moves no longer are. So does one stopped by `TrunkChangedError`.
 
     Stands before handlers that raise a caught exception again (MONAI's StatsHandler): ignite calls no other after them.
 
@@ -112,7 +112,7 @@ class LastCheckpoint:
 
     def save_and_raise(self, engine: Engine, error: BaseException) -> None:
         """Save, unless nothing was trained yet, and let the exception go on; ignite calls this twice for one."""
-        is_sound = not isinstance(error, NotFiniteError)
+        is_sound = not isinstance(error, (NotFiniteError, TrunkChangedError))
         is_past_start = engine.state.output is not None  # before that a checkpoint may still be loading
         if is_sound and is_past_start and error is not self.error:
             self.error = error

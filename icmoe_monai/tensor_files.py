@@ -21,11 +21,13 @@ from icmoe_monai.files import write_atomically
 _ZIP = b"PK\x03\x04"
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint (torch or safetensors, by its content) on the CPU, mapped into memory where it can be.
+def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint (torch or safetensors, by its content) on the CPU.
 
     Args:
         path: The file.
+        mapped: Map it into memory where that can be done: for large files of which a part is copied and the rest
+            dropped at once, since tensors that are kept would change with the file.
 
     Returns:
         What the file holds, a dict.
@@ -40,7 +42,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             head = file.read(1024)
-        content = _load(path, head)
+        content = _load(path, head, mapped)
     except Exception as error:  # torch.load raises a dozen types, by where the file is broken
         reason, remedy = _explain(path, head, error)
         raise InputError(f"{path} cannot be read as a checkpoint ({reason}): {remedy}.") from error
@@ -109,13 +111,13 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, *, metadata: M
     write_atomically(path, write)
 
 
-def _load(path: Path, head: bytes) -> Any:
+def _load(path: Path, head: bytes, mapped: bool) -> Any:
     if _is_safetensors(head):
         return safetensors.torch.load_file(path)
     is_misnamed = path.suffix == ".safetensors"  # torch.load goes by that name, unless it is given an open file
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's word on other pickles and on TorchScript archives
-        can_map = head.startswith(_ZIP) and not is_misnamed
+        can_map = mapped and head.startswith(_ZIP) and not is_misnamed
         return torch.load(file if is_misnamed else path, map_location="cpu", weights_only=True, mmap=can_map)
 
 

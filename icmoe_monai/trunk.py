@@ -47,8 +47,12 @@ class PretrainedTrunk:
         self.logger.info(f"Loaded the encoder ({million:.1f} million weights) from {self.source}; it {fate}.")
 
 
+class TrunkChangedError(RuntimeError):
+    """A frozen encoder is not what it was; what was trained on it fits no encoder that there is a file of."""
+
+
 class UntouchedTrunk:
-    """Prove that a training has left the frozen encoder as it was, bit for bit.
+    """Prove that a training leaves the frozen encoder as it was, bit for bit; stands before handlers that save.
 
     Args:
         network: The whole network. With an encoder that is trained there is nothing to prove.
@@ -60,10 +64,11 @@ class UntouchedTrunk:
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
-        """Compare fingerprints of before the first step, when all weights are loaded, and after the last."""
+        """Compare the fingerprint of before the first step, when all weights are loaded, with that of every epoch."""
         engine.add_event_handler(Events.STARTED, self.forget)
         engine.add_event_handler(Events.EPOCH_STARTED, self.note)
-        engine.add_event_handler(Events.COMPLETED, self.compare)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.compare)
+        engine.add_event_handler(Events.COMPLETED, self.tell)
 
     def forget(self, engine: Engine) -> None:
         """Forget the fingerprint of an earlier run."""
@@ -79,14 +84,20 @@ class UntouchedTrunk:
         """Compare.
 
         Raises:
-            RuntimeError: If a weight of the encoder has changed.
+            TrunkChangedError: If a weight of the encoder has changed.
         """
         if not self.fingerprint:
             return
         found = trunk_fingerprint(unwrapped(self.network).encoder)
         if found != self.fingerprint:
-            raise RuntimeError(f"The frozen encoder has changed: {self.fingerprint} before, {found} after training.")
-        self.logger.info(f"The encoder is untouched by this training: fingerprint {found}.")
+            raise TrunkChangedError(
+                f"The frozen encoder has changed: {self.fingerprint} before, {found} after training."
+            )
+
+    def tell(self, engine: Engine) -> None:
+        """Say that nothing has changed."""
+        if self.fingerprint:
+            self.logger.info(f"The encoder is untouched by this training: fingerprint {self.fingerprint}.")
 
 
 def has_frozen_trunk(network: nn.Module) -> bool:

@@ -56,7 +56,7 @@ def read_sam_weights(source: str | Path) -> dict[str, Tensor]:
         InputError: If the file cannot be read, holds no SAM encoder, or holds parts that are not SAM's.
     """
     path = find_file(source)
-    state = _unwrap(read_checkpoint(path))
+    state = _unwrap(read_checkpoint(path, mapped=True))
     prefix = _find_prefix(state, path)
     others = [name for name in state if not name.startswith((prefix, *_LAYOUTS[prefix]))]
     if others:
@@ -70,9 +70,9 @@ def read_sam_weights(source: str | Path) -> dict[str, Tensor]:
     ]
     if no_weights:
         raise InputError(f"{path} holds no tensor of floats as {name_some(no_weights)}: give SAM's own file.")
-    if prefix == _HUGGING_FACE:
-        return from_hugging_face(weights)
-    return {name.removeprefix(prefix): value for name, value in weights.items()}
+    weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    is_hugging_face = any(name.startswith("layers.") for name in weights)  # with or without its prefix
+    return from_hugging_face({_HUGGING_FACE + name: weights[name] for name in weights}) if is_hugging_face else weights
 
 
 def to_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,7 +104,14 @@ def from_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def find_file(source: str | Path) -> Path:
-    """Return the file of official weights, of a Hugging Face model's folder, or the file itself."""
+    """Find the file of a foundation encoder's weights; official ones are downloaded if they are not in the cache.
+
+    Args:
+        source: A name of `OFFICIAL_WEIGHTS`, a file, or the folder of a Hugging Face model.
+
+    Raises:
+        InputError: If there is no such file, or the download fails.
+    """
     if isinstance(source, str) and source in OFFICIAL_WEIGHTS:
         return fetch_official(source)
     path = Path(source)

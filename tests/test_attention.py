@@ -7,7 +7,7 @@ import torch
 from modes import randomise
 from torch import Tensor
 
-from icmoe_monai.attention import Attention, attend_by_rows, attend_folded, is_faster_by_rows
+from icmoe_monai.attention import Attention, attend_by_rows, attend_folded, is_faster_by_rows, is_recorded
 
 
 def parts(a: int, b: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -73,13 +73,32 @@ def test_rows_that_do_not_divide_the_grid_are_all_attended() -> None:
     torch.testing.assert_close(by_rows, attend_folded(query, key, value, row_bias, column_bias), rtol=0, atol=1e-5)
 
 
-def test_rows_are_taken_where_they_are_faster_and_nothing_is_recorded() -> None:
+def test_rows_are_faster_on_a_cpu_for_long_grids_and_narrow_heads() -> None:
     wide, narrow = torch.zeros(1, 1, 3, 2, 4), torch.zeros(1, 1, 2, 2, 4)
     assert is_faster_by_rows(wide)
     assert not is_faster_by_rows(narrow)
     assert not is_faster_by_rows(wide.bfloat16())
-    assert not is_faster_by_rows(wide.requires_grad_())
+    assert is_faster_by_rows(wide)
     assert not is_faster_by_rows(torch.zeros(1, 1, 3, 2, 4, device="meta"))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_recording_is_seen() -> None:
+    x = torch.zeros(1)
+    assert not is_recorded(x)
+    assert is_recorded(x.requires_grad_())
+    seen = []
+    torch.jit.trace(lambda x: (seen.append(is_recorded(x)), x + 1)[1], torch.zeros(1))
+    assert seen[0]
+
+
+def test_tables_alone_can_be_trained() -> None:
+    """The query asks for no gradient, but what the tables add to its scores does."""
+    attention = Attention(width=8, num_heads=2, window_size=0, table_size=6).requires_grad_(False)
+    randomise(attention)
+    attention.rel_pos_h.requires_grad_()
+    attention(torch.randn(1, 6, 6, 8)).square().sum().backward()
+    assert attention.rel_pos_h.grad.abs().max() > 0
 
 
 def test_gradients_are_those_of_the_equation() -> None:

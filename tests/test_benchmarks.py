@@ -47,7 +47,7 @@ def test_time_is_taken_in_turns_after_a_warm_up():
     calls = []
     rows = time_in_turn({"a": lambda: calls.append("a"), "b": lambda: (calls.append("b"), time.sleep(0.01))}, 3, "cpu")
     assert calls == ["a", "b"] + ["a", "b"] * 3
-    assert rows["b"]["seconds"] >= 0.01 > rows["a"]["seconds"]
+    assert rows["b"]["seconds"] >= 0.01
     assert len(rows["a"]["all_seconds"]) == 3
 
 

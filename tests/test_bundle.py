@@ -514,3 +514,10 @@ def test_a_whole_model_of_a_frozen_trunk_segments_without_it(dataset, adapted, t
     masks = [sorted((tmp_path / name / "masks").glob("**/*.png")) for name in ("whole", "parts")]
     assert len(masks[0]) == len(masks[1]) > 0
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*masks, strict=True))
+
+
+def test_a_missing_trunk_is_told_before_anything_is_cached(dataset, tmp_path, caplog):
+    flow = workflow(TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path), **SHORT, pretrained="sam_vit_c")
+    assert_refused(flow, r"no weights at sam_vit_c: name a file, .* or one of sam_vit_b, sam_vit_l")
+    assert "Loading dataset" not in caplog.text
+    assert not (tmp_path / "tensorboard").exists()

@@ -3,7 +3,7 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from icmoe_monai.checkpoint import CheckpointLoader, check_state, load_weights, save_weights
+from icmoe_monai.checkpoint import CheckpointLoader, check_state, load_weights, save_weights, trained_state
 from icmoe_monai.errors import InputError
 from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.network import ICMoE
@@ -129,6 +129,14 @@ def test_experts_are_refused_by_another_trunk(name, tmp_path):
     with pytest.raises(InputError, match=sentence):
         load_weights(other, tmp_path / name)
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
+def test_a_network_of_several_processes_is_written_and_read_by_what_it_wraps(tmp_path):
+    wrapper = nn.ModuleDict({"module": ICMoE(**FROZEN)})
+    wrapper.module = wrapper["module"]
+    save_weights(wrapper, tmp_path / "experts.pt")
+    assert read_checkpoint(tmp_path / "experts.pt")["model"].keys() == trained_state(wrapper.module).keys()
+    load_weights(wrapper, tmp_path / "experts.pt")
 
 
 def test_experts_of_other_settings_are_refused_on_their_trunk(tmp_path):

@@ -29,3 +29,36 @@ def test_tables_are_those_of_the_files(name):
     text = (DOCS / "results.md").read_text()
     for row in rows_of_training(name) + rows_of_test(name):
         assert row in text, row
+
+
+def rows_of_encoders(name: str) -> list[str]:
+    rows = []
+    for setting, encoders in json.loads((DOCS / "results" / f"{name}.json").read_text())["results"].items():
+        peer = encoders["explicit bias"]
+        for encoder, row in encoders.items():
+            if "seconds" in row:
+                ratios = [row[key] / peer[key] for key in ("seconds", "peak_mb")]
+                rows.append(
+                    f"| {setting} | {encoder} | {row['seconds']:.2f} | {row['peak_mb']:.0f} | {ratios[0]:.2f} | "
+                    f"{ratios[1]:.2f} | {row['largest_difference']:.0e} |"
+                )
+    return rows
+
+
+def rows_of_the_network() -> list[str]:
+    content = json.loads((DOCS / "results" / "network.json").read_text())
+    encoder, full = content["inference"]["its encoder"], content["training"]["full fine-tuning"]
+    return [
+        f"| {name} | {row['seconds']:.2f} | {row['seconds'] / encoder['seconds']:.2f} |"
+        for name, row in content["inference"].items()
+    ] + [
+        f"| {name} | {row['trained_parameters'] / 1e6:.1f} | {row['seconds']:.1f} | {row['peak_mb']:.0f} | "
+        f"{row['peak_mb'] / full['peak_mb']:.2f} |"
+        for name, row in content["training"].items()
+    ]
+
+
+def test_the_tables_of_cost_are_those_of_the_files():
+    text = (DOCS / "encoder.md").read_text()
+    for row in rows_of_encoders("encoder") + rows_of_encoders("encoder_bfloat16") + rows_of_the_network():
+        assert row in text, row

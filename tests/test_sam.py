@@ -15,7 +15,7 @@ jit = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore
 
 def small_encoder() -> SamImageEncoder:
     encoder = SamImageEncoder(
-        image_size=64, width=16, depth=2, num_heads=2, window_size=3, global_blocks=(1,), neck_channels=8
+        image_size=64, width=16, depth=2, num_heads=4, window_size=3, global_blocks=(1,), neck_channels=8
     )
     randomise(encoder, std=0.2)
     return encoder.eval()
@@ -84,6 +84,13 @@ def test_trunk_and_tail_make_the_whole() -> None:
     assert torch.equal(encoder.tail(encoder.trunk(image, 1), 1), encoder(image))
 
 
+def test_a_band_of_windows_at_a_time_changes_nothing() -> None:
+    block = small_encoder().blocks[0]
+    tokens = torch.randn(2, 10, 7, 16)  # windows of 3: bands of 3, 3, 3 and 1 rows
+    with torch.no_grad():
+        torch.testing.assert_close(block(tokens), block.transform(tokens), rtol=0, atol=1e-5)
+
+
 def test_images_of_a_batch_do_not_mix() -> None:
     encoder = small_encoder()
     image = torch.randn(3, 3, 64, 48)
@@ -100,6 +107,7 @@ def test_eager_trace_and_script_agree(size: tuple[int, int]) -> None:
         assert eager.std() > 0.1
         traced = torch.jit.trace(encoder, image, check_trace=False)
         torch.testing.assert_close(traced(image), eager, rtol=0, atol=1e-6)
+        torch.testing.assert_close(traced(image.repeat(3, 1, 1, 1))[2:], eager, rtol=0, atol=1e-5)
         torch.testing.assert_close(torch.jit.script(encoder)(image), eager, rtol=0, atol=1e-6)
 
 

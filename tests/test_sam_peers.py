@@ -11,15 +11,13 @@ import pytest
 import torch
 from modes import randomise
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from icmoe_monai.network import ICMoE
 from icmoe_monai.sam import LayerNorm2d, SamImageEncoder, build_sam_encoder
 from icmoe_monai.weight_formats import to_hugging_face
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-from transformers import SamVisionConfig
-from transformers.models.sam.modeling_sam import SamVisionEncoder
+from benchmarks.peers import HuggingFaceEncoder
 
 
 def small_encoder() -> SamImageEncoder:
@@ -42,43 +40,13 @@ def spread(encoder: SamImageEncoder) -> None:
                 parameter.normal_(std=parameter[0].numel() ** -0.5)
 
 
-def hugging_face(encoder: SamImageEncoder, height: int, width: int) -> nn.Module:
-    """Build transformers' encoder with the same weights, for one image size.
-
-    It knows square images only, and no other size than its tables': the position table comes resized by our own rule,
-    and the relative-position tables are resized by itself, as in SAM.
-    """
-    attention = encoder.blocks[0].attn
-    config = SamVisionConfig(
-        hidden_size=encoder.pos_embed.shape[-1],
-        num_hidden_layers=len(encoder.blocks),
-        num_attention_heads=attention.num_heads,
-        output_channels=encoder.neck[0].out_channels,
-        window_size=attention.window_size,
-        global_attn_indexes=[i for i, block in enumerate(encoder.blocks) if block.attn.window_size == 0],
-        image_size=encoder.pos_embed.shape[1] * 16,
-        mlp_dim=encoder.blocks[0].mlp.lin1.out_features,
-        attn_implementation="eager",
-    )
-    peer = SamVisionEncoder(config).eval()
-    state = {name.removeprefix("vision_encoder."): x for name, x in to_hugging_face(encoder.state_dict()).items()}
-    peer.load_state_dict(state)
-    peer.patch_embed.image_size = (height, width)
-    table = encoder.pos_embed.detach().permute(0, 3, 1, 2)
-    if table.shape[2:] != (height // 16, width // 16):
-        table = F.interpolate(table, size=(height // 16, width // 16), mode="bicubic", align_corners=False)
-    peer.pos_embed = nn.Parameter(table.permute(0, 2, 3, 1))
-    return peer
-
-
 def compare(encoder: SamImageEncoder, height: int, width: int) -> None:
     """Compare results and the gradients of the image and of every weight."""
     spread(encoder)
-    peer = hugging_face(encoder, height, width)
-    image, peer_image = torch.randn(2, 1, 3, height, width).unbind(0)
-    peer_image = image.clone().requires_grad_()
-    image.requires_grad_()
-    expected = peer(peer_image)[0]
+    peer = HuggingFaceEncoder(encoder, image_size=(height, width), attention="eager").eval()
+    image = torch.randn(1, 3, height, width, requires_grad=True)
+    peer_image = image.detach().clone().requires_grad_()
+    expected = peer(peer_image)
     assert 0.5 < expected.std() < 2
     assert expected.std(dim=(0, 2, 3)).min() > 0.05  # and it varies over the image in every channel
     with torch.no_grad():
@@ -100,7 +68,7 @@ def compare(encoder: SamImageEncoder, height: int, width: int) -> None:
 
 def _peer_name(name: str) -> str:
     (renamed,) = to_hugging_face({name: torch.zeros(1)})
-    return renamed.removeprefix("vision_encoder.")
+    return renamed.replace("vision_encoder.", "encoder.")
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 48), (256, 128)], ids=str)

@@ -82,8 +82,18 @@ def test_a_checkpoint_is_read_by_its_content(name, content, tmp_path):
 @pytest.mark.parametrize("content", [ZIP, SAFETENSORS], ids=["zip", "safetensors"])
 def test_what_is_done_to_mapped_weights_stays_out_of_the_file(content, tmp_path):
     (tmp_path / "a.pt").write_bytes(content)
-    read_checkpoint(tmp_path / "a.pt")["weight"].zero_()
+    read_checkpoint(tmp_path / "a.pt", mapped=True)["weight"].zero_()
     assert (tmp_path / "a.pt").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [ZIP, LEGACY], ids=["zip", "legacy"])
+def test_what_is_done_to_the_file_stays_out_of_weights_that_are_kept(content, tmp_path):
+    """An optimizer keeps what it loads, for the whole of a resumed training."""
+    (tmp_path / "last.pt").write_bytes(content)
+    kept = read_checkpoint(tmp_path / "last.pt")["weight"]
+    with (tmp_path / "last.pt").open("r+b") as file:
+        file.write(bytes(len(content)))
+    assert torch.equal(kept, STATE["weight"])
 
 
 @pytest.mark.parametrize(("name", "content", "sentence"), BROKEN, ids=[name for name, _, _ in BROKEN])

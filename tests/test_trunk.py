@@ -6,8 +6,10 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.network import ICMoE
-from icmoe_monai.trunk import PretrainedTrunk, UntouchedTrunk, describe_trunk, has_frozen_trunk
+from icmoe_monai.tensor_files import read_checkpoint
+from icmoe_monai.trunk import PretrainedTrunk, TrunkChangedError, UntouchedTrunk, describe_trunk, has_frozen_trunk
 from icmoe_monai.weights import save_sam_weights, trunk_fingerprint
 
 
@@ -70,8 +72,24 @@ def test_a_trunk_that_was_touched_is_an_error():
         with torch.no_grad():
             network.encoder.pos_embed[0, 0, 0, 0] += 1e-6
 
-    with pytest.raises(RuntimeError, match=r"frozen encoder has changed: [0-9a-f]{64} before, [0-9a-f]{64} after"):
+    with pytest.raises(TrunkChangedError, match=r"frozen encoder has changed: [0-9a-f]{64} before, [0-9a-f]{64} after"):
         run(network, touch)
+
+
+def test_nothing_is_saved_of_a_training_that_touched_the_trunk(tmp_path):
+    network = ICMoE()
+
+    def step(engine: Engine, batch: int) -> int:
+        if engine.state.epoch == 2:
+            network.encoder.requires_grad_(False).pos_embed.add_(1)
+        return 0
+
+    engine = Engine(step)
+    UntouchedTrunk(network).attach(engine)
+    LastCheckpoint(save_dict={"model": network}, path=str(tmp_path / "last.pt")).attach(engine)
+    with pytest.raises(TrunkChangedError):
+        engine.run([0], max_epochs=3)
+    assert read_checkpoint(tmp_path / "last.pt")["trainer"]["iteration"] == 1
 
 
 def test_weights_loaded_at_the_start_are_no_change():

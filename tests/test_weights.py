@@ -157,6 +157,9 @@ FORMATS: dict[str, Callable[[State], State]] = {
     "hugging-face": hugging_faces,
     "hugging-face-vision": to_hugging_face,
     "ours": ours,
+    "hugging-face-bare": lambda state: {
+        name.removeprefix("vision_encoder."): value for name, value in to_hugging_face(state).items()
+    },
     "bare": dict,
     "encoder-behind-its-prefix": lambda state: under("image_encoder.", state),
     "parallel": lambda state: under("module.", metas(state)),
