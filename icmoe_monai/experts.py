@@ -75,12 +75,12 @@ class SemanticExpert(nn.Module):
         self.updates = BlockUpdates(num_blocks=num_blocks, width=width, rank=rank)
 
     def gain(self, tokens: Tensor) -> Tensor:
-        """Return 1 for every token and rank, (1,).
+        """Return 1 for every token and rank, (B, h, w, 1).
 
         Args:
             tokens: Output t of the trunk, (B, h, w, C).
         """
-        return tokens.new_ones(1)
+        return torch.ones_like(tokens[..., :1])
 
 
 class AdaptiveExpert(nn.Module):

@@ -17,7 +17,7 @@ from icmoe_monai.decoder import DetailStem, ExpertDecoder, PyramidContext
 from icmoe_monai.errors import InputError
 from icmoe_monai.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
 from icmoe_monai.precision import at_least_float32
-from icmoe_monai.sam import BACKBONES, build_sam_encoder
+from icmoe_monai.sam import BACKBONES, bands, build_sam_encoder, join
 from icmoe_monai.voting import PixelVoting, VoteGate, to_probabilities
 
 EXPERTS = ("basic", "semantic", "adaptive")
@@ -182,11 +182,24 @@ class ICMoE(nn.Module):
             for i, block in enumerate(self.encoder.blocks):
                 if i >= self.split:
                     j = i - self.split
-                    normed = block.norm1(x)
-                    x = x + block.attn.attend(block.attn.project(normed) + expert.updates.qkv(j, normed, gain))
-                    normed = block.norm2(x)
-                    hidden = F.gelu(block.mlp.lin1(normed) + expert.updates.lin1(j, normed, gain))
-                    x = x + block.mlp.lin2(hidden) + expert.updates.lin2(j, hidden, gain)
+                    parts: list[Tensor] = []
+                    row = 0
+                    for band in bands(x, block.attn.window_size):
+                        g = gain[:, row : row + band.shape[1]]
+                        row += band.shape[1]
+                        normed = block.norm1(band)
+                        qkv = block.attn.project(normed) + expert.updates.qkv(j, normed, g)
+                        parts.append(band + block.attn.attend(qkv))
+                    x = join(parts)
+                    parts = []
+                    row = 0
+                    for band in bands(x, 16):
+                        g = gain[:, row : row + band.shape[1]]
+                        row += band.shape[1]
+                        normed = block.norm2(band)
+                        hidden = F.gelu(block.mlp.lin1(normed) + expert.updates.lin1(j, normed, g))
+                        parts.append(band + block.mlp.lin2(hidden) + expert.updates.lin2(j, hidden, g))
+                    x = join(parts)
             features.append(self.encoder.neck(x.permute(0, 3, 1, 2)))
         return self.communication(torch.stack(features, dim=1))
 

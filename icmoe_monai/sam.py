@@ -185,16 +185,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, h, w, C) to tokens of the same shape."""
-        if self.attn.window_size > 0 and x.device.type == "cpu" and not is_recorded(x):
-            # Windows do not see each other. A band of them at a time leaves intermediate results that fit the
-            # processor's cache and the memory just freed.
-            return torch.cat([self.transform(band) for band in x.split(self.attn.window_size, dim=1)], dim=1)
-        return self.transform(x)
-
-    def transform(self, x: Tensor) -> Tensor:
-        """Map all tokens at once."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = join([band + self.attn(self.norm1(band)) for band in bands(x, self.attn.window_size)])
+        return join([band + self.mlp(self.norm2(band)) for band in bands(x, 16)])
 
 
 class MLP(nn.Module):
@@ -250,6 +242,26 @@ def build_sam_encoder(backbone: str) -> SamImageEncoder:
     if backbone not in BACKBONES:
         raise InputError(f"backbone must be one of {', '.join(BACKBONES)}, got {backbone!r}.")
     return SamImageEncoder(**BACKBONES[backbone])
+
+
+def bands(x: Tensor, num_rows: int) -> list[Tensor]:
+    """Split tokens (B, h, w, C) into bands of rows where that is faster, else return them whole.
+
+    Windows do not see each other, nor do tokens in the MLP. On a CPU a band's intermediate results fit the cache, and
+    the memory that was just freed, if nothing keeps them for a backward pass.
+
+    Args:
+        x: Tokens.
+        num_rows: Rows of a band; 0 for none, all tokens see each other.
+    """
+    if num_rows > 0 and x.device.type == "cpu" and not is_recorded(x):
+        return list(x.split(num_rows, dim=1))
+    return [x]
+
+
+def join(parts: list[Tensor]) -> Tensor:
+    """Undo `bands`."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _initialise(encoder: SamImageEncoder) -> None:
