@@ -60,5 +60,5 @@ def rows_of_the_network() -> list[str]:
 
 def test_the_tables_of_cost_are_those_of_the_files():
     text = (DOCS / "encoder.md").read_text()
-    for row in rows_of_encoders("encoder") + rows_of_encoders("encoder_bfloat16") + rows_of_the_network():
+    for row in rows_of_encoders("encoder") + rows_of_the_network():
         assert row in text, row
