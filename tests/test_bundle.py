@@ -444,6 +444,7 @@ def test_amp_trains_and_three_classes_train(dataset, tmp_path):
 def trunk(tmp_path_factory):
     """An encoder as Meta writes it: in the whole of SAM, behind a prefix."""
     path = tmp_path_factory.mktemp("trunk") / "sam_vit_t_012345.pth"
+    torch.manual_seed(7)  # not the weights that a network of the same seed starts with
     state = {f"image_encoder.{name}": value for name, value in build_sam_encoder("vit_t").state_dict().items()}
     torch.save(state | {"mask_decoder.iou_token.weight": torch.ones(1)}, path)
     return path
@@ -496,6 +497,7 @@ def test_experts_resume_evaluate_and_segment_on_their_trunk(dataset, adapted, tr
 def test_experts_are_refused_without_their_trunk(pretrained, dataset, adapted, trunk, tmp_path):
     if pretrained is not None:
         pretrained = str(tmp_path / pretrained)
+        torch.manual_seed(8)
         save_sam_weights(build_sam_encoder("vit_t"), pretrained)
     flow = workflow(INFERENCE, "infer", dataset_dir=str(dataset / "images"), pretrained=pretrained,
                     output_dir=str(tmp_path / "out"), checkpoint=str(adapted / "best.pt"), **SMALL)  # fmt: skip
