@@ -382,7 +382,10 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(dataset, tmp_path):
         "--image_size", "64", "--batch_size", "4", "--min_steps", "1", "--max_epochs", "500",
         "--num_workers", "0", "--device", "cpu",
     )  # fmt: skip
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )  # fmt: skip
     deadline = time.monotonic() + 200
     while not (tmp_path / "out" / "last.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.2)

@@ -126,6 +126,7 @@ def test_fresh_download_is_verified_and_made_once(
         assert fetch_official("toy") == path
     assert_complete(path)
     told = [
+        f"{path} is not there: downloading it, or waiting for another process that does.",
         f"Downloading {server.url} to {path}, 0 of 300000 bytes are there.",
         f"{path} is complete and verified.",
     ]
