@@ -1,8 +1,9 @@
 """From features to pixels: one small decoder per expert, each seeing something that the others do not.
 
 Three like decoders over three like paths learn one function, and a vote among them is decoration (docs/method.md). So
-the basic expert's decoder sees the pretrained features alone, the semantic expert's also the whole image's context, and
-the adaptive expert's also the image's fine detail. Only the abstract of IC-MoE was available: this is our construction.
+the basic expert's decoder sees the pretrained features, the semantic expert's also the whole image's context, and the
+adaptive expert's also the image's finest detail; borders at stride 4 all of them see, for an expert that cannot draw
+them has nothing to vote for. Only the abstract of IC-MoE was available: this is our construction.
 
 Letters: B batch; C channels; H W image; h w = H/16, W/16; K output channels.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+DETAIL_CHANNELS = (32, 16)  # of the detail maps at stride 4 and 2
 
 
 class ExpertDecoder(nn.Module):
@@ -58,7 +61,7 @@ class ExpertDecoder(nn.Module):
 
         Args:
             features: Feature map, (B, C, h, w).
-            details: Detail maps at stride 4 and 2 as `DetailStem` returns them, or an empty list.
+            details: Detail maps at stride 4 and 2 as `DetailStem` returns them, the first of them, or none.
 
         Returns:
             Decoder features at stride 4, (B, width, H/4, W/4), and logits, (B, K, H, W).
@@ -99,7 +102,7 @@ class DetailStem(nn.Module):
         channels: Channels at stride 4 and at stride 2.
     """
 
-    def __init__(self, *, channels: tuple[int, int] = (32, 16)) -> None:
+    def __init__(self, *, channels: tuple[int, int] = DETAIL_CHANNELS) -> None:
         super().__init__()
         self.channels = channels
         at4, at2 = channels

@@ -1,5 +1,7 @@
 """Scores of every case and method, and what they amount to: `cases.csv`, `summary.json` and a table in the log.
 
+How long the network took is in `timing.json`: an evaluation repeated gives the other two bit for bit.
+
 The values are MONAI's; where it has none, ours, chosen so that a failure never improves a number:
 
 - label and prediction empty: DSC = IoU = precision = recall = 1 and HD95 = 0;
@@ -27,14 +29,19 @@ import io
 import logging
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import ignite.distributed as idist
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from monai.engines.workflow import Workflow
 from monai.metrics.confusion_matrix import compute_confusion_matrix_metric, get_confusion_matrix
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.meandice import compute_dice
@@ -80,6 +87,9 @@ class CaseMetrics:
     and, for K>1, the same by class under `classes`; `voting_gain`, the voted DSC minus that of the best single expert
     (best on average; every bootstrap sample chooses its own); `voted_minus_mean_vote`; `votes`, the means of
     `vote_statistics`; `settings`.
+
+    `timing.json`, from MONAI's engines: `inference_seconds`, the median over the iterations of the time from a case
+    that is read to its voted prediction, windows and all, before it is brought to the label's size.
 
     Args:
         output_dir: Folder of the two files; made if it is not there.
@@ -127,6 +137,8 @@ class CaseMetrics:
         self._names: list[str] = []
         self._scores: dict[str, list[list[MaskScores]]] = {}  # method -> cases -> foreground classes
         self._votes: list[dict[str, float]] = []
+        self._start = 0.0
+        self._seconds: list[float] = []
 
     def attach(self, engine: Engine) -> None:
         """Register the handler.
@@ -135,6 +147,9 @@ class CaseMetrics:
             engine: Evaluator whose output is decollated.
         """
         engine.add_event_handler(Events.EPOCH_STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.iteration_started)
+        if isinstance(engine, Workflow):
+            engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.forward_completed)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
 
@@ -146,6 +161,17 @@ class CaseMetrics:
         write_json(trial, self.settings)
         trial.unlink()
         self._names, self._scores, self._votes = [], {method: [] for method in self.methods}, []
+        self._seconds = []
+
+    def iteration_started(self, engine: Engine) -> None:
+        """Start the time of one iteration."""
+        self._start = time.perf_counter()
+
+    def forward_completed(self, engine: Engine) -> None:
+        """Note how long the network took."""
+        if torch.cuda.is_initialized():  # which returns before it has finished
+            torch.cuda.synchronize()
+        self._seconds.append(time.perf_counter() - self._start)
 
     def iteration_completed(self, engine: Engine) -> None:
         """Score the cases of one iteration."""
@@ -174,6 +200,8 @@ class CaseMetrics:
         table = self._csv().encode("utf-8", errors="backslashreplace")
         write_atomically(self.output_dir / "cases.csv", lambda temporary: temporary.write_bytes(table))
         write_json(self.output_dir / "summary.json", summary)
+        if self._seconds:
+            write_json(self.output_dir / "timing.json", {"inference_seconds": round(median(self._seconds), 5)})
         logging.getLogger(__name__).info("%s", _table(summary))
 
     def _summary(self, cases: list[list[MaskScores]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import csv
 import io
 import logging
 import math
+import statistics
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -190,6 +191,10 @@ class EarlyStop:
 class MetricsCsv:
     """Write one row per epoch: loss, learning rate, seconds, and every metric of the validation.
 
+    `seconds` are the epoch's, the reading of images and the validation included; `step_seconds` the median of its
+    steps', from a batch that is read to weights that are changed; `peak_mb` the most memory that the process has held
+    so far (on Linux), and `peak_gpu_mb` the most that was allocated on the GPU, if one is used.
+
     A resumed training keeps the rows of the epochs before it.
 
     Args:
@@ -204,13 +209,16 @@ class MetricsCsv:
         self.optimizer = optimizer
         self.rows: list[dict[str, Any]] = []
         self.losses: list[float] = []
-        self.start = 0.0
+        self.steps: list[float] = []
+        self.start = self.step_start = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Act on a MONAI trainer; stands after the handler that validates."""
         engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.iteration_started)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.loss_completed)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
     def started(self, engine: Engine) -> None:
@@ -222,11 +230,19 @@ class MetricsCsv:
 
     def epoch_started(self, engine: Engine) -> None:
         """Start a row."""
-        self.losses, self.start = [], time.perf_counter()
+        self.losses, self.steps, self.start = [], [], time.perf_counter()
+
+    def iteration_started(self, engine: Engine) -> None:
+        """Start a step's time."""
+        self.step_start = time.perf_counter()
 
     def loss_completed(self, engine: Engine) -> None:
         """Note the loss of an iteration."""
         self.losses.append(_loss(engine))
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Note a step's time; a GPU has finished all of it but the optimizer's part, since the loss was read."""
+        self.steps.append(time.perf_counter() - self.step_start)
 
     def epoch_completed(self, engine: Engine) -> None:
         """Write all rows."""
@@ -236,6 +252,8 @@ class MetricsCsv:
             "train_loss": f"{sum(self.losses) / max(len(self.losses), 1):.6g}",
             "learning_rate": f"{self.optimizer.param_groups[0]['lr']:.6g}",
             "seconds": f"{time.perf_counter() - self.start:.2f}",
+            "step_seconds": f"{statistics.median(self.steps or [0]):.5f}",
+            **_peak_memory(),
         }
         if self.evaluator.state.epoch == engine.state.epoch:  # else this epoch was not validated
             row |= {name: f"{float(value):.6g}" for name, value in self.evaluator.state.metrics.items()}
@@ -266,6 +284,18 @@ class Progress:
 def _loss(engine: Engine) -> float:
     """Return the loss of the running iteration."""
     return float(cast(dict, engine.state.output)["loss"].detach())
+
+
+def _peak_memory() -> dict[str, str]:
+    """Return the most memory held so far, in MB."""
+    peak = {}
+    status = Path("/proc/self/status")  # unlike getrusage's, its peak has no part of the process that started this one
+    for line in status.read_text().splitlines() if status.is_file() else []:
+        if line.startswith("VmHWM:"):
+            peak["peak_mb"] = f"{1024 * int(line.split()[1]) / 1e6:.1f}"
+    if torch.cuda.is_initialized():
+        peak["peak_gpu_mb"] = f"{torch.cuda.max_memory_allocated() / 1e6:.1f}"
+    return peak
 
 
 def _loss_of(output: Any) -> dict[str, float]:

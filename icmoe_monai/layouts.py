@@ -1,9 +1,9 @@
 """Which images, masks and splits a dataset folder holds, by its layout.
 
-Plain: `images/STEM.*`, `masks/STEM.*` and, if wanted, `splits.json`. And three archives as they are downloaded: ISIC
-2017 and 2018 (dermoscopy), BUSI (breast ultrasound), GlaS/Warwick-QU (histology). A reader of a layout returns the
-splits that the set itself names; `splits.cut_missing_splits` makes the others. Problems are collected, not raised, so
-that a user hears of all of them at once.
+Plain: `images/STEM.*`, `masks/STEM.*` and, if wanted, `splits.json`, whose lists a `protocol.json` locks. And three
+archives as they are downloaded: ISIC 2017 and 2018 (dermoscopy), BUSI (breast ultrasound), GlaS/Warwick-QU (histology).
+A reader of a layout returns the splits that the set itself names; `splits.cut_missing_splits` makes the others.
+Problems are collected, not raised, so that a user hears of all of them at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.reading import SUFFIXES
-from icmoe_monai.splits import Case, read_splits
+from icmoe_monai.splits import Case, find_lock_problems, read_splits
 
 LAYOUTS = (
     "images/ and masks/ with equal names; the ISIC 2017 or 2018 archives; BUSI's benign/, malignant/ and normal/; "
@@ -93,8 +93,10 @@ def _read_plain(home: str) -> Found:
     masks = _by_stem(_pictures(mask_folder), problems) if os.path.isdir(mask_folder) else {}
     listing = os.path.join(home, "splits.json")
     if not os.path.exists(listing):
+        problems += find_lock_problems(home, {})
         return Found("plain", {"train": _pair(images, masks, problems)}, problems)
     stems = read_splits(listing, images, problems)
+    problems += find_lock_problems(home, stems) if not problems else []
     labelled = {stem for split, listed in stems.items() if split != "unlabelled" for stem in listed}
     unlabelled = set(stems["unlabelled"]) - labelled
     wanted = {stem: path for stem, path in images.items() if stem in labelled or stem in masks}

@@ -148,32 +148,23 @@ class WeightedDiceCELoss(nn.Module):
 
 
 class PixelWeights(nn.Module):
-    """Give each expert the pixels it is for, so that the experts differ.
+    """Give the adaptive expert the pixels that are hard for the others, so that the experts differ.
 
-    The basic expert takes all pixels alike; the semantic expert all classes alike (weight 1 / share of the class in the
-    batch, bounded); the adaptive expert the pixels where the other experts are wrong or unsure (1 + emphasis times
-    their mean probability of a wrong class). Weights carry no gradient.
+    A pixel's weight is 1 + emphasis times the others' mean probability of a wrong class, over the mean of that within
+    the pixel's class: the classes weigh what they weigh for the others, so that one half stays the place to cut. The
+    basic and the semantic expert take all pixels alike. Weights carry no gradient.
 
     Args:
         experts: Names of the experts, in the network's order.
         out_channels: K.
         emphasis: Weight of a pixel that all others get wrong, relative to one that all get right, minus 1.
-        max_class_weight: Bound on the weight of a rare class.
     """
 
-    def __init__(
-        self,
-        *,
-        experts: tuple[str, ...] | list[str],
-        out_channels: int,
-        emphasis: float = 4.0,
-        max_class_weight: float = 5.0,
-    ) -> None:
+    def __init__(self, *, experts: tuple[str, ...] | list[str], out_channels: int, emphasis: float = 4.0) -> None:
         super().__init__()
         self.experts = [name for name in EXPERTS if name in experts]
         self.num_classes = max(out_channels, 2)
         self.emphasis = emphasis
-        self.max_class_weight = max_class_weight
 
     @torch.no_grad()
     def forward(self, probabilities: Tensor, label: Tensor) -> Tensor:
@@ -184,16 +175,15 @@ class PixelWeights(nn.Module):
             label: Class map, (B, 1, H, W).
         """
         right = probability_of_label(probabilities, label)
-        weights = [torch.ones_like(right[:, 0]) for _ in self.experts]
-        for e, name in enumerate(self.experts):
-            if name == "semantic":
-                share = F.one_hot(label[:, 0].long(), self.num_classes).to(right.dtype).mean(dim=(0, 1, 2))
-                balanced = (1 / (self.num_classes * share).clamp_min(1e-6)).clamp_max(self.max_class_weight)
-                weights[e] = balanced[label[:, 0].long()]
-            elif name == "adaptive" and len(self.experts) > 1:
-                others = (right.sum(dim=1) - right[:, e]) / (right.shape[1] - 1)
-                weights[e] = 1 + self.emphasis * (1 - others)
-        return torch.stack(weights, dim=1)
+        weights = torch.ones_like(right)
+        if "adaptive" in self.experts and len(self.experts) > 1:
+            e = self.experts.index("adaptive")
+            others = (right.sum(dim=1) - right[:, e]) / (right.shape[1] - 1)
+            hardness = 1 + self.emphasis * (1 - others)
+            of_class = F.one_hot(label[:, 0].long(), self.num_classes).to(right.dtype)  # (B, H, W, C)
+            mean = torch.einsum("bhw,bhwc->c", hardness, of_class) / of_class.sum(dim=(0, 1, 2)).clamp_min(1)
+            weights[:, e] = hardness / (of_class @ mean)
+        return weights
 
 
 class VotingLoss(nn.Module):

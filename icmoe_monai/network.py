@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icmoe_monai.decoder import DetailStem, ExpertDecoder, PyramidContext
+from icmoe_monai.decoder import DETAIL_CHANNELS, DetailStem, ExpertDecoder, PyramidContext
 from icmoe_monai.errors import InputError
 from icmoe_monai.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
 from icmoe_monai.precision import at_least_float32
@@ -52,6 +52,7 @@ class ICMoE(nn.Module):
         rank: Rank of the experts' low-rank updates.
         num_updates: R: how many low-rank updates the adaptive expert mixes.
         communicate: Whether the experts attend to each other's features.
+        detailed: Which experts' decoders see the image's detail: at stride 4, the adaptive expert's also at stride 2.
         voting: One of `icmoe_monai.voting.STRATEGIES`.
         best_expert: Index of the expert that voting "best" returns.
         train_trunk: Train the encoder too (without pretrained weights there is nothing to keep).
@@ -78,6 +79,7 @@ class ICMoE(nn.Module):
         rank: int = 8,
         num_updates: int = 4,
         communicate: bool = True,
+        detailed: tuple[str, ...] | list[str] = EXPERTS,
         voting: str = "adaptive",
         best_expert: int = 0,
         train_trunk: bool = False,
@@ -105,9 +107,10 @@ class ICMoE(nn.Module):
             if communicate and adapted and len(self.expert_names) > 1
             else nn.Identity()
         )
-        self.detail = DetailStem() if "adaptive" in self.expert_names else None
+        self.detailed = [name for name in self.expert_names if name in detailed]
+        self.detail = DetailStem() if self.detailed else None
         self.decoders = nn.ModuleDict(
-            {name: _build_decoder(name, channels, out_channels, self.detail) for name in self.expert_names}
+            {name: _build_decoder(name, channels, out_channels, name in detailed) for name in self.expert_names}
         )
         self.embedding_channels = embedding_channels
         self.embed = nn.Conv2d(DECODER_WIDTH, embedding_channels, 1) if "semantic" in self.expert_names else None
@@ -208,18 +211,20 @@ class ICMoE(nn.Module):
 
         Args:
             features: Feature maps, (B, E, neck_channels, h, w).
-            image: Normalised RGB, (B, 3, H, W), for the adaptive expert's detail.
+            image: Normalised RGB, (B, 3, H, W), for its detail.
 
         Returns:
             Decoder features at stride 4, E maps (B, D, H/4, W/4), and expert logits, (B, E, K, H, W).
         """
         decoded: list[Tensor] = []
         logits: list[Tensor] = []
+        details: list[Tensor] = []
+        if self.detail is not None:
+            details = self.detail(image)
         for i, (name, decoder) in enumerate(self.decoders.items()):
-            details: list[Tensor] = []
-            if name == "adaptive" and self.detail is not None:
-                details = self.detail(image)
-            at4, expert_logits = decoder(features[:, i], details)
+            num_seen = 0 if name not in self.detailed else 2 if name == "adaptive" else 1
+            seen = details[:num_seen]
+            at4, expert_logits = decoder(features[:, i], seen)
             decoded.append(at4)
             logits.append(expert_logits)
         return decoded, torch.stack(logits, dim=1)
@@ -230,13 +235,14 @@ def unwrapped(part: Any) -> Any:
     return getattr(part, "module", part)
 
 
-def _build_decoder(name: str, channels: int, out_channels: int, detail: DetailStem | None) -> ExpertDecoder:
+def _build_decoder(name: str, channels: int, out_channels: int, detailed: bool) -> ExpertDecoder:
     """Build the decoder of one expert: what it sees besides its features is what makes it that expert."""
+    at4, at2 = DETAIL_CHANNELS
     return ExpertDecoder(
         in_channels=channels,
         out_channels=out_channels,
         width=DECODER_WIDTH,
-        detail_channels=detail.channels if name == "adaptive" and detail is not None else (0, 0),
+        detail_channels=(at4 if detailed else 0, at2 if detailed and name == "adaptive" else 0),
         context=PyramidContext(channels=channels) if name == "semantic" else None,
     )
 

@@ -1,10 +1,16 @@
-"""Training, validation and test cases: as a splits.json lists them, or cut by a seed."""
+"""Training, validation and test cases: as a splits.json lists them, or cut by a seed; and locked lists.
+
+A folder that `prepare` wrote has a protocol.json, which holds the checksum of each list of its splits.json. Lists that
+were changed since are a problem, so that two results on "the same" splits are.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Case = dict[str, Any]
@@ -52,16 +58,71 @@ def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> di
     return stems
 
 
-def cut_missing_splits(splits: dict[str, list[Case]], *, seed: int) -> dict[str, list[Case]]:
+def checksum(names: Iterable[str]) -> str:
+    """Return the SHA-256 of a list of names, whatever their order.
+
+    Args:
+        names: Stems; what is hashed are the sorted stems, each with a line end.
+
+    Example:
+        >>> checksum(["b", "a"])[:16]
+        '911169ddaaf146af'
+    """
+    return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
+
+
+def lock(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Return what a protocol.json says of its lists: number of cases and checksum of each.
+
+    Args:
+        splits: Stems by split.
+    """
+    return {split: {"cases": len(stems), "sha256": checksum(stems)} for split, stems in splits.items() if stems}
+
+
+def find_lock_problems(folder: str, splits: Mapping[str, Sequence[str]]) -> list[str]:
+    """Compare a folder's lists with its protocol.json.
+
+    Args:
+        folder: A plain dataset folder, with or without a protocol.json.
+        splits: The stems that its splits.json lists; none without one.
+
+    Returns:
+        A sentence, or nothing where nothing is locked or all is as it was.
+    """
+    path = os.path.join(folder, "protocol.json")
+    if not os.path.exists(path):
+        return []
+    try:
+        with open(path, encoding="utf-8") as file:
+            locked = dict(json.load(file)["splits"])
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        return [f"{path} is not what prepare wrote ({error!r}): prepare the set again, or remove it to use own lists."]
+    found = lock(splits)
+    changed = [split for split in SPLITS if locked.get(split) != found.get(split)]
+    if not changed:
+        return []
+    return [
+        f"The lists of {', '.join(changed)} in {os.path.join(folder, 'splits.json')} are not those that protocol.json "
+        "locks: prepare the set again, or remove protocol.json to use own lists."
+    ]
+
+
+def cut_missing_splits(
+    splits: dict[str, list[Case]], *, seed: int, groups: Mapping[str, str] | None = None
+) -> dict[str, list[Case]]:
     """Cut the splits that a set does not name from its training cases: 10 % for val, 20 % for test.
 
     Cases are ordered by a hash of seed and name, class by class, and taken at even steps: the same on every machine,
     and each class has its share. From three cases on no split is empty. Cases of one patient are not known to belong
-    together; where they are, write a splits.json.
+    together; where they are, give their groups or write a splits.json.
 
     Args:
         splits: Cases by split, "train" among them.
         seed: Another seed gives other splits.
+        groups: A name for cases that must stay together, by case name; a case without one is a group by itself. Whole
+            groups are then taken, in the order of a hash, while they fit into the share of their class, so that a split
+            can be smaller than its share, and empty if every group is larger.
 
     Example:
         >>> cases = [{"name": f"case_{i}"} for i in range(10)]
@@ -73,6 +134,9 @@ def cut_missing_splits(splits: dict[str, list[Case]], *, seed: int) -> dict[str,
     num_cases = len(train)
     cut: dict[str, list[Case]] = {}
     for split in reversed(missing):  # test first: it is the larger
+        if groups:
+            cut[split], train = _take_groups(train, SHARES[split] * num_cases / max(len(train), 1), seed, groups)
+            continue
         enough = num_cases > 2 or split == "val"
         num_taken = max(round(SHARES[split] * num_cases), 1 if enough else 0)
         cut[split], train = take_evenly(train, min(num_taken, max(len(train) - 1, 0)))
@@ -96,6 +160,29 @@ def take_evenly(items: Sequence[Any], num_taken: int) -> tuple[list[Any], list[A
     """
     taken = {(2 * i + 1) * len(items) // (2 * num_taken) for i in range(num_taken)}
     return [x for i, x in enumerate(items) if i in taken], [x for i, x in enumerate(items) if i not in taken]
+
+
+def _take_groups(
+    cases: Sequence[Case], share: float, seed: int, groups: Mapping[str, str]
+) -> tuple[list[Case], list[Case]]:
+    members: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        group = groups.get(case["name"])
+        members[f"case {case['name']}" if group is None else f"group {group}"].append(case)
+    of_class: dict[str, list[str]] = defaultdict(list)
+    for key in sorted(members, key=lambda key: _shuffle_key(key, seed)):
+        of_class[min(case.get("class", "") for case in members[key])].append(key)
+    taken: set[str] = set()
+    for keys in of_class.values():
+        left = round(share * sum(len(members[key]) for key in keys))
+        for key in keys:
+            if len(members[key]) <= left:
+                taken.add(key)
+                left -= len(members[key])
+    sides: tuple[list[Case], list[Case]] = ([], [])
+    for key, group_cases in members.items():
+        sides[key not in taken].extend(group_cases)
+    return sides
 
 
 def _shuffle_key(name: str, seed: int) -> str:

@@ -19,7 +19,7 @@ class PretrainedTrunk:
     Args:
         network: The whole network; its `encoder` is loaded.
         source: Name or file of the encoder's weights, as `load_sam_weights` takes it; None leaves the fresh weights,
-            and the encoder is trained like the rest.
+            and the encoder is trained like the rest. A network without an encoder (a baseline) takes nothing from it.
     """
 
     def __init__(self, network: nn.Module, source: str | None = None) -> None:
@@ -34,6 +34,10 @@ class PretrainedTrunk:
     def __call__(self, engine: Engine) -> None:
         """Load."""
         network = unwrapped(self.network)
+        if not hasattr(network, "encoder"):
+            if self.source is not None:
+                self.logger.info(f"Nothing of {self.source} is used: this network has no foundation encoder.")
+            return
         million = sum(weight.numel() for weight in network.encoder.parameters()) / 1e6
         if self.source is None:
             self.logger.warning(

@@ -53,7 +53,7 @@ class PixelVoting(nn.Module):
         self.strategy = strategy
         self.best_expert = best_expert
         learns = strategy == "adaptive" and num_experts > 1
-        self.alpha = nn.Parameter(torch.tensor(1.0), requires_grad=learns)
+        self.alpha = nn.Parameter(torch.tensor(5.0), requires_grad=learns)  # the certain lead from the start
         # two experts agree with each other alike, so that beta then moves no vote
         self.beta = nn.Parameter(torch.tensor(1.0), requires_grad=learns and num_experts > 2)
 
@@ -94,10 +94,12 @@ class VoteGate(nn.Module):
         num_experts: E.
         channels: Channels of each decoder's features.
         hidden: Channels between the convolutions.
+        gain: Factor of the result, so that a few hundred small steps can move a vote.
     """
 
-    def __init__(self, *, num_experts: int, channels: int, hidden: int = 32) -> None:
+    def __init__(self, *, num_experts: int, channels: int, hidden: int = 32, gain: float = 10.0) -> None:
         super().__init__()
+        self.gain = gain
         self.mix = nn.Conv2d(num_experts * channels, hidden, 3, padding=1)
         self.out = nn.Conv2d(hidden, num_experts, 1)
         nn.init.zeros_(self.out.weight)
@@ -113,7 +115,7 @@ class VoteGate(nn.Module):
         Returns:
             Gate logits g, (B, E, H, W).
         """
-        gate = self.out(F.gelu(self.mix(torch.cat(features, dim=1))))
+        gate = self.gain * self.out(F.gelu(self.mix(torch.cat(features, dim=1))))
         return F.interpolate(gate, size=size, mode="bilinear", align_corners=False)
 
 

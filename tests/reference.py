@@ -138,23 +138,20 @@ def balance_loss(weights: Array) -> float:
 
 
 def pixel_weights(
-    probabilities: Array,
-    label: NDArray[np.int64],
-    experts: tuple[str, ...],
-    emphasis: float = 4.0,
-    max_class_weight: float = 5.0,
+    probabilities: Array, label: NDArray[np.int64], experts: tuple[str, ...], emphasis: float = 4.0
 ) -> Array:
     right = label_probability(probabilities, label)
-    num_classes = max(probabilities.shape[2], 2)
     result = np.ones_like(right)
     B, E, H, W = right.shape
-    for b, e, i, j in np.ndindex(B, E, H, W):
-        if experts[e] == "semantic":
-            share = float((label == label[b, 0, i, j]).mean())
-            result[b, e, i, j] = min(1 / (num_classes * share), max_class_weight)
-        elif experts[e] == "adaptive" and E > 1:
-            others = [1 - right[b, f, i, j] for f in range(E) if f != e]
-            result[b, e, i, j] = 1 + emphasis * sum(others) / len(others)
+    if "adaptive" not in experts or E == 1:
+        return result
+    e = experts.index("adaptive")
+    for b, i, j in np.ndindex(B, H, W):
+        others = [1 - right[b, f, i, j] for f in range(E) if f != e]
+        result[b, e, i, j] = 1 + emphasis * sum(others) / len(others)
+    for k in np.unique(label):
+        of_class = label[:, 0] == k
+        result[:, e][of_class] /= result[:, e][of_class].mean()
     return result
 
 

@@ -8,6 +8,8 @@ import json
 import logging
 import math
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +238,12 @@ def test_the_gain_is_over_the_best_expert_and_its_interval_is_paired(tmp_path: P
 class _Toy(torch.nn.Module):
     """Brightness as the plain expert, moved by four columns as the shifted one; the last sees nothing."""
 
+    def __init__(self, seconds: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.seconds = list(seconds)
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds.pop() if self.seconds else 0)
         plain = image.clamp(0.01, 0.99)
         shifted = plain.roll(4, dims=-1)
         blank = torch.full_like(plain, 0.01)
@@ -244,7 +251,7 @@ class _Toy(torch.nn.Module):
         return torch.cat([plain, plain, shifted, blank, votes], dim=1)
 
 
-def _run_config(folder: Path, sizes: list[tuple[int, int]]) -> Engine:
+def _run_config(folder: Path, sizes: list[tuple[int, int]], seconds: Sequence[float] = ()) -> Engine:
     items = []
     for i, size in enumerate(sizes):
         mask = np.zeros(size, np.float32)
@@ -255,7 +262,7 @@ def _run_config(folder: Path, sizes: list[tuple[int, int]]) -> Engine:
     parts = {
         "loader": DataLoader(Dataset(items, preprocessing), batch_size=1),
         "preprocessing": preprocessing,
-        "network": _Toy(),
+        "network": _Toy(seconds),
         "inferer": lambda image, network: network(image),
         "output_dir": str(folder),
     }
@@ -271,7 +278,7 @@ def test_an_evaluation_of_odd_sizes_end_to_end(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.INFO, logger="icmoe_monai"):
         evaluator = _run_config(tmp_path / "made" / "here", sizes)
     folder = tmp_path / "made" / "here"
-    assert sorted(os.listdir(folder)) == ["cases.csv", "summary.json"]
+    assert sorted(os.listdir(folder)) == ["cases.csv", "summary.json", "timing.json"]
     with open(folder / "cases.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["case"], row["method"]) for row in rows] == [
@@ -301,6 +308,13 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
         _run_config(tmp_path / run, [(20, 31), (33, 20), (24, 24), (27, 40)])
     for name in ("cases.csv", "summary.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_the_time_of_the_network_is_that_of_the_median_case_and_not_in_the_summary(tmp_path: Path) -> None:
+    _run_config(tmp_path, [(20, 31), (33, 20), (24, 24)], seconds=[0.3, 0.05, 0.05])
+    found = json.loads((tmp_path / "timing.json").read_text())
+    assert 0.05 <= found["inference_seconds"] < 0.3
+    assert "seconds" not in (tmp_path / "summary.json").read_text()
 
 
 def test_only_numbers_are_kept_between_cases(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import csv
 import logging
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,6 +151,20 @@ def test_metrics_have_a_row_an_epoch_and_empty_cells_where_none_was_validated(tm
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [row["dice"] for row in rows] == ["", "0.5", ""]
     assert all(float(row["train_loss"]) >= 0 and float(row["learning_rate"]) == 0.1 for row in rows)
+
+
+def test_a_steps_seconds_are_those_of_the_median_step_without_what_is_done_between_steps(tmp_path):
+    handler = MetricsCsv(path=str(tmp_path / "metrics.csv"), evaluator=evaluator_of([]), optimizer=None)
+    waits = iter([0.3, 0.02, 0.02])
+    trainer = trainer_of([handler], loss=lambda pred, label: (time.sleep(next(waits)), pred.mean())[1], max_epochs=1)
+    trainer.add_event_handler(Events.GET_BATCH_STARTED, lambda: time.sleep(0.2))
+    trainer.run()
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert 0.02 <= float(row["step_seconds"]) < 0.2
+    assert ("peak_mb" in row) == Path("/proc/self/status").is_file()
+    assert float(row.get("peak_mb", 100)) > 50
+    assert float(row["seconds"]) > 0.3 + 3 * 0.2
 
 
 def test_the_progress_bar_shows_the_loss(capsys):

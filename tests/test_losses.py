@@ -97,19 +97,12 @@ def test_pixel_weights_are_the_references(out_channels: int) -> None:
         assert not weights.requires_grad
 
 
-def test_rare_classes_weigh_more_up_to_the_bound() -> None:
-    label = torch.zeros(1, 1, 10, 10)
-    label[..., 0, :2] = 1
-    weights = PixelWeights(experts=("semantic",), out_channels=1)(torch.full((1, 1, 1, 10, 10), 0.5), label)
-    # 1 / (2 classes x share): 98 of 100 pixels, and 2 of 100, which would weigh 25
-    assert weights[0, 0, 5, 5].item() == pytest.approx(1 / 1.96)
-    assert weights[0, 0, 0, 0].item() == 5.0
-
-
-def test_adaptive_expert_looks_where_the_others_are_wrong() -> None:
-    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.5, 0.5]]).reshape(1, 3, 1, 1, 2)
-    weights = PixelWeights(experts=EXPERTS, out_channels=1)(p, torch.ones(1, 1, 1, 2))
-    torch.testing.assert_close(weights[0, 2, 0], torch.tensor([1.4, 4.6]))  # 1 + 4 x (1 - 0.9), 1 + 4 x (1 - 0.1)
+def test_adaptive_expert_looks_where_the_others_are_wrong_within_a_class() -> None:
+    p = torch.tensor([[0.9, 0.1, 0.5], [0.9, 0.1, 0.5], [0.5, 0.5, 0.5]]).reshape(1, 3, 1, 1, 3)
+    weights = PixelWeights(experts=EXPERTS, out_channels=1)(p, torch.tensor([1, 1, 0]).reshape(1, 1, 1, 3))
+    # 1 + 4 x (1 - 0.9) and 1 + 4 x (1 - 0.1), over their mean 3; the background's only pixel is as hard as its class
+    torch.testing.assert_close(weights[0, 2, 0], torch.tensor([1.4 / 3, 4.6 / 3, 1.0]))
+    torch.testing.assert_close(weights[0, :2], torch.ones(2, 1, 3))
 
 
 @pytest.mark.parametrize("out_channels", [1, 3])

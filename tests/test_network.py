@@ -158,7 +158,7 @@ def test_every_trained_weight_gets_a_gradient_within_two_steps(experts: tuple[st
 def test_no_trained_weight_is_dead_once_the_experts_differ(experts: tuple[str, ...]) -> None:
     # rounding alone leaves about 1e-9 where the gradient is 0 by the equations
     (gradients,) = train(waken(build(experts=experts, train_trunk=True)), 1)
-    assert {name: g.abs().max().item() for name, g in gradients.items() if g.abs().max() < 1e-6} == {}
+    assert {name: g.abs().max().item() for name, g in gradients.items() if g.abs().max() < 1e-7} == {}
 
 
 @pytest.mark.parametrize("voting", STRATEGIES)
@@ -167,10 +167,8 @@ def test_no_trained_weight_is_dead_once_the_experts_differ(experts: tuple[str, .
 def test_what_trains(experts: tuple[str, ...], voting: str, train_trunk: bool) -> None:
     with torch.device("meta"):
         network = ICMoE(experts=experts, voting=voting, train_trunk=train_trunk)
-    expected = {f"decoders.{name}." for name in experts}
+    expected = {f"decoders.{name}." for name in experts} | {"detail."}
     expected |= {f"adapted.{name}." for name in experts if name != "basic"}
-    if "adaptive" in experts:
-        expected.add("detail.")
     if "semantic" in experts:
         expected.add("embed.")
     if len(experts) > 1:

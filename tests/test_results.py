@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import tables
+
 DOCS = Path(__file__).parent.parent / "docs"
 METHODS = ("voted", "mean_vote", "basic", "semantic", "adaptive", "oracle")
 
@@ -62,3 +64,8 @@ def test_the_tables_of_cost_are_those_of_the_files():
     text = (DOCS / "encoder.md").read_text()
     for row in rows_of_encoders("encoder") + rows_of_the_network():
         assert row in text, row
+
+
+def test_the_tables_of_the_studies_are_those_that_the_command_would_write():
+    """Mended by `python -m benchmarks.tables`."""
+    assert tables.main(["--check", "--docs", str(DOCS)]) == 0

@@ -1,0 +1,153 @@
+"""The finished runs of a study as the files that are committed: `runs.csv`, `DATASET_dice.csv`, `study.json`.
+
+`runs.csv` has a line for each run, `DATASET_dice.csv` a line for each test image and a column for each run and method:
+of every row `ROW/seed_K/voted`, of the row icmoe also `mean_vote`, each expert and `oracle`. Data sets, rows and seeds
+stand in the study's order, whatever the order in which they were run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.study_file import REFERENCE, Run, Study, trials_of
+from benchmarks.study_plan import Place, identity_of
+from icmoe_monai.files import write_atomically, write_json
+from icmoe_monai.network import EXPERTS
+
+METHODS = ("voted", "mean_vote", *EXPERTS, "oracle")
+_SCORES = {"dice": "dsc", "iou": "iou", "hd95_detected": "hd95_detected", "hd95_penalised": "hd95_penalised"}
+_NUMBERS = (
+    "commit", "trunk", "learning_rate", "steps", "epochs", "best_val_dice", "parameters", "trainable_parameters",
+    "step_seconds", "peak_mb", "peak_gpu_mb", "inference_seconds",
+)  # fmt: skip
+_VOTES = (
+    "disagreement", "hard_disagreement", "vote_entropy", *(f"load_{name}" for name in EXPERTS),
+    *(f"mean_vote_{name}" for name in EXPERTS),
+)  # fmt: skip
+
+
+class Finished(NamedTuple):
+    """A finished run and what it wrote."""
+
+    run: Run
+    content: dict[str, Any]
+    summary: dict[str, Any]
+    cases: list[dict[str, str]]
+
+
+def collect(study: Study, place: Place, results: Path) -> int:
+    """Write the files from all runs that are finished as the study would make them now; return their number."""
+    rates = tuned_rates(results / "tuning.csv")
+    found = [finished for run in _in_order(study) if (finished := _read(study, run, place, rates)) is not None]
+    lines = [_line(finished) for finished in found]
+    if lines:
+        write_csv(results / "runs.csv", list(lines[0]), lines)
+    for dataset in study.datasets:
+        table = _dice_of_cases([finished for finished in found if finished.run.dataset == dataset])
+        if table:
+            write_csv(results / f"{dataset}_dice.csv", list(dict.fromkeys(key for row in table for key in row)), table)
+    write_json(results / "study.json", study._asdict() | {"tuning": study.tuning and study.tuning._asdict()})
+    return len(found)
+
+
+def write_tuning(study: Study, place: Place, results: Path) -> None:
+    """Write `tuning.csv`: the best validation Dice of every finished trial, and which is chosen of each row."""
+    keys = ("row", "dataset", "seed", "learning_rate", "best_val_dice", "steps", "commit", "trunk")
+    contents = [_content(study, run, place, {}) for run in trials_of(study)]
+    lines: list[dict[str, Any]] = [{key: content[key] for key in keys} for content in contents if content]
+    for line in lines:
+        others = [other["best_val_dice"] for other in lines if other["row"] == line["row"]]
+        line["chosen"] = "yes" if line["best_val_dice"] == max(others) else ""
+    if lines:
+        write_csv(results / "tuning.csv", list(lines[0]), lines)
+
+
+def tuned_rates(path: Path) -> dict[str, float]:
+    """Return the chosen learning rate of every row in a `tuning.csv`; none if there is no file."""
+    if not path.is_file():
+        return {}
+    return {line["row"]: float(line["learning_rate"]) for line in reversed(read_csv(path)) if line["chosen"]}
+
+
+def rate_of(run: Run, rates: Mapping[str, float]) -> float | None:
+    """Return a run's learning rate: a trial's own, else the tuned one of its row, else None for the config's.
+
+    A row that was not tuned takes IC-MoE's, so that an ablation differs from it in one thing only.
+    """
+    if run.trial is not None:
+        return run.trial
+    return rates.get(run.row, rates.get(REFERENCE))
+
+
+def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write lines; what a line lacks or has as None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a file of `write_csv`."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _in_order(study: Study) -> list[Run]:
+    return [Run(row, dataset, seed) for dataset in study.datasets for row in study.rows for seed in study.seeds]
+
+
+def _content(study: Study, run: Run, place: Place, rates: Mapping[str, float]) -> dict[str, Any] | None:
+    """Return a run's `run.json`; None if it is not finished, or is of other settings or another trunk.
+
+    Where no trunk is named, as it need not be for collecting, every trunk is accepted.
+    """
+    folder = place.folder(study, run)
+    if not (folder / "run.json").is_file():
+        return None
+    started = json.loads((folder / "started.json").read_text())
+    identity = identity_of(study, run, place, rate_of(run, rates))
+    if place.trunk is None:
+        identity["trunk"] = started["trunk"]
+    return json.loads((folder / "run.json").read_text()) if started == identity else None
+
+
+def _read(study: Study, run: Run, place: Place, rates: Mapping[str, float]) -> Finished | None:
+    content = _content(study, run, place, rates)
+    if content is None:
+        return None
+    folder = place.folder(study, run) / "evaluation"
+    return Finished(run, content, json.loads((folder / "summary.json").read_text()), read_csv(folder / "cases.csv"))
+
+
+def _line(finished: Finished) -> dict[str, Any]:
+    run, content, summary = finished.run, finished.content, finished.summary
+    line: dict[str, Any] = {"dataset": run.dataset, "row": run.row, "seed": run.seed}
+    line |= {name: content[name] for name in _NUMBERS}
+    for method in METHODS:
+        scores = summary["methods"].get(method, {})
+        for name, key in _SCORES.items():
+            line[f"{method}_{name}"] = scores[key]["mean"] if scores else None
+    line["test_cases"] = summary["num_cases"]
+    line["voting_gain"] = summary["voting_gain"]["mean"]
+    line |= {name: summary["votes"].get(name) for name in _VOTES}
+    line |= content["hardware"] | {f"version_{name}": value for name, value in content["versions"].items()}
+    return line | {f"command_{name}": command for name, command in content["commands"].items()}
+
+
+def _dice_of_cases(found: Sequence[Finished]) -> list[dict[str, str]]:
+    table: dict[str, dict[str, str]] = {}
+    for finished in found:
+        methods = METHODS if finished.run.row == REFERENCE else ("voted",)
+        for case in finished.cases:
+            if case["method"] in methods and case.get("class", "mean") == "mean":
+                column = f"{finished.run.row}/seed_{finished.run.seed}/{case['method']}"
+                line = table.setdefault(case["case"], {"case": case["case"]})
+                line[column] = f"{float(case['dsc']):.4f}"
+    return [table[name] for name in sorted(table)]

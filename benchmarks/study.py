@@ -1,0 +1,216 @@
+"""Run a named study: every row on every data set with every seed, resumed where it stopped, collected as it goes.
+
+    python -m benchmarks.study configs/studies/reduced.yaml --data_dir DATA --trunk FILE --tune
+    python -m benchmarks.study configs/studies/reduced.yaml --data_dir DATA --trunk FILE --jobs 2
+    python -m benchmarks.tables
+
+A run is two processes of a user's commands (`study_run`). Called again, the study skips what is finished with the same
+settings, goes on with what was half trained, and tries again what failed. After every run all that is finished is
+collected into `docs/results/NAME` (`collect`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from benchmarks.collect import collect, rate_of, tuned_rates, write_tuning
+from benchmarks.study_file import ROOT, Run, Study, read_study, runs_of, trials_of
+from benchmarks.study_plan import Place, check_place, commands_of, state_of
+from benchmarks.study_run import Execute, make_run
+from icmoe_monai.data import find_cases
+from icmoe_monai.errors import InputError
+
+_SECONDS_TO_SAVE = 60.0
+_SECONDS_TO_END = 5.0
+
+
+class Children:
+    """The processes of the runs that go on; they stop with the study, after they have saved where they are."""
+
+    def __init__(self) -> None:
+        self.running: list[subprocess.Popen] = []
+        self.is_stopped = False
+        self.lock = threading.Lock()
+
+    def execute(self, command: list[str], log: Path, environment: Mapping[str, str]) -> int:
+        """Run a command in the repository, its output in the log, and return its exit status."""
+        with self.lock, log.open("a") as file:
+            if self.is_stopped:
+                return 1
+            # a session of its own: Ctrl-C is passed on by `stop`, once, as a second one would stop the saving
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=dict(environment), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            self.running.append(process)
+        status = process.wait()
+        with self.lock:
+            self.running.remove(process)
+        return status
+
+    def stop(self) -> None:
+        """Ask every process to save and end, and end those that do not."""
+        with self.lock:
+            self.is_stopped = True
+        for number, patience in ((signal.SIGINT, _SECONDS_TO_SAVE), (signal.SIGKILL, _SECONDS_TO_END)):
+            with self.lock:
+                for process in self.running:
+                    process.send_signal(number)
+            end = time.monotonic() + patience
+            while self.running and time.monotonic() < end:
+                time.sleep(0.1)
+
+
+def run_all(
+    study: Study,
+    runs: Sequence[Run],
+    place: Place,
+    rates: Mapping[str, float],
+    execute: Execute,
+    finished: Callable[[], object],
+    stop: Callable[[], object],
+) -> dict[Run, str]:
+    """Make all runs that are not finished yet, `place.jobs` at a time.
+
+    Args:
+        study: The study.
+        runs: Its runs, in order.
+        place: Where.
+        rates: Learning rate of each row that has its own.
+        execute: Runs a command.
+        finished: Called after every run that was finished now.
+        stop: Ends the commands that go on, after Ctrl-C.
+
+    Returns:
+        What failed, with the last line of its log.
+    """
+    pending = [run for run in runs if state_of(study, run, place, rate_of(run, rates)) != "finished"]
+    _tell(f"{len(runs)} runs, {len(runs) - len(pending)} of them finished before")
+    failed: dict[Run, str] = {}
+    with ThreadPoolExecutor(place.jobs) as pool:
+        futures: dict[Future, Run] = {
+            pool.submit(make_run, study, run, place, rate_of(run, rates), execute): run for run in pending
+        }
+        waiting = set(futures)
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    error = future.exception()
+                    if error is not None:
+                        failed[futures[future]] = str(error) or type(error).__name__
+                    _tell(f"{len(pending) - len(waiting)}/{len(pending)} {_name(futures[future])}: {error or 'done'}")
+                if any(future.exception() is None for future in done):
+                    finished()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop()
+            raise
+    return failed
+
+
+def check_sets(study: Study, runs: Sequence[Run], place: Place, rates: Mapping[str, float]) -> None:
+    """Look at every image of the sets that are still needed, once for all runs."""
+    needed = {run.dataset for run in runs if state_of(study, run, place, rate_of(run, rates)) != "finished"}
+    for name in sorted(needed):
+        settings = study.settings | study.datasets[name]
+        folder = str(place.data_dir / name)
+        find_cases(folder, out_channels=settings.get("out_channels", 1), needed=("train", "val", "test"))
+
+
+def main(arguments: list[str] | None = None, execute: Execute | None = None) -> int:
+    """Run, tune, collect, or tell what would be run; return the exit status."""
+    options = _parser().parse_args(arguments)
+    study = read_study(options.study)
+    trunk = options.trunk and (str(Path(options.trunk).resolve()) if os.path.exists(options.trunk) else options.trunk)
+    place = Place(options.data_dir.resolve(), options.runs_dir.resolve(), trunk, options.jobs, options.commit)
+    results = options.results_dir / study.name
+    if options.collect_only:
+        _tell(f"collected {collect(study, place, results)} runs into {results}")
+        return 0
+    check_place(place)
+    if trunk is None and study.settings.get("pretrained") is None:
+        _tell("No --trunk: every row trains its encoder from random weights.")
+    rates = {} if options.tune else tuned_rates(results / "tuning.csv")
+    rows = _list(options.rows)
+    runs = (
+        trials_of(study, rows)
+        if options.tune
+        else runs_of(study, rows, _list(options.datasets), [int(seed) for seed in _list(options.seeds) or []])
+    )
+    if options.dry_run:
+        return _tell_plan(study, runs, place, rates)
+    check_sets(study, runs, place, rates)
+    children = Children()
+    finish = (lambda: write_tuning(study, place, results)) if options.tune else (lambda: collect(study, place, results))
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        failed = run_all(study, runs, place, rates, execute or children.execute, finish, children.stop)
+    except KeyboardInterrupt:
+        _tell("Stopped; called again, the study goes on from here.")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    finish()
+    for run, line in failed.items():
+        _tell(f"FAILED {_name(run)}: {line} ({place.folder(study, run)})")
+    return int(bool(failed))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="file of configs/studies")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of the data sets' folders")
+    parser.add_argument("--trunk", help="file of the encoder's weights, or a name of official ones")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each with its share of the cores")
+    parser.add_argument("--rows", help="only these, with commas")
+    parser.add_argument("--datasets", help="only these, with commas")
+    parser.add_argument("--seeds", help="only these, with commas")
+    parser.add_argument("--runs_dir", type=Path, default=ROOT / "runs" / "studies")
+    parser.add_argument("--results_dir", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--commit", help="the code's commit, where there is no git to ask")
+    parser.add_argument("--tune", action="store_true", help="try the learning rates on the validation split")
+    parser.add_argument("--collect_only", action="store_true", help="collect the finished runs, and run nothing")
+    parser.add_argument("--dry_run", action="store_true", help="tell the commands, and run nothing")
+    return parser
+
+
+def _tell_plan(study: Study, runs: Sequence[Run], place: Place, rates: Mapping[str, float]) -> int:
+    for run in runs:
+        rate = rate_of(run, rates)
+        _tell(f"{_name(run)}: {state_of(study, run, place, rate)}, learning rate {rate or 'of the config'}")
+        for command in commands_of(study, run, place, rate).values():
+            _tell("    " + " ".join(f'"{word}"' if "'" in word else word for word in command))
+    return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _list(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+def _name(run: Run) -> str:
+    trial = "" if run.trial is None else f" learning rate {run.trial:g}"
+    return f"{run.dataset} {run.row} seed {run.seed}{trial}"
+
+
+def _tell(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        sys.exit(f"{error}")

@@ -1,0 +1,182 @@
+"""One run of a study: the plain commands of a user, each in a process of its own, then `run.json`.
+
+A run's folder holds what the commands write (`best.pt`, `last.pt`, `metrics.csv`, `evaluation/`), and
+
+- `settings.yaml`, the overlay that the commands are given: the study's and the set's settings;
+- `started.json`, what the run is a run of; a folder of other settings is moved aside to `seed_K.replaced`;
+- `train.log`, `evaluate.log`;
+- `trained.json`, written when the training has ended;
+- `run.json`, written last: with it the run is finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from benchmarks.measure import hardware
+from benchmarks.study_file import ROOT, Run, Study, settings_of
+from benchmarks.study_plan import (
+    Place,
+    commands_of,
+    environment_of,
+    identity_of,
+    is_of,
+    portable,
+    state_of,
+    write_settings,
+)
+from icmoe_monai.files import write_json
+from icmoe_monai.report import versions
+from icmoe_monai.tensor_files import read_checkpoint
+
+# what runs: a command, the file for its output, its environment -> exit status
+Execute = Callable[[list[str], Path, Mapping[str, str]], int]
+
+
+class RunFailedError(RuntimeError):
+    """A command of a run has failed; the message is the last line of its log."""
+
+
+def make_run(study: Study, run: Run, place: Place, learning_rate: float | None, execute: Execute) -> None:
+    """Train and evaluate, from wherever an earlier attempt stopped.
+
+    Raises:
+        RunFailedError: If one of the commands fails.
+    """
+    folder = place.folder(study, run)
+    identity = identity_of(study, run, place, learning_rate)
+    is_half = state_of(study, run, place, learning_rate) == "half"
+    if not is_of(folder, identity):
+        _move_aside(folder)
+    write_json(folder / "started.json", identity)
+    write_settings(study, run, place)
+    commands = commands_of(study, run, place, learning_rate)
+    environment = environment_of(study, place)
+    commit = place.commit or _commit()
+    if not (folder / "trained.json").is_file():
+        if not (is_half and _is_trained(folder, study, run)):
+            resume = ["--checkpoint", str(folder / "last.pt")] if is_half and _can_go_on(folder) else []
+            _do([*commands["training"], *resume], folder / "train.log", environment, execute)
+        write_json(folder / "trained.json", {"commit": commit})
+    if "evaluating" in commands:
+        _do(commands["evaluating"], folder / "evaluate.log", environment, execute)
+    content = identity | json.loads((folder / "trained.json").read_text())
+    content |= _of_training(folder / "metrics.csv") | _of_network(study, run, place)
+    if learning_rate is not None:
+        content["learning_rate"] = learning_rate
+    content["commands"] = {name: portable(command, place) for name, command in commands.items()}
+    content["inference_seconds"] = _inference_seconds(folder / "evaluation" / "timing.json")
+    content["hardware"] = machine(study, place)
+    content["versions"] = versions() | {"python": platform.python_version()}
+    write_json(folder / "run.json", content)
+
+
+def machine(study: Study, place: Place) -> dict[str, Any]:
+    """Describe what the runs are made on."""
+    device = str(study.settings.get("device", "cuda" if torch.cuda.is_available() else "cpu"))
+    found = hardware(device)
+    cores = len(os.sched_getaffinity(0))
+    return {"cpu": found["cpu"], "gpu": found["gpu"], "cores": cores, "threads": place.threads, "jobs": place.jobs}
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something; of a progress bar, its last state."""
+    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines() if log.is_file() else []
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1] if said else ""
+
+
+def _move_aside(folder: Path) -> None:
+    """Move what a run of other settings left out of the way; of several such runs the last is kept."""
+    if folder.is_dir():
+        replaced = folder.with_name(folder.name + ".replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+
+
+def _do(command: list[str], log: Path, environment: Mapping[str, str], execute: Execute) -> None:
+    status = execute(command, log, environment)
+    if status:
+        raise RunFailedError(last_line(log) or f"exit status {status} of {command[4]}, and nothing in its log")
+
+
+def _is_trained(folder: Path, study: Study, run: Run) -> bool:
+    """Say whether a training has come to its end, and its last epoch been validated."""
+    settings = settings_of(study, run)
+    max_epochs = {"max_epochs": None, **settings["study"], **settings["row"]}["max_epochs"]
+    return max_epochs is not None and _epochs_in(folder / "metrics.csv") == max_epochs
+
+
+def _can_go_on(folder: Path) -> bool:
+    """Say whether a training can be resumed: not if it was stopped between its last step and the validation of it."""
+    trainer = read_checkpoint(folder / "last.pt")["trainer"]
+    return trainer["iteration"] < trainer["max_epochs"] * trainer["epoch_length"]
+
+
+def _epochs_in(metrics: Path) -> int:
+    return int(_rows(metrics)[-1]["epoch"]) if metrics.is_file() else 0
+
+
+def _rows(metrics: Path) -> list[dict[str, str]]:
+    with metrics.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _of_training(metrics: Path) -> dict[str, Any]:
+    rows = _rows(metrics)
+    columns = {
+        name: [float(row[name]) for row in rows if row.get(name)]
+        for name in ("step_seconds", "peak_mb", "peak_gpu_mb", "val_mean_dice")
+    }
+    return {
+        "steps": int(rows[-1]["iteration"]),
+        "epochs": int(rows[-1]["epoch"]),
+        "step_seconds": round(statistics.median(columns["step_seconds"]), 5),
+        "peak_mb": max(columns["peak_mb"], default=None),
+        "peak_gpu_mb": max(columns["peak_gpu_mb"], default=None),
+        "best_val_dice": max(columns["val_mean_dice"]),
+    }
+
+
+def _of_network(study: Study, run: Run, place: Place) -> dict[str, Any]:
+    """Return what the configs say: how many parameters the network has, and the learning rate."""
+    settings, overlay = place.folder(study, run) / "settings.yaml", study.rows[run.row]
+    files = [str(ROOT / "configs" / "train.json"), str(settings), *([str(ROOT / overlay)] if overlay else [])]
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    weights = list(parser.get_parsed_content("network_def").parameters())
+    return {
+        "learning_rate": parser["learning_rate"],
+        "parameters": sum(weight.numel() for weight in weights),
+        "trainable_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
+    }
+
+
+def _inference_seconds(path: Path) -> float | None:
+    return json.loads(path.read_text())["inference_seconds"] if path.is_file() else None
+
+
+def _commit() -> str:
+    """Return the code's commit, with "-dirty" if the code has changes; results written into docs/ are none."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain", "--", "icmoe_monai", "configs", "benchmarks")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit[:10] + ("-dirty" if changes else "")
+
+
+def _git(*arguments: str) -> str:
+    found = subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+    return found.stdout.strip()

@@ -1,0 +1,239 @@
+"""The tables of docs/results.md, from the files of `benchmarks.collect` alone.
+
+    python -m benchmarks.tables          # write them
+    python -m benchmarks.tables --check  # exit status 1 if docs/results.md is not what would be written
+
+A study's tables stand between `<!-- study NAME: begin -->` and `<!-- study NAME: end -->`; a study without these marks
+is put at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.collect import METHODS, read_csv
+from benchmarks.study_file import REFERENCE, ROOT
+from icmoe_monai.files import write_atomically
+from icmoe_monai.network import EXPERTS
+
+NUM_BOOTSTRAP = 5000
+_ROW_HEADS = (
+    "row", "Dice", "std over seeds", f"minus {REFERENCE} (95 %)", "seeds", "learning rate", "trained (M)", "step (ms)",
+    "peak (MB)", "inference (ms)",
+)  # fmt: skip
+_EXPERT_HEADS = (
+    "data set", *(method.replace("_", " ") for method in METHODS), "load " + " / ".join(EXPERTS),
+    "voted minus best expert (95 %)", "voted minus mean vote (95 %)", "seeds",
+)  # fmt: skip
+
+
+class Results(NamedTuple):
+    """The files of one study.
+
+    Attributes:
+        study: `study.json`.
+        runs: The lines of `runs.csv`.
+        dice: Of each data set: the Dice of every test image, (N,), by (row, seed, method).
+    """
+
+    study: dict[str, Any]
+    runs: list[dict[str, str]]
+    dice: dict[str, dict[tuple[str, int, str], np.ndarray]]
+
+
+def read_results(folder: Path) -> Results:
+    """Read the files of one study."""
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    runs = read_csv(folder / "runs.csv") if (folder / "runs.csv").is_file() else []
+    dice = {}
+    for dataset in study["datasets"]:
+        path = folder / f"{dataset}_dice.csv"
+        lines = read_csv(path) if path.is_file() else []
+        columns = [name for name in lines[0] if name != "case"] if lines else []
+        dice[dataset] = {_column(name): np.array([float(line[name]) for line in lines]) for name in columns}
+    return Results(study, runs, dice)
+
+
+def tables_of(results: Results) -> str:
+    """Return a study's tables as Markdown."""
+    parts = [_caption(results)]
+    for dataset in results.study["datasets"]:
+        columns = results.dice[dataset]
+        if columns:
+            num_cases = len(next(iter(columns.values())))
+            parts.append(f"### {dataset}, {num_cases} test images\n\n" + _table(_ROW_HEADS, _rows(results, dataset)))
+    experts = [line for dataset in results.study["datasets"] if (line := _experts(results, dataset))]
+    if experts:
+        parts.append(f"### The experts of {REFERENCE}\n\n" + _table(_EXPERT_HEADS, experts))
+    return "\n\n".join(parts)
+
+
+def mean_over_seeds(columns: Mapping[tuple[str, int, str], np.ndarray], row: str, method: str, seeds: Iterable[int]):
+    """Return the Dice of every image, the mean over seeds, (N,)."""
+    return np.mean([columns[row, seed, method] for seed in seeds], axis=0)
+
+
+def seeds_of(columns: Mapping[tuple[str, int, str], np.ndarray], row: str) -> list[int]:
+    """Return the seeds with which a row is finished."""
+    return [seed for name, seed, method in columns if name == row and method == "voted"]
+
+
+def interval(statistic: Callable[..., np.ndarray], *columns: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of a statistic of columns whose images are drawn together.
+
+    Args:
+        statistic: Maps the columns' means in every sample, each (NUM_BOOTSTRAP,), to its value in it.
+        columns: Dice of every image, (N,) each.
+    """
+    num_cases = len(columns[0])
+    drawn = np.random.default_rng(0).integers(num_cases, size=(NUM_BOOTSTRAP, num_cases))
+    low, high = np.percentile(statistic(*(column[drawn].mean(axis=1) for column in columns)), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def document(text: str, all_results: Sequence[Results]) -> str:
+    """Return a document with the tables of all studies in it."""
+    for results in all_results:
+        name = results.study["name"]
+        begin, end = f"<!-- study {name}: begin -->", f"<!-- study {name}: end -->"
+        if begin not in text or end not in text:
+            text = f"{text.rstrip()}\n\n## Study {name}\n\n{begin}\n{end}\n"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n\n{tables_of(results)}\n\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def results_in(folder: Path) -> list[Results]:
+    """Read all studies below a folder that have a finished run."""
+    found = [read_results(path.parent) for path in sorted(folder.glob("*/study.json"))]
+    return [results for results in found if results.runs]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the tables, or compare them with what is written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of results.md and results/")
+    options = parser.parse_args(arguments)
+    path = options.docs / "results.md"
+    text = path.read_text(encoding="utf-8")
+    new = document(text, results_in(options.docs / "results"))
+    if options.check:
+        return int(new != text)
+    if new != text:
+        write_atomically(path, lambda temporary: temporary.write_text(new, encoding="utf-8"))
+    return 0
+
+
+def _rows(results: Results, dataset: str) -> list[list[str]]:
+    columns = results.dice[dataset]
+    reference = seeds_of(columns, REFERENCE)
+    lines = []
+    for row in results.study["rows"]:
+        seeds = seeds_of(columns, row)
+        if not seeds:
+            continue
+        means = [columns[row, seed, "voted"].mean() for seed in seeds]
+        shared = [seed for seed in seeds if seed in reference]
+        difference = "-"
+        if shared and row != REFERENCE:
+            ours, others = (mean_over_seeds(columns, name, "voted", shared) for name in (REFERENCE, row))
+            difference = _with_interval(lambda other, our: other - our, others, ours)
+        spread = f"{np.std(means, ddof=1):.3f}" if len(means) > 1 else "-"
+        runs = [run for run in results.runs if (run["dataset"], run["row"]) == (dataset, row)]
+        lines.append([row, f"{np.mean(means):.3f}", spread, difference, str(len(seeds)), *_costs(runs)])
+    return lines
+
+
+def _costs(runs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return learning rate, trained parameters, step, peak and inference: of each the median over a row's runs."""
+    peaks = [run["peak_gpu_mb"] or run["peak_mb"] for run in runs]
+    rates = sorted({float(run["learning_rate"]) for run in runs})
+    return [
+        ", ".join(f"{rate:g}" for rate in rates),
+        _median((run["trainable_parameters"] for run in runs), 1e-6, 2),
+        _median((run["step_seconds"] for run in runs), 1e3, 0),
+        _median(peaks, 1, 0),
+        _median((run["inference_seconds"] for run in runs), 1e3, 0),
+    ]
+
+
+def _experts(results: Results, dataset: str) -> list[str]:
+    columns = results.dice[dataset]
+    seeds = seeds_of(columns, REFERENCE)
+    if not seeds:
+        return []
+    dice = {method: mean_over_seeds(columns, REFERENCE, method, seeds) for method in METHODS}
+    runs = [run for run in results.runs if (run["dataset"], run["row"]) == (dataset, REFERENCE)]
+    loads = [statistics.mean(float(run[f"load_{name}"]) for run in runs) for name in EXPERTS]
+    experts = [dice[name] for name in EXPERTS]
+    return [
+        dataset,
+        *(f"{column.mean():.3f}" for column in dice.values()),
+        " / ".join(f"{load:.2f}" for load in loads),
+        _with_interval(lambda voted, *others: voted - np.max(others, axis=0), dice["voted"], *experts),
+        _with_interval(lambda voted, mean: voted - mean, dice["voted"], dice["mean_vote"]),
+        str(len(seeds)),
+    ]
+
+
+def _caption(results: Results) -> str:
+    study, runs = results.study, results.runs
+    num_planned = len(study["rows"]) * len(study["datasets"]) * len(study["seeds"])
+    settings = ", ".join(f"{name} {value}" for name, value in study["settings"].items())
+    own = [
+        f"; {dataset}: " + ", ".join(f"{name} {value}" for name, value in settings_of_set.items())
+        for dataset, settings_of_set in study["datasets"].items()
+        if settings_of_set
+    ]
+    machines = _distinct(
+        f"{run['gpu'] or run['cpu']}, {run['jobs']} at a time, {run['threads']} threads each" for run in runs
+    )
+    versions = _distinct(f"PyTorch {run['version_torch']}, MONAI {run['version_monai']}" for run in runs)
+    return "\n".join(
+        [
+            f"`configs/studies/{study['name']}.yaml`, {len(runs)} of {num_planned} runs finished. Settings: {settings}"
+            f"{''.join(own)}. Trunk: {_distinct(run['trunk'] for run in runs if run['trunk']) or 'none'}. Commit: "
+            f"{_distinct(run['commit'] for run in runs)}. Made on {machines}; {versions}.",
+            "",
+            "Dice: mean of the test images, then of the seeds. Intervals: images drawn with replacement, each with its "
+            "mean over the seeds that both have; how far other seeds would lie apart they do not say. *Trained*: "
+            "parameters with a gradient. *Step*, *inference*: of the median training step, and of the median image. "
+            "*Peak*: memory of the training process, on a GPU what it had allocated there.",
+        ]
+    )
+
+
+def _with_interval(statistic: Callable[..., Any], *columns: np.ndarray) -> str:
+    low, high = interval(statistic, *columns)
+    return f"{float(statistic(*(column.mean() for column in columns))):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _median(values: Iterable[str], factor: float, digits: int) -> str:
+    numbers = [float(value) * factor for value in values if value]
+    return f"{statistics.median(numbers):.{digits}f}" if numbers else "-"
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(values))
+
+
+def _column(name: str) -> tuple[str, int, str]:
+    row, seed, method = name.split("/")
+    return row, int(seed.removeprefix("seed_")), method
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

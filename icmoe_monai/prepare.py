@@ -1,0 +1,255 @@
+"""Make a protocol's data set from its official release: `python -m icmoe_monai.prepare glas ARCHIVE OUT`.
+
+Reads the release's unpacked folders (`layouts`), compares the number of images, and their names where these are known,
+with the official ones (`official`), cuts the splits that the release does not name (`splits`), and writes a plain
+dataset folder: `images/`, `masks/`, for GlaS `instances/`, `splits.json`, and `protocol.json` with the checksum of each
+list. The folder is written beside its place and renamed into it, so that it is complete or absent. Training and
+evaluation refuse a prepared folder whose splits.json was changed; `--check OUT` does that by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import write_json
+from icmoe_monai.layouts import Found, find_layout
+from icmoe_monai.object_metrics import read_objects
+from icmoe_monai.official import OFFICIAL, by_part, find_difference, find_release
+from icmoe_monai.reading import read_image, read_label
+from icmoe_monai.splits import Case, cut_missing_splits, lock
+from icmoe_monai.version import __version__
+
+_KEPT_AS_THEY_ARE = (".png", ".jpg", ".jpeg")
+_MIN_SIDE = 16
+
+
+def prepare(
+    protocol: str,
+    archive_dir: str,
+    out_dir: str,
+    *,
+    longest_side: int = 512,
+    seed: int = 0,
+    groups_file: str | None = None,
+    partial_set: bool = False,
+) -> dict[str, Any]:
+    """Write a protocol's data set as a plain dataset folder.
+
+    Images are reduced by Lanczos filtering, masks and instances by their nearest neighbour; none is enlarged. An image
+    that keeps its size is copied byte by byte if it is PNG or JPEG. Otherwise JPEG stays JPEG (quality 95), and
+    everything else becomes PNG. BUSI's `benign (1)` becomes `benign_1`, its several masks of one image become one.
+
+    Args:
+        protocol: isic2017, isic2018, busi or glas.
+        archive_dir: The folder with the release's unpacked folders.
+        out_dir: The folder to write; not there yet, or empty.
+        longest_side: Of the written images, pixels; 0 keeps every size.
+        seed: Of the splits that the release does not name.
+        groups_file: JSON, name of the prepared case -> name of its group; a group stays in one of the drawn splits.
+            Without it GlaS is grouped by the patients of its Grade.csv, if that is there.
+        partial_set: Go on with a release that is not complete; protocol.json then says `"partial": true`.
+
+    Returns:
+        What protocol.json holds.
+
+    Raises:
+        InputError: The release is another or not complete, a file cannot be read, or the folder cannot be written.
+    """
+    if protocol not in OFFICIAL:
+        raise InputError(f"protocol must be one of {', '.join(OFFICIAL)}, got {protocol!r}.")
+    if longest_side and longest_side < _MIN_SIDE:
+        raise InputError(f"longest_side must be 0 or at least {_MIN_SIDE}, got {longest_side}.")
+    target = Path(out_dir)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} is there already: name a folder that is not, or remove it first.")
+    found = find_release(protocol, archive_dir, partial_set=partial_set)
+    groups, grouped_by = _read_groups(found, groups_file)
+    splits = cut_missing_splits(found.splits, seed=seed, groups=groups)
+    names = {split: [str(case["name"]) for case in cases] for split, cases in splits.items()}
+    parts = by_part(protocol, {split: [case["name"] for case in cases] for split, cases in found.splits.items()})
+    content = {
+        "protocol": protocol,
+        "partial": find_difference(protocol, parts) is not None,
+        "source_images": {part: len(listed) for part, listed in parts.items()},
+        "official_images": OFFICIAL[protocol].counts,
+        "longest_side": longest_side,
+        "seed": seed,
+        "groups": grouped_by,
+        "splits": lock(names),
+        "icmoe_monai": __version__,
+    }
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}_", dir=target.parent) as workshop:
+            made = Path(workshop) / "made"
+            _write_cases(made, [case for cases in splits.values() for case in cases], longest_side)
+            write_json(made / "splits.json", names)
+            write_json(made / "protocol.json", content)
+            if target.exists():
+                target.rmdir()
+            made.rename(target)
+    except OSError as error:
+        raise InputError(f"{out_dir} cannot be written ({error}): free some space or name another folder.") from error
+    counts = ", ".join(f"{len(listed)} {split}" for split, listed in names.items())
+    logging.getLogger(__name__).info("%s holds %s: %s.", out_dir, protocol, counts)
+    return content
+
+
+def check(folder: str) -> None:
+    """Check that a prepared folder has the files and lists that it was written with.
+
+    Args:
+        folder: What `prepare` wrote.
+
+    Raises:
+        InputError: It is no such folder, a file is missing, or a list was changed.
+    """
+    try:
+        content = json.loads(Path(folder, "protocol.json").read_text(encoding="utf-8"))
+        protocol, is_partial = content["protocol"], content["partial"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{folder} has no protocol.json that prepare wrote ({error!r}): prepare the set.") from error
+    found = find_layout(folder)
+    problems = found.problems
+    if not problems and not is_partial:
+        names = {split: [case["name"] for case in cases] for split, cases in found.splits.items()}
+        difference = (
+            find_difference(protocol, by_part(protocol, names)) if protocol in OFFICIAL else "is of no protocol"
+        )
+        problems += [f"{folder} {difference}: prepare the set again."] if difference else []
+    if problems:
+        raise InputError(problems[0])
+    counts = ", ".join(f"{lists['cases']} {split}" for split, lists in content["splits"].items())
+    partly = ", a partial set" if is_partial else ""
+    logging.getLogger(__name__).info(
+        "%s holds %s%s, its lists as they were locked: %s.", folder, protocol, partly, counts
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; None: this process's.
+    """
+    parser = argparse.ArgumentParser("python -m icmoe_monai.prepare", description=__doc__.partition("\n")[0])
+    parser.add_argument("protocol", nargs="?", choices=[*OFFICIAL])
+    parser.add_argument("archive_dir", nargs="?", help="folder with the release's unpacked folders")
+    parser.add_argument("out_dir", nargs="?", help="dataset folder to write")
+    parser.add_argument("--longest_side", type=int, default=512, help="pixels; 0 keeps every size (default: 512)")
+    parser.add_argument("--seed", type=int, default=0, help="of the splits that the release does not name (default: 0)")
+    parser.add_argument("--groups", metavar="JSON", help="case -> group; a group stays in one of the drawn splits")
+    parser.add_argument("--partial", action="store_true", help="go on with a release that is not complete")
+    parser.add_argument("--check", metavar="OUT_DIR", help="check a prepared folder instead")
+    given = parser.parse_args(arguments)
+    if (given.out_dir is None) != (given.check is not None) or (given.check and given.protocol):
+        parser.error("give a protocol, the release's folder and the folder to write, or --check and a prepared folder")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if given.check:
+            check(given.check)
+            return
+        prepare(
+            given.protocol,
+            given.archive_dir,
+            given.out_dir,
+            longest_side=given.longest_side,
+            seed=given.seed,
+            groups_file=given.groups,
+            partial_set=given.partial,
+        )
+    except InputError as error:
+        parser.exit(1, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "Stopped; nothing was written.\n")
+
+
+def _read_groups(found: Found, groups_file: str | None) -> tuple[dict[str, str], dict[str, str] | None]:
+    """Return groups by case name, and what protocol.json says of them."""
+    cases = [case for split in found.splits.values() for case in split]
+    grades = Path(cases[0]["image"]).with_name("Grade.csv") if cases else Path("Grade.csv")
+    if groups_file is None and not (found.layout == "GlaS" and grades.is_file()):
+        return {}, None
+    path = Path(groups_file) if groups_file else grades
+    try:
+        data = path.read_bytes()
+        groups = json.loads(data) if groups_file else _patients(data.decode("utf-8-sig"))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"The groups in {path} cannot be read ({error!r}): correct the file.") from error
+    names = {case["name"] for case in cases}
+    if not isinstance(groups, dict) or not names & groups.keys():
+        raise InputError(f"{path} must be an object of names and groups, such as {{{min(names)!r}: 'patient 1'}}.")
+    ungrouped = len(names - groups.keys())
+    if ungrouped:
+        logging.getLogger(__name__).warning("%s does not name %d of the %d cases.", path, ungrouped, len(names))
+    said = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
+    return {str(name): str(group) for name, group in groups.items()}, said
+
+
+def _patients(text: str) -> dict[str, str]:
+    """Read GlaS's Grade.csv: name, patient ID, two grades."""
+    rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    return {row["name"].strip(): row["patient ID"].strip() for row in rows}
+
+
+def _write_cases(made: Path, cases: Sequence[Case], longest_side: int) -> None:
+    instances = ("instances",) if any(case.get("label_kind") == "instances" for case in cases) else ()
+    for kind in ("images", "masks", *instances):
+        (made / kind).mkdir(parents=True)
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        done = pool.map(partial(_write_case, made, longest_side), cases)
+        for _ in tqdm(done, "Writing images", len(cases), disable=len(cases) < 50):
+            pass
+    finally:  # a refused file or Ctrl-C must not wait for all the others
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_case(made: Path, longest_side: int, case: Case) -> None:
+    source, name = case["image"], case["name"]
+    pixels = read_image(source)
+    is_numbered = case.get("label_kind") == "instances"
+    label = read_label(case["label"], instances=is_numbered)
+    height, width = pixels.shape[:2]
+    if label.shape != (height, width):
+        mask = f"{label.shape[1]}x{label.shape[0]}"
+        raise InputError(f"The mask of {source} is {mask} and the image {width}x{height}: download both again.")
+    scale = min(longest_side / max(height, width), 1.0) if longest_side else 1.0
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    suffix = Path(source).suffix.lower()
+    if scale == 1 and suffix in _KEPT_AS_THEY_ARE:
+        shutil.copyfile(source, made / "images" / f"{name}{suffix}")
+    else:
+        picture = Image.fromarray(pixels.round().astype(np.uint8)).resize(size, Image.Resampling.LANCZOS)
+        path = made / "images" / f"{name}{'.jpg' if suffix in ('.jpg', '.jpeg') else '.png'}"
+        picture.save(path, quality=95, subsampling=0)  # which only JPEG heeds
+    _save_numbers(made / "masks" / f"{name}.png", label * 255, size)
+    if is_numbered:
+        _save_numbers(made / "instances" / f"{name}.png", read_objects(case["label"]), size)
+
+
+def _save_numbers(path: Path, values: np.ndarray, size: tuple[int, int]) -> None:
+    """Write numbers as PNG, at a size (width, height)."""
+    resized = np.asarray(Image.fromarray(values.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
+    Image.fromarray(resized.astype(np.uint8 if resized.max() < 256 else np.uint16)).save(path)
+
+
+if __name__ == "__main__":
+    main()

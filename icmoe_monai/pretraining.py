@@ -1,0 +1,61 @@
+"""What a trunk is pretrained on here: several labelled sets at once, in each its own foreground.
+
+The network is the encoder under the basic expert's decoder (`configs/pretrain.yaml`), so that what is learnt is
+what a basic expert reads. Every set keeps its own splits; only their training cases are learnt from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from icmoe_monai.data import find_cases
+from icmoe_monai.errors import InputError
+from icmoe_monai.network import unwrapped
+from icmoe_monai.splits import Case
+from icmoe_monai.weights import save_sam_weights
+
+
+def find_sets(
+    dataset_dir: str | None, *, repeats: Mapping[str, int], seed: int = 0, needed: Sequence[str] = ("train", "val")
+) -> dict[str, list[Case]]:
+    """List the cases of several sets of binary masks as one set; what the foreground is, the image itself must tell.
+
+    Args:
+        dataset_dir: The folder that holds the sets' folders.
+        repeats: Folder name of every set, and how often an epoch passes through its training cases (small sets would be
+            drowned by large ones).
+        seed: Of the splits, for a set that names none.
+        needed: Splits of which every set must have a case.
+
+    Returns:
+        Cases by split, as `find_cases` returns them, with names "set/stem".
+
+    Raises:
+        InputError: A set cannot be used, or there is none.
+    """
+    if not dataset_dir:
+        raise InputError(f"dataset_dir is not set: set it to the folder that holds {', '.join(repeats)}.")
+    if not repeats or any(times < 1 for times in repeats.values()):
+        raise InputError(f"sets must name folders, each with a number of at least 1, got {dict(repeats)}.")
+    found: dict[str, list[Case]] = {"train": [], "val": [], "test": []}
+    for name, times in repeats.items():
+        splits = find_cases(os.path.join(dataset_dir, name), seed=seed, needed=needed)
+        for split, cases in found.items():
+            named = [{**case, "name": f"{name}/{case['name']}"} for case in splits[split]]
+            cases += named * (times if split == "train" else 1)
+    return found
+
+
+def export_trunk(network: nn.Module, path: str, *, half: bool = True) -> None:
+    """Write the network's encoder as a foundation encoder's file (`save_sam_weights`).
+
+    Args:
+        network: A pretrained `ICMoE`.
+        path: The safetensors file.
+        half: Round the weights to float16, which halves the file.
+    """
+    save_sam_weights(unwrapped(network).encoder, path, dtype=torch.float16 if half else None)

@@ -1,0 +1,269 @@
+"""What a public set's own protocol scores beside `CaseMetrics`: `protocol.json` and, by case, `protocol.csv`.
+
+- `isic2017` and `isic2018`: per image the Jaccard index, and the thresholded one, which is 0 below 0.65; the means rank
+  the challenges of 2017 and 2018. Both empty: 1.
+- `busi`: Dice and Jaccard of the images with a lesion; of the normal ones (an empty label) the *specificity*, the share
+  of images in which nothing is predicted, and the mean share of the image that is predicted.
+- `glas`: object F1, Dice and Hausdorff distance (`object_metrics`) of test A, of test B and of all, over all objects of
+  a part as the challenge has it, and as means over the images.
+
+A label's objects (GlaS) are read from its file where that numbers objects, as the archive's do; else from
+`instances/STEM.*` beside the folder of the masks. A prediction's objects are its connected components.
+
+Intervals are 95% percentile bootstrap intervals over the images, null for a single one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.utils.type_conversion import convert_to_tensor
+from scipy.stats import bootstrap
+from torch import Tensor
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import write_atomically, write_json
+from icmoe_monai.metrics import EXPERT_NAMES, split_items, voting_methods
+from icmoe_monai.object_metrics import (
+    ObjectScores,
+    ObjectSums,
+    compare_objects,
+    label_objects,
+    object_scores,
+    read_objects,
+)
+from icmoe_monai.official import OFFICIAL, find_part
+from icmoe_monai.splits import checksum
+
+JACCARD_THRESHOLD = 0.65
+_RANKING = {"isic2017": "jaccard", "isic2018": "thresholded_jaccard"}
+_SCORES = {  # name of the mean: its column, by group
+    "all": {"jaccard": "jaccard", "thresholded_jaccard": "thresholded_jaccard"},
+    "lesions": {"dice": "dice", "jaccard": "jaccard"},
+    "normals": {"specificity": "nothing_predicted", "predicted_share": "predicted_share"},
+}
+_GLAS_PART = re.compile(r"(test[AB])_\d+")
+
+Row = dict[str, float]
+
+
+class ProtocolMetrics:
+    """Handler that scores every case and method by a protocol, and writes `protocol.json` and `protocol.csv`.
+
+    Needs `SplitVotesd` in the evaluator's postprocessing and a label in every item, as `CaseMetrics` does; put it
+    behind that. Everything above 0 is foreground.
+
+    `protocol.json`: `protocol`; `cases`, by group of images: `number`, `sha256` of their names, and `part`, the part of
+    the official release that these images are, if they are one; `methods`, by method and group: scores with `mean` and
+    `interval` (GlaS: `pooled`, `interval`, `mean_of_images`); `settings`.
+
+    Args:
+        output_dir: Folder of the two files.
+        protocol: isic2017, isic2018, busi or glas.
+        expert_names: The E names, as given to `SplitVotesd`.
+        min_object_pixels: Predicted objects with fewer pixels do not count (GlaS).
+        num_bootstrap: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        InputError: The protocol is unknown, or a case's objects cannot be read.
+
+    Example:
+        >>> import json, tempfile, torch
+        >>> from icmoe_monai.metrics import SplitVotesd
+        >>> split = SplitVotesd(expert_names=("only",))
+        >>> pred = torch.tensor([[[0.9, 0.9]], [[0.9, 0.9]], [[1.0, 1.0]]])
+        >>> item = split({"pred": pred, "label": torch.tensor([[[1, 0]]]), "name": "a"})
+        >>> evaluator = Engine(lambda engine, batch: [batch])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ProtocolMetrics(output_dir=folder, protocol="isic2018", expert_names=("only",)).attach(evaluator)
+        ...     state = evaluator.run([item])
+        ...     json.loads(Path(folder, "protocol.json").read_text())["methods"]["voted"]["all"]["jaccard"]["mean"]
+        0.5
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str | Path,
+        protocol: str,
+        expert_names: Sequence[str] = EXPERT_NAMES,
+        min_object_pixels: int = 1,
+        num_bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        if protocol not in OFFICIAL:
+            raise InputError(f"protocol must be none or one of {', '.join(OFFICIAL)}, got {protocol!r}.")
+        self.output_dir = Path(output_dir)
+        self.protocol = protocol
+        self.methods = voting_methods(expert_names)
+        self.min_object_pixels = min_object_pixels
+        self.num_bootstrap = num_bootstrap
+        self.seed = seed
+        self._names: list[str] = []
+        self._rows: dict[str, list[Row]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: Evaluator whose output is decollated.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
+
+    def started(self, engine: Engine) -> None:
+        """Forget the previous run."""
+        self._names, self._rows = [], {method: [] for method in self.methods}
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Score the cases of one iteration."""
+        for item in split_items(engine):
+            label = _mask(item["label"])
+            objects = _read_label_objects(item, tuple(label.shape)) if self.protocol == "glas" else None
+            self._names.append(str(item.get("name", f"case {len(self._names) + 1}")))
+            for method in self.methods:
+                predicted = _mask(item[method])
+                row = _mask_row(predicted, label) if objects is None else self._object_row(predicted, objects)
+                self._rows[method].append(row)
+
+    def completed(self, engine: Engine) -> None:
+        """Write the files and log the voted scores."""
+        groups = self._groups()
+        methods = {
+            method: {group: self._summary(group, [rows[i] for i in chosen]) for group, chosen in groups.items()}
+            for method, rows in self._rows.items()
+        }
+        settings = {name: getattr(self, name) for name in ("min_object_pixels", "num_bootstrap", "seed")}
+        content = {
+            "protocol": self.protocol,
+            "ranking": _RANKING.get(self.protocol),
+            "cases": {group: self._cases(chosen) for group, chosen in groups.items()},
+            "methods": methods,
+            "settings": settings,
+        }
+        table = self._csv().encode("utf-8", errors="backslashreplace")
+        write_atomically(self.output_dir / "protocol.csv", lambda temporary: temporary.write_bytes(table))
+        write_json(self.output_dir / "protocol.json", content)
+        for group, scores in methods["voted"].items():
+            told = ", ".join(f"{name} {next(iter(score.values()))}" for name, score in scores.items())
+            logging.getLogger(__name__).info("%s, %s (%d images): %s", self.protocol, group, len(groups[group]), told)
+
+    def _object_row(self, predicted: Tensor, objects: np.ndarray) -> Row:
+        sums = compare_objects(label_objects(predicted.numpy(), min_pixels=self.min_object_pixels), objects)
+        return {**object_scores([sums])._asdict(), **sums._asdict()}
+
+    def _groups(self) -> dict[str, list[int]]:
+        """Return the indices of the images of each group."""
+        everything = range(len(self._names))
+        if self.protocol == "busi":
+            has_lesion = [row["label_share"] > 0 for row in self._rows["voted"]]
+            return {
+                "lesions": [i for i in everything if has_lesion[i]],
+                "normals": [i for i in everything if not has_lesion[i]],
+            }
+        groups: dict[str, list[int]] = {}
+        if self.protocol == "glas":
+            parts = [match and match[1] for match in map(_GLAS_PART.fullmatch, self._names)]
+            groups = {part: [i for i in everything if parts[i] == part] for part in ("testA", "testB") if part in parts}
+        return {**groups, "all": list(everything)}
+
+    def _cases(self, chosen: Sequence[int]) -> dict[str, Any]:
+        names = [self._names[i] for i in chosen]
+        return {"number": len(names), "sha256": checksum(names), "part": find_part(self.protocol, names)}
+
+    def _summary(self, group: str, rows: list[Row]) -> dict[str, dict[str, Any]]:
+        if self.protocol == "glas":
+            return self._object_summary(rows)
+        columns = _SCORES[group].items()
+        return {name: self._mean(np.array([row[column] for row in rows])) for name, column in columns}
+
+    def _mean(self, column: np.ndarray) -> dict[str, Any]:
+        mean = round(float(column.mean()), 6) if len(column) else None
+        return {"mean": mean, "interval": self._interval(len(column), lambda chosen: column[chosen].mean())}
+
+    def _object_summary(self, rows: list[Row]) -> dict[str, dict[str, Any]]:
+        sums = np.array([[row[field] for field in ObjectSums._fields] for row in rows])
+        summary = {}
+        for k, name in enumerate(ObjectScores._fields):
+
+            def pooled(chosen: np.ndarray, k: int = k) -> float:
+                return object_scores([ObjectSums(*sums[chosen].sum(0).tolist())])[k]
+
+            summary[name] = {
+                "pooled": round(pooled(np.arange(len(rows))), 6),
+                "interval": self._interval(len(rows), pooled),
+                "mean_of_images": round(float(np.mean([row[name] for row in rows])), 6),
+            }
+        return summary
+
+    def _interval(self, num_cases: int, statistic: Callable[[np.ndarray], float]) -> list[float] | None:
+        """Return the interval of a statistic of chosen indices."""
+        if num_cases < 2:
+            return None
+        interval = bootstrap(
+            (np.arange(num_cases),),
+            statistic,
+            n_resamples=self.num_bootstrap,
+            vectorized=False,
+            method="percentile",
+            random_state=np.random.default_rng(self.seed),
+        ).confidence_interval
+        return [round(float(interval.low), 6), round(float(interval.high), 6)]
+
+    def _csv(self) -> str:
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["case", "method", *self._rows["voted"][0]])
+        for i, name in enumerate(self._names):
+            for method in self.methods:
+                writer.writerow([name, method, *(f"{value:.10g}" for value in self._rows[method][i].values())])
+        return file.getvalue()
+
+
+def _mask(label_map: Any) -> Tensor:
+    return convert_to_tensor(label_map, track_meta=False, device="cpu")[0] > 0
+
+
+def _mask_row(predicted: Tensor, label: Tensor) -> Row:
+    # MONAI's scores are float32, in which 13 / 20 is below the threshold of 0.65.
+    areas = int(predicted.sum()) + int(label.sum())
+    shared = int((predicted & label).sum())
+    jaccard = shared / (areas - shared) if areas else 1.0
+    return {
+        "dice": 2 * shared / areas if areas else 1.0,
+        "jaccard": jaccard,
+        "thresholded_jaccard": jaccard if jaccard >= JACCARD_THRESHOLD else 0.0,
+        "label_share": float(label.double().mean()),
+        "predicted_share": float(predicted.double().mean()),
+        "nothing_predicted": float(not predicted.any()),
+    }
+
+
+def _read_label_objects(item: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Read the numbered objects (H, W) of a case's label."""
+    path = Path(str(getattr(item["label"], "meta", {}).get("filename_or_obj")))
+    if item.get("label_kind") != "instances":
+        found = sorted((path.parent.parent / "instances").glob(f"{escape(path.stem)}.*"))
+        if len(found) != 1:
+            raise InputError(
+                f"The protocol glas needs the numbered objects of {path} in a file instances/{path.stem}.* beside the "
+                f"masks' folder, got {len(found)} files: add it, or evaluate with --protocol none."
+            )
+        path = found[0]
+    objects = read_objects(str(path))
+    if objects.shape != shape:
+        raise InputError(
+            f"{path} is {objects.shape[1]}x{objects.shape[0]}, its mask {shape[1]}x{shape[0]}: correct one."
+        )
+    return objects

@@ -1,0 +1,111 @@
+"""Networks of MONAI's go through everything that IC-MoE goes through."""
+
+import logging
+
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.networks.nets import BasicUNetPlusPlus, UNet
+from torch import nn
+
+from icmoe_monai.baselines import Baseline
+from icmoe_monai.checkpoint import CheckpointLoader, load_weights, save_weights
+from icmoe_monai.errors import InputError
+from icmoe_monai.handlers import LastCheckpoint
+from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
+from icmoe_monai.losses import ICMoELoss
+from icmoe_monai.network import ICMoE
+from icmoe_monai.tensor_files import read_checkpoint
+from icmoe_monai.trunk import PretrainedTrunk, UntouchedTrunk, has_frozen_trunk
+
+
+def unet(out_channels: int = 1) -> Baseline:
+    network = UNet(spatial_dims=2, in_channels=3, out_channels=out_channels, channels=(4, 8), strides=(2,))
+    return Baseline(network=network, out_channels=out_channels)
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_the_interface_is_that_of_icmoe(out_channels):
+    image, network = torch.randn(2, 3, 32, 48), unet(out_channels)
+    ours = ICMoE(experts=["basic"], out_channels=out_channels)
+    found, expected = network.train()(image), ours.train()(image)
+    assert type(found) is type(expected)
+    for name in ("logits", "expert_logits", "votes"):
+        assert getattr(found, name).shape == getattr(expected, name).shape, name
+    assert found.embeddings.shape[2:] == (0, 0)
+    torch.testing.assert_close(found.expert_logits[:, 0], found.logits)
+    torch.testing.assert_close(found.votes, torch.ones_like(found.votes))
+    assert network.eval()(image).shape == ours.eval()(image).shape
+    assert network.expert_maps(image).shape == ours.expert_maps(image).shape
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_the_vote_is_the_network_itself(out_channels):
+    image, network = torch.randn(1, 3, 32, 32), unet(out_channels).eval()
+    with torch.no_grad():
+        logits, whole = network(image), VotingInferer(with_experts=True)(image, network)
+        window = SlidingWindowVotingInferer(roi_size=32, with_experts=True)(image, network)
+    expected = torch.sigmoid(logits) if out_channels == 1 else torch.softmax(logits, dim=1)
+    for maps in (whole, window):
+        torch.testing.assert_close(maps[:, :out_channels], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(maps[:, out_channels : 2 * out_channels], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(maps[:, -1], torch.ones(1, 32, 32))
+
+
+def test_the_loss_without_its_expert_part_is_dice_and_cross_entropy():
+    image, label = torch.randn(2, 3, 32, 32), (torch.rand(2, 1, 32, 32) > 0.5).float()
+    network, loss = unet().train(), ICMoELoss(experts=["basic"], expert_weight=0.0, balance_weight=0.0)
+    output = network(image)
+    torch.testing.assert_close(loss(output, label), loss.segmentation(output.logits, label))
+    loss(output, label).backward()
+    assert all(weight.grad is not None for weight in network.network.parameters())
+
+
+def test_of_a_list_of_outputs_the_last_is_taken():
+    for deep in (False, True):
+        features = (8, 8, 8, 8, 8, 8)
+        network = BasicUNetPlusPlus(2, in_channels=3, out_channels=1, features=features, deep_supervision=deep).eval()
+        image = torch.randn(1, 3, 32, 32)
+        torch.testing.assert_close(Baseline(network=network, out_channels=1).eval()(image), network(image)[-1])
+
+
+def test_a_network_of_other_channels_is_refused():
+    network = Baseline(network=nn.Conv2d(3, 2, 1), out_channels=1)
+    with pytest.raises(ValueError, match=r"must be \(B, K, H, W\) \(1, 1, 8, 8\), got \(1, 2, 8, 8\)"):
+        network(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
+def test_all_weights_are_saved_and_loaded(tmp_path, name):
+    network, other = unet(), unet()
+    save_weights(network, tmp_path / name)
+    load_weights(other, tmp_path / name)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+    with pytest.raises(InputError, match="does not fit this network"):
+        load_weights(ICMoE(), tmp_path / name)
+
+
+def test_a_training_goes_on_from_its_last_file(tmp_path):
+    network, other = unet(), unet()
+    engine = Engine(lambda engine, batch: 0)
+    LastCheckpoint(save_dict={"model": network}, path=str(tmp_path / "last.pt")).attach(engine)
+    engine.run([0], max_epochs=1)
+    assert read_checkpoint(tmp_path / "last.pt")["model"].keys() == network.state_dict().keys()
+    CheckpointLoader(str(tmp_path / "last.pt"), {"model": other})(engine)
+    assert torch.equal(next(other.parameters()), next(network.parameters()))
+
+
+@pytest.mark.parametrize("source", [None, "trunk.safetensors"])
+def test_handlers_of_the_trunk_leave_it_alone_and_say_nothing_wrong(source, caplog):
+    network = unet()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    engine = Engine(lambda engine, batch: 0)
+    with caplog.at_level(logging.INFO, logger="icmoe_monai"):
+        PretrainedTrunk(network, source).attach(engine)
+        UntouchedTrunk(network).attach(engine)
+        engine.run([0], max_epochs=1)
+    assert not has_frozen_trunk(network)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    said = "Nothing of trunk.safetensors is used: this network has no foundation encoder."
+    assert [record.message for record in caplog.records] == ([said] if source else [])

@@ -1,0 +1,169 @@
+"""The statistics of the studies' tables against NumPy and by hand, and the tables' place in the document."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from benchmarks import tables
+from benchmarks.collect import METHODS, write_csv
+from icmoe_monai.network import EXPERTS
+
+NUM_CASES = 40
+
+
+def put_study(folder: Path, name: str = "tiny", seeds: tuple[int, ...] = (0, 1), unet_seeds: tuple[int, ...] = (0, 1)):
+    """Write the files of a study in which unet is worse than icmoe by about 0.05; return the Dice columns."""
+    generator = np.random.default_rng(3)
+    base = generator.uniform(0.5, 0.9, NUM_CASES)
+    columns: dict[str, np.ndarray] = {}
+    offsets = dict(zip(METHODS, (0.05, 0.03, 0.0, 0.02, 0.01, 0.09), strict=True))
+    for seed in seeds:
+        for method in METHODS:
+            noise = generator.normal(0, 0.01, NUM_CASES)
+            columns[f"icmoe/seed_{seed}/{method}"] = np.round(base + offsets[method] + noise + 0.01 * seed, 4)
+    for seed in unet_seeds:
+        columns[f"unet/seed_{seed}/voted"] = np.round(base + generator.normal(0, 0.01, NUM_CASES), 4)
+    lines = [{"case": f"c{i}"} | {key: f"{column[i]:.4f}" for key, column in columns.items()} for i in range(NUM_CASES)]
+    write_csv(folder / name / "set_dice.csv", list(lines[0]), lines)
+    runs = [
+        {
+            "dataset": "set", "row": row, "seed": seed, "commit": "abc", "trunk": "t 12", "learning_rate": rate,
+            "trainable_parameters": 2_500_000, "step_seconds": 0.25 + 0.1 * seed, "peak_mb": 700.4, "peak_gpu_mb": "",
+            "inference_seconds": 0.0312, "cpu": "A CPU", "gpu": "", "jobs": 2, "threads": 1, "version_torch": "2",
+            "version_monai": "1", **{f"load_{expert}": (0.2, 0.3, 0.5)[i] for i, expert in enumerate(EXPERTS)},
+        }
+        for row, rate, ran in (("icmoe", 0.003, seeds), ("unet", 0.001, unet_seeds))
+        for seed in ran
+    ]  # fmt: skip
+    write_csv(folder / name / "runs.csv", list(runs[0]), runs)
+    study = {
+        "name": name, "seeds": [0, 1, 2], "datasets": {"set": {"longest_side": 96}, "later": {}},
+        "settings": {"image_size": 64}, "rows": {"icmoe": None, "unet": "u.yaml", "depth_1": "d.yaml"}, "tuning": None,
+    }  # fmt: skip
+    (folder / name / "study.json").write_text(json.dumps(study))
+    return columns
+
+
+def line_of(text: str, start: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r"[+-]?\d+\.\d+", cell)]
+
+
+def test_the_interval_is_that_of_scipy():
+    first, second = np.random.default_rng(0).uniform(size=(2, 200))
+    found = tables.interval(lambda a, b: a - b, first, second)
+    expected = bootstrap(
+        (first - second,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert found == pytest.approx((expected.low, expected.high), abs=0.003)
+    assert tables.interval(lambda a, b: a - b, first, second) == found
+
+
+def test_cases_are_drawn_together():
+    first = np.random.default_rng(0).uniform(size=50)
+    assert tables.interval(lambda a, b: a - b, first, first - 0.25) == pytest.approx((0.25, 0.25))
+
+
+def test_a_rows_numbers_are_those_of_its_columns(tmp_path):
+    columns = put_study(tmp_path)
+    text = tables.tables_of(tables.read_results(tmp_path / "tiny"))
+    assert "### set, 40 test images" in text
+    assert "later" not in text.replace("later: ", "")
+    ours = line_of(text, "icmoe")
+    means = [columns[f"icmoe/seed_{seed}/voted"].mean() for seed in (0, 1)]
+    assert ours[:5] == ["icmoe", f"{np.mean(means):.3f}", f"{np.std(means, ddof=1):.3f}", "-", "2"]
+    assert ours[5:] == ["0.003", "2.50", "300", "700", "31"]
+    unet = line_of(text, "unet")
+    difference = np.mean([columns[f"unet/seed_{s}/voted"] - columns[f"icmoe/seed_{s}/voted"] for s in (0, 1)], axis=0)
+    value, low, high = numbers(unet[3])
+    assert value == pytest.approx(difference.mean(), abs=6e-4)
+    margin = 1.96 * difference.std() / np.sqrt(NUM_CASES)
+    assert (low, high) == pytest.approx((difference.mean() - margin, difference.mean() + margin), abs=2e-3)
+    assert not [line for line in text.splitlines() if line.startswith("| depth_1 |")]
+
+
+def test_a_row_is_compared_over_the_seeds_that_both_have(tmp_path):
+    columns = put_study(tmp_path, seeds=(0, 1), unet_seeds=(1, 2))
+    unet = line_of(tables.tables_of(tables.read_results(tmp_path / "tiny")), "unet")
+    assert unet[4] == "2"
+    expected = (columns["unet/seed_1/voted"] - columns["icmoe/seed_1/voted"]).mean()
+    assert numbers(unet[3])[0] == pytest.approx(expected, abs=6e-4)
+
+
+@pytest.mark.parametrize(("seeds", "unet_seeds"), [((0,), (1,)), ((), (0,))], ids=["no-shared", "no-icmoe"])
+def test_without_a_shared_seed_nothing_is_compared(tmp_path, seeds, unet_seeds):
+    put_study(tmp_path, seeds=seeds, unet_seeds=unet_seeds)
+    text = tables.tables_of(tables.read_results(tmp_path / "tiny"))
+    unet = line_of(text, "unet")
+    assert unet[2:5] == ["-", "-", "1"]
+    assert ("The experts of" in text) == bool(seeds)
+
+
+def test_the_gain_is_over_the_expert_that_is_best_in_each_sample(tmp_path):
+    columns = put_study(tmp_path)
+    line = line_of(tables.tables_of(tables.read_results(tmp_path / "tiny")), "set")
+    dice = {m: np.mean([columns[f"icmoe/seed_{seed}/{m}"] for seed in (0, 1)], axis=0) for m in METHODS}
+    assert [float(cell) for cell in line[1:7]] == pytest.approx([dice[m].mean() for m in METHODS], abs=6e-4)
+    assert line[7] == "0.20 / 0.30 / 0.50"
+    gain = dice["voted"].mean() - max(dice[expert].mean() for expert in EXPERTS)
+    assert numbers(line[8])[0] == pytest.approx(gain, abs=6e-4)
+    over_mean = numbers(line[9])
+    assert over_mean[0] == pytest.approx((dice["voted"] - dice["mean_vote"]).mean(), abs=6e-4)
+    assert over_mean[1] < over_mean[0] < over_mean[2]
+    assert line[10] == "2"
+    equal = np.random.default_rng(0).uniform(size=NUM_CASES)
+    others = np.random.default_rng(1).permutation(equal)
+    low, high = tables.interval(lambda voted, *experts: voted - np.max(experts, axis=0), equal, equal, others)
+    assert high == 0  # the expert that equals the vote is always there to be chosen
+    assert low < 0
+
+
+def test_the_caption_says_where_the_numbers_come_from(tmp_path):
+    put_study(tmp_path)
+    text = tables.tables_of(tables.read_results(tmp_path / "tiny"))
+    assert "`configs/studies/tiny.yaml`, 4 of 18 runs finished. Settings: image_size 64; set: longest_side 96." in text
+    assert "Trunk: t 12. Commit: abc. Made on A CPU, 2 at a time, 1 threads each; PyTorch 2, MONAI 1." in text
+
+
+def test_the_peak_of_a_gpu_counts_where_there_was_one(tmp_path):
+    put_study(tmp_path)
+    path = tmp_path / "tiny" / "runs.csv"
+    path.write_text(path.read_text().replace("700.4,,", "3000.0,123.4,").replace("A CPU,,", "A CPU,A GPU,"))
+    text = tables.tables_of(tables.read_results(tmp_path / "tiny"))
+    assert line_of(text, "icmoe")[8] == "123"
+    assert "Made on A GPU, 2 at a time" in text
+
+
+def test_tables_stand_between_their_marks_and_nothing_else_changes(tmp_path):
+    put_study(tmp_path / "results")
+    put_study(tmp_path / "results", name="other")
+    marks = "<!-- study tiny: begin -->\nold\n<!-- study tiny: end -->"
+    (tmp_path / "results.md").write_text(f"# Results\n\nbefore\n\n{marks}\n\nafter\n")
+    docs = ["--docs", str(tmp_path)]
+    assert tables.main(["--check", *docs]) == 1
+    assert tables.main(docs) == 0
+    text = (tmp_path / "results.md").read_text()
+    assert tables.main(["--check", *docs]) == 0
+    assert text.startswith("# Results\n\nbefore\n\n<!-- study tiny: begin -->\n\n`configs/studies/tiny.yaml`")
+    assert "\n\n<!-- study tiny: end -->\n\nafter\n\n## Study other\n\n<!-- study other: begin -->\n\n" in text
+    assert "old" not in text
+    (tmp_path / "results.md").write_text(text.replace("0.003", "0.004"))
+    assert tables.main(["--check", *docs]) == 1
+
+
+def test_a_document_without_studies_stays_as_it_is(tmp_path):
+    (tmp_path / "results.md").write_text("# Results\n")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "begun").mkdir()
+    (tmp_path / "results" / "begun" / "study.json").write_text('{"datasets": {}, "name": "begun", "rows": {}}')
+    for arguments in (["--check"], []):
+        assert tables.main([*arguments, "--docs", str(tmp_path)]) == 0
+    assert (tmp_path / "results.md").read_text() == "# Results\n"
