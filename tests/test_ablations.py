@@ -17,11 +17,11 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 ABLATIONS = sorted((CONFIGS / "ablations").glob("*.yaml"))
 BASELINES = sorted((CONFIGS / "baselines").glob("*.yaml"))
-STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
+STUDIES = [CONFIGS / "studies" / f"{name}.yaml" for name in ("reduced", "full")]  # shipped.yaml makes the models
 TRUNK = {"pretrained": "some trunk"}  # as a study gives it, before the row's own overlay
 # MONAI's own: heads of UNet++ for deep supervision only
 UNUSED = {"unet_plus_plus": ("network.final_conv_0_1.", "network.final_conv_0_2.", "network.final_conv_0_3.")}
-SINGLE = {"decoder_only", "lora_all", "full_finetuning"}
+SINGLE = {"decoder_only", "semantic_only", "adaptive_only", "lora_all", "full_finetuning"}
 
 
 def parser_of(overlay: Path | None, *more: str) -> ConfigParser:
@@ -148,8 +148,21 @@ def test_the_experts_are_those_that_the_name_says(name, experts):
 
 def test_decoder_only_trains_nothing_of_the_encoders_kind(full):
     network = parser_of(by_name("decoder_only")).get_parsed_content("network_def")
-    assert names_trained(network) <= {name for name in names_trained(full[0]) if name.startswith("decoders.basic.")}
-    assert names_trained(network)
+    decoder = {name for name in names_trained(full[0]) if name.startswith(("decoders.basic.", "detail."))}
+    assert names_trained(network) == decoder
+
+
+@pytest.mark.parametrize("name", ["semantic", "adaptive"])
+def test_an_expert_trained_alone_is_that_of_the_whole(name, full):
+    network = parser_of(by_name(f"{name}_only")).get_parsed_content("network_def")
+    assert network.expert_names == [name]
+    assert names_trained(network) < names_trained(full[0])
+
+
+def test_detail_can_be_the_adaptive_experts_alone(full):
+    network = parser_of(by_name("detail_adaptive")).get_parsed_content("network_def")
+    assert [network.decoders[name].fuse4[1].in_channels for name in EXPERTS] == [32, 32, 64]
+    assert [full[0].decoders[name].fuse4[1].in_channels for name in EXPERTS] == [64, 64, 64]
 
 
 def test_low_rank_updates_stand_in_every_block():

@@ -31,6 +31,7 @@ from icmoe_monai.weights import load_sam_weights, save_sam_weights, trunk_finger
 
 ROOT = Path(__file__).parent.parent
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
+SHIPPED_TRUNK = ROOT / "models" / "sam_vit_t_medical.safetensors"
 SMALL = {"image_size": 64, "num_workers": 0, "device": "cpu"}
 SHORT = {**SMALL, "batch_size": 4, "min_steps": 1, "max_epochs": 2, "learning_rate": 1e-3}
 # MONAI warns of configs being code at every workflow, and of its own loaders' defaults
@@ -38,6 +39,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 
 
 def workflow(config, kind, **overrides) -> ConfigWorkflow:
+    """Return a workflow, of whole networks from random weights unless it is told a `pretrained` encoder."""
+    overrides = {"pretrained": None} | overrides
     flow = ConfigWorkflow(config_file=config, workflow_type=kind, logging_file=False, **overrides)
     flow.initialize()
     return flow
@@ -255,7 +258,7 @@ def test_command_line_from_another_folder_without_installation(dataset, tmp_path
     """A copy of the bundle runs by its own files, not by an installed package, and writes beside them."""
     copy, elsewhere = tmp_path / "bundle copy", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    for part in ("configs", "icmoe_monai"):
+    for part in ("configs", "icmoe_monai", "models"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
     command = bundle_command(
         "training", "--config_file", str(copy / "configs" / "train.json"), "--dataset_dir", str(dataset),
@@ -263,7 +266,7 @@ def test_command_line_from_another_folder_without_installation(dataset, tmp_path
     )  # fmt: skip
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (copy / "output" / "best.pt").is_file()
+    assert torch.load(copy / "output" / "best.pt", weights_only=True)["trunk"]["source"] == SHIPPED_TRUNK.name
     assert list(elsewhere.iterdir()) == []
 
 
@@ -397,7 +400,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(dataset, tmp_path):
     epochs = before // 3 + 2  # 12 images in steps of four
     run(
         TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path / "out"), **{**SHORT, "max_epochs": epochs},
-        checkpoint=str(tmp_path / "out" / "last.pt"),
+        checkpoint=str(tmp_path / "out" / "last.pt"), pretrained=str(SHIPPED_TRUNK),
     )  # fmt: skip
     assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"] == 3 * epochs
 
