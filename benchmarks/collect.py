@@ -56,13 +56,14 @@ def collect(study: Study, place: Place, results: Path) -> int:
 
 
 def write_tuning(study: Study, place: Place, results: Path) -> None:
-    """Write `tuning.csv`: the best validation Dice of every finished trial, and which is chosen of each row."""
+    """Write `tuning.csv`: the best validation Dice of every finished trial, and which is chosen once a row has all."""
     keys = ("row", "dataset", "seed", "learning_rate", "best_val_dice", "steps", "commit", "trunk")
     contents = [_content(study, run, place, {}) for run in trials_of(study)]
     lines: list[dict[str, Any]] = [{key: content[key] for key in keys} for content in contents if content]
     for line in lines:
         others = [other["best_val_dice"] for other in lines if other["row"] == line["row"]]
-        line["chosen"] = "yes" if line["best_val_dice"] == max(others) else ""
+        is_complete = study.tuning is not None and len(others) == len(study.tuning.learning_rates)
+        line["chosen"] = "yes" if is_complete and line["best_val_dice"] == max(others) else ""
     if lines:
         write_csv(results / "tuning.csv", list(lines[0]), lines)
 

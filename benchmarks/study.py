@@ -29,6 +29,8 @@ from benchmarks.study_run import Execute, make_run
 from icmoe_monai.data import find_cases
 from icmoe_monai.errors import InputError
 
+SHIPPED_TRUNK = ROOT / "models" / "sam_vit_t_medical.safetensors"
+
 _SECONDS_TO_SAVE = 60.0
 _SECONDS_TO_END = 5.0
 
@@ -126,19 +128,28 @@ def check_sets(study: Study, runs: Sequence[Run], place: Place, rates: Mapping[s
         find_cases(folder, out_channels=settings.get("out_channels", 1), needed=("train", "val", "test"))
 
 
+def _check_tuned(study: Study, runs: Sequence[Run], rates: Mapping[str, float]) -> None:
+    """Refuse a study half of which has learning rates of its own, which would favour that half."""
+    listed = study.tuning.rows if study.tuning is not None and rates else []
+    untuned = list(dict.fromkeys(run.row for run in runs if run.row in listed and run.row not in rates))
+    if untuned:
+        raise InputError(
+            f"tuning.csv has no learning rate of {', '.join(untuned)} yet: run --tune first, or remove it."
+        )
+
+
 def main(arguments: list[str] | None = None, execute: Execute | None = None) -> int:
     """Run, tune, collect, or tell what would be run; return the exit status."""
     options = _parser().parse_args(arguments)
     study = read_study(options.study)
-    trunk = options.trunk and (str(Path(options.trunk).resolve()) if os.path.exists(options.trunk) else options.trunk)
+    trunk = options.trunk or study.settings.get("pretrained") or str(SHIPPED_TRUNK)
+    trunk = str(Path(trunk).resolve()) if os.path.exists(trunk) else trunk
     place = Place(options.data_dir.resolve(), options.runs_dir.resolve(), trunk, options.jobs, options.commit)
     results = options.results_dir / study.name
     if options.collect_only:
         _tell(f"collected {collect(study, place, results)} runs into {results}")
         return 0
     check_place(place)
-    if trunk is None and study.settings.get("pretrained") is None:
-        _tell("No --trunk: every row trains its encoder from random weights.")
     rates = {} if options.tune else tuned_rates(results / "tuning.csv")
     rows = _list(options.rows)
     runs = (
@@ -146,6 +157,7 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
         if options.tune
         else runs_of(study, rows, _list(options.datasets), [int(seed) for seed in _list(options.seeds) or []])
     )
+    _check_tuned(study, runs, rates)
     if options.dry_run:
         return _tell_plan(study, runs, place, rates)
     check_sets(study, runs, place, rates)
@@ -169,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="file of configs/studies")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the data sets' folders")
-    parser.add_argument("--trunk", help="file of the encoder's weights, or a name of official ones")
+    parser.add_argument("--trunk", help="file of the encoder's weights, or a name of official ones; else models/'s")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each with its share of the cores")
     parser.add_argument("--rows", help="only these, with commas")
     parser.add_argument("--datasets", help="only these, with commas")

@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.collect import METHODS, read_csv
 from benchmarks.study_file import REFERENCE, ROOT
+from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.network import EXPERTS
 
@@ -58,6 +59,11 @@ def read_results(folder: Path) -> Results:
         path = folder / f"{dataset}_dice.csv"
         lines = read_csv(path) if path.is_file() else []
         columns = [name for name in lines[0] if name != "case"] if lines else []
+        empty = [name for name in columns if any(line[name] == "" for line in lines)]
+        if empty:
+            raise InputError(
+                f"{path} lacks values of {empty[0]}: its seeds have other test images; give a splits.json."
+            )
         dice[dataset] = {_column(name): np.array([float(line[name]) for line in lines]) for name in columns}
     return Results(study, runs, dice)
 
@@ -76,7 +82,9 @@ def tables_of(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def mean_over_seeds(columns: Mapping[tuple[str, int, str], np.ndarray], row: str, method: str, seeds: Iterable[int]):
+def mean_over_seeds(
+    columns: Mapping[tuple[str, int, str], np.ndarray], row: str, method: str, seeds: Iterable[int]
+) -> np.ndarray:
     """Return the Dice of every image, the mean over seeds, (N,)."""
     return np.mean([columns[row, seed, method] for seed in seeds], axis=0)
 

@@ -1,4 +1,4 @@
-"""From features to pixels: one small decoder per expert, each seeing something that the others do not.
+"""From features to pixels: one small decoder per expert, over different features and with different sights.
 
 Three like decoders over three like paths learn one function, and a vote among them is decoration (docs/method.md). So
 the basic expert's decoder sees the pretrained features, the semantic expert's also the whole image's context, and the

@@ -92,7 +92,7 @@ class CaseMetrics:
     that is read to its voted prediction, windows and all, before it is brought to the label's size.
 
     Args:
-        output_dir: Folder of the two files; made if it is not there.
+        output_dir: Folder of the three files; made if it is not there.
         out_channels: K.
         expert_names: The E names, as given to `SplitVotesd`.
         num_bootstrap: Number of bootstrap samples.

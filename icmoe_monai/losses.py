@@ -151,8 +151,8 @@ class PixelWeights(nn.Module):
     """Give the adaptive expert the pixels that are hard for the others, so that the experts differ.
 
     A pixel's weight is 1 + emphasis times the others' mean probability of a wrong class, over the mean of that within
-    the pixel's class: the classes weigh what they weigh for the others, so that one half stays the place to cut. The
-    basic and the semantic expert take all pixels alike. Weights carry no gradient.
+    the pixel's class, so that classes weigh what they weigh for the others. The basic and the semantic expert take all
+    pixels alike. Weights carry no gradient.
 
     Args:
         experts: Names of the experts, in the network's order.

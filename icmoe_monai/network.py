@@ -89,7 +89,7 @@ class ICMoE(nn.Module):
         self.encoder = build_sam_encoder(backbone)
         size = BACKBONES[backbone]
         width, depth, channels = size["width"], size["depth"], size["neck_channels"]
-        _check(experts, expert_depth, depth, out_channels)
+        _check(experts, detailed, expert_depth, depth, out_channels)
         self.out_channels = out_channels
         self.expert_names = [name for name in EXPERTS if name in experts]
         self.split = depth - expert_depth
@@ -247,11 +247,19 @@ def _build_decoder(name: str, channels: int, out_channels: int, detailed: bool) 
     )
 
 
-def _check(experts: tuple[str, ...] | list[str], expert_depth: int, depth: int, out_channels: int) -> None:
+def _check(
+    experts: tuple[str, ...] | list[str],
+    detailed: tuple[str, ...] | list[str],
+    expert_depth: int,
+    depth: int,
+    out_channels: int,
+) -> None:
     if not experts or list(experts) != [name for name in EXPERTS if name in experts]:
         raise InputError(
             f"experts must be some of {', '.join(EXPERTS)}, each once, in this order, got {list(experts)}."
         )
+    if any(name not in EXPERTS for name in detailed):
+        raise InputError(f"detailed must be some of {', '.join(EXPERTS)}, got {list(detailed)}.")
     if not 1 <= expert_depth <= depth:
         raise InputError(f"expert_depth must be in 1..{depth} for this backbone, got {expert_depth}.")
     if out_channels < 1:

@@ -228,6 +228,14 @@ def test_experts_have_one_order_by_which_all_results_are_named(experts: list[str
         build(experts=experts)
 
 
+def test_detail_is_for_experts_that_there_are() -> None:
+    with pytest.raises(InputError, match=r"detailed must be some of basic, semantic, adaptive, got \['fine'\]"):
+        build(detailed=["fine"])
+    assert build(detailed=[]).detail is None
+    decoders = build(detailed=["semantic"]).decoders
+    assert [decoders[name].fuse4[1].in_channels for name in decoders] == [32, 64, 32]
+
+
 def test_one_expert_alone_votes_for_itself(image: Tensor) -> None:
     network = build(experts=("adaptive",))
     output = network(image)

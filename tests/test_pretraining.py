@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from test_data import put_plain
 
 from icmoe_monai.errors import InputError
@@ -11,6 +12,7 @@ from icmoe_monai.network import ICMoE
 from icmoe_monai.pretraining import export_trunk, find_sets
 from icmoe_monai.weights import load_sam_weights, trunk_fingerprint
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 SPLITS = {"train": ["case_0", "case_1"], "val": ["case_2"], "test": ["case_3"]}
 
 
@@ -40,6 +42,14 @@ def test_sets_are_joined_split_by_split_and_small_ones_are_repeated(tmp_path: Pa
 def test_sets_that_cannot_be_used_are_told(dataset_dir: str | None, repeats: dict[str, int], told: str) -> None:
     with pytest.raises(InputError, match=told):
         find_sets(dataset_dir, repeats=repeats)
+
+
+def test_the_recipe_starts_from_random_weights():
+    parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / "train.json"), str(CONFIGS / "pretrain.yaml")]))
+    assert parser["pretrained"] is None
+    network = parser.get_parsed_content("network_def")
+    assert network.detail is None  # all that is drawn must have come through the trunk
+    assert all(weight.requires_grad for weight in network.encoder.parameters())
 
 
 def test_an_exported_trunk_is_the_encoder_to_the_rounding_of_float16(tmp_path: Path) -> None:

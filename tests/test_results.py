@@ -4,16 +4,19 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import tables
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_the_trials_are_those_of_the_file():
+@pytest.mark.parametrize("name", ["trials", "dial"])
+def test_the_trials_are_those_of_the_file(name):
     text = (DOCS / "method.md").read_text()
-    with (DOCS / "results" / "trials.csv").open(newline="") as file:
+    with (DOCS / "results" / f"{name}.csv").open(newline="") as file:
         rows = ["| " + " | ".join(row.values()) + " |" for row in csv.DictReader(file)]
-    assert len(rows) > 10
+    assert len(rows) > 2
     for row in rows:
         assert row in text, row
 

@@ -416,6 +416,14 @@ def test_a_study_takes_the_tuned_learning_rates_and_ablations_take_icmoes(bench)
     assert rate_of(Run("icmoe", "first", 0, 0.5), {"icmoe": 0.003}) == 0.5
 
 
+def test_a_study_is_refused_while_only_some_of_its_rows_are_tuned(bench):
+    (bench.results / "tiny").mkdir(parents=True)
+    (bench.results / "tiny" / "tuning.csv").write_text("row,learning_rate,chosen\nicmoe,0.003,yes\nunet,0.003,\n")
+    with pytest.raises(InputError, match=r"tuning.csv has no learning rate of unet yet: run --tune first"):
+        bench.main("--datasets", "first", "--seeds", "0")
+    assert bench.main("--datasets", "first", "--seeds", "0", "--rows", "icmoe,depth_1") == 0
+
+
 def test_a_tuning_needs_to_be_in_the_file(bench):
     bench.write_study({key: value for key, value in STUDY.items() if key != "tuning"})
     with pytest.raises(InputError, match="Study tiny has no tuning"):

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import bootstrap
 
 from benchmarks import tables
-from benchmarks.collect import METHODS, write_csv
+from benchmarks.collect import METHODS, read_csv, write_csv
+from icmoe_monai.errors import InputError
 from icmoe_monai.network import EXPERTS
 
 NUM_CASES = 40
@@ -167,3 +168,12 @@ def test_a_document_without_studies_stays_as_it_is(tmp_path):
     for arguments in (["--check"], []):
         assert tables.main([*arguments, "--docs", str(tmp_path)]) == 0
     assert (tmp_path / "results.md").read_text() == "# Results\n"
+
+
+def test_seeds_of_other_test_images_are_told_and_not_averaged(tmp_path):
+    put_study(tmp_path)
+    path = tmp_path / "tiny" / "set_dice.csv"
+    lines = read_csv(path)
+    write_csv(path, list(lines[0]), [lines[0] | {"unet/seed_1/voted": ""}, *lines[1:]])
+    with pytest.raises(InputError, match=r"set_dice\.csv lacks values of unet/seed_1/voted: its seeds have other test"):
+        tables.read_results(tmp_path / "tiny")
