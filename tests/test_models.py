@@ -1,0 +1,87 @@
+"""The shipped weights: what docs/models.md says that they are, and that they fit what is shipped around them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from icmoe_monai.checkpoint import load_weights
+from icmoe_monai.errors import InputError
+from icmoe_monai.network import ICMoE
+from icmoe_monai.sam import build_sam_encoder
+from icmoe_monai.tensor_files import read_metadata
+from icmoe_monai.weights import load_sam_weights, trunk_fingerprint
+
+ROOT = Path(__file__).parent.parent
+TRUNK, MODEL, BUSI = (
+    ROOT / "models" / name for name in ("sam_vit_t_medical.safetensors", "model.pt", "experts_busi.safetensors")
+)
+DOCUMENT = (ROOT / "docs" / "models.md").read_text()
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.randn(1, 3, 64, 96)
+
+
+def on_trunk() -> ICMoE:
+    network = ICMoE().eval()
+    load_sam_weights(TRUNK, network.encoder)
+    return network
+
+
+def test_the_trunk_is_the_one_that_the_document_tells_of():
+    fingerprint = trunk_fingerprint(load_sam_weights(TRUNK))
+    assert re.findall(r"^ {4}([0-9a-f]{64})$", DOCUMENT, flags=re.MULTILINE) == [fingerprint]
+    assert read_metadata(TRUNK)["backbone"] == "vit_t"
+
+
+@pytest.mark.parametrize("path", [TRUNK, MODEL, BUSI], ids=lambda path: path.name)
+def test_a_file_is_as_large_as_the_document_says(path):
+    (size,) = re.findall(rf"`models/{re.escape(path.name)}` \|.*\| ([\d.]+) MB \|", DOCUMENT)
+    assert path.stat().st_size / 1e6 == pytest.approx(float(size), abs=0.05)
+    assert path.stat().st_size <= 12e6 or path == MODEL
+
+
+def test_the_model_is_whole_and_on_that_trunk(image):
+    state = torch.load(MODEL, weights_only=True)
+    network = ICMoE().eval()
+    network.load_state_dict(state)  # as monai.bundle.load does
+    assert trunk_fingerprint(network.encoder) == trunk_fingerprint(load_sam_weights(TRUNK))
+    with torch.no_grad():
+        assert not torch.equal(network(image), on_trunk()(image))
+
+
+def test_experts_for_ultrasound_fit_the_trunk_and_no_other(image):
+    network = on_trunk()
+    load_weights(network, BUSI)
+    with torch.no_grad():
+        assert network(image).isfinite().all()
+    other = ICMoE()
+    other.encoder.load_state_dict(build_sam_encoder("vit_t").state_dict())
+    with pytest.raises(InputError, match=r"experts_busi\.safetensors was trained on sam_vit_t_medical\.safetensors"):
+        load_weights(other, BUSI)
+
+
+def test_what_the_document_says_of_the_pretraining_is_in_its_files():
+    best = []
+    for stage in (1, 2):
+        lines = (ROOT / "docs" / "results" / f"pretrain_stage{stage}.csv").read_text().splitlines()
+        column = lines[0].split(",").index("val_mean_dice")
+        best.append(max(float(line.split(",")[column] or 0) for line in lines[1:]))
+    assert f"Validation Dice {best[0]:.3f} after stage 1 and {best[1]:.3f} after stage 2" in DOCUMENT
+
+
+def test_the_metadata_name_scores_of_the_shipped_models():
+    metrics = json.loads((ROOT / "configs" / "metadata.json").read_text())["eval_metrics"]
+    lines = (ROOT / "docs" / "results" / "shipped" / "runs.csv").read_text().splitlines()
+    column = lines[0].split(",").index("voted_dice")
+    measured = {
+        line.split(",")[0]: float(line.split(",")[column]) for line in lines[1:] if line.split(",")[1] == "icmoe"
+    }
+    assert metrics == {f"{name}_test_mean_dice": round(measured[name], 4) for name in ("isic2017", "busi")}
