@@ -24,7 +24,8 @@ class ExpertDecoder(nn.Module):
         in_channels: Channels of the expert's feature map.
         out_channels: K.
         width: Channels at stride 4; half of it at stride 2.
-        detail_channels: Channels of the detail maps at stride 4 and 2; (0, 0) for none.
+        detail_channels: Channels of the detail maps at stride 4 and 2 that it sees; (c, 0) for the first alone, (0, 0)
+            for none.
         context: Module that keeps the feature map's shape and adds context to it, or None.
 
     Example:
@@ -44,6 +45,7 @@ class ExpertDecoder(nn.Module):
         context: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.num_details = sum(channels > 0 for channels in detail_channels)
         self.context = nn.Identity() if context is None else context
         self.up4 = nn.Sequential(
             nn.ConvTranspose2d(in_channels, 2 * width, 2, stride=2, bias=False),
@@ -61,13 +63,15 @@ class ExpertDecoder(nn.Module):
 
         Args:
             features: Feature map, (B, C, h, w).
-            details: Detail maps at stride 4 and 2 as `DetailStem` returns them, the first of them, or none.
+            details: Detail maps at stride 4 and 2 as `DetailStem` returns them, of which it takes what it sees; may be
+                empty if that is none.
 
         Returns:
             Decoder features at stride 4, (B, width, H/4, W/4), and logits, (B, K, H, W).
         """
-        at4 = self.fuse4(torch.cat([self.up4(self.context(features))] + details[:1], dim=1))
-        at2 = self.fuse2(torch.cat([self.up2(at4)] + details[1:], dim=1))
+        seen = details[: self.num_details]
+        at4 = self.fuse4(torch.cat([self.up4(self.context(features))] + seen[:1], dim=1))
+        at2 = self.fuse2(torch.cat([self.up2(at4)] + seen[1:], dim=1))
         return at4, F.interpolate(self.head(at2), scale_factor=2.0, mode="bilinear", align_corners=False)
 
 

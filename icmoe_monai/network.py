@@ -107,8 +107,7 @@ class ICMoE(nn.Module):
             if communicate and adapted and len(self.expert_names) > 1
             else nn.Identity()
         )
-        self.detailed = [name for name in self.expert_names if name in detailed]
-        self.detail = DetailStem() if self.detailed else None
+        self.detail = DetailStem() if any(name in detailed for name in self.expert_names) else None
         self.decoders = nn.ModuleDict(
             {name: _build_decoder(name, channels, out_channels, name in detailed) for name in self.expert_names}
         )
@@ -221,10 +220,8 @@ class ICMoE(nn.Module):
         details: list[Tensor] = []
         if self.detail is not None:
             details = self.detail(image)
-        for i, (name, decoder) in enumerate(self.decoders.items()):
-            num_seen = 0 if name not in self.detailed else 2 if name == "adaptive" else 1
-            seen = details[:num_seen]
-            at4, expert_logits = decoder(features[:, i], seen)
+        for i, decoder in enumerate(self.decoders.values()):
+            at4, expert_logits = decoder(features[:, i], details)
             decoded.append(at4)
             logits.append(expert_logits)
         return decoded, torch.stack(logits, dim=1)
