@@ -7,16 +7,14 @@ stand in the study's order, whatever the order in which they were run.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.study_file import REFERENCE, Run, Study, trials_of
 from benchmarks.study_plan import Place, identity_of
-from icmoe_monai.files import write_atomically, write_json
+from icmoe_monai.files import read_csv, write_csv, write_json
 from icmoe_monai.network import EXPERTS
 
 METHODS = ("voted", "mean_vote", *EXPERTS, "oracle")
@@ -46,11 +44,11 @@ def collect(study: Study, place: Place, results: Path) -> int:
     found = [finished for run in _in_order(study) if (finished := _read(study, run, place, rates)) is not None]
     lines = [_line(finished) for finished in found]
     if lines:
-        write_csv(results / "runs.csv", list(lines[0]), lines)
+        write_csv(results / "runs.csv", lines)
     for dataset in study.datasets:
         table = _dice_of_cases([finished for finished in found if finished.run.dataset == dataset])
         if table:
-            write_csv(results / f"{dataset}_dice.csv", list(dict.fromkeys(key for row in table for key in row)), table)
+            write_csv(results / f"{dataset}_dice.csv", table)
     write_json(results / "study.json", study._asdict() | {"tuning": study.tuning and study.tuning._asdict()})
     return len(found)
 
@@ -65,7 +63,7 @@ def write_tuning(study: Study, place: Place, results: Path) -> None:
         is_complete = study.tuning is not None and len(others) == len(study.tuning.learning_rates)
         line["chosen"] = "yes" if is_complete and line["best_val_dice"] == max(others) else ""
     if lines:
-        write_csv(results / "tuning.csv", list(lines[0]), lines)
+        write_csv(results / "tuning.csv", lines)
 
 
 def tuned_rates(path: Path) -> dict[str, float]:
@@ -83,21 +81,6 @@ def rate_of(run: Run, rates: Mapping[str, float]) -> float | None:
     if run.trial is not None:
         return run.trial
     return rates.get(run.row, rates.get(REFERENCE))
-
-
-def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write lines; what a line lacks or has as None becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a file of `write_csv`."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _in_order(study: Study) -> list[Run]:

@@ -11,7 +11,6 @@ A run's folder holds what the commands write (`best.pt`, `last.pt`, `metrics.csv
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -37,7 +36,7 @@ from benchmarks.study_plan import (
     state_of,
     write_settings,
 )
-from icmoe_monai.files import write_json
+from icmoe_monai.files import read_csv, write_json
 from icmoe_monai.report import versions
 from icmoe_monai.tensor_files import read_checkpoint
 
@@ -126,16 +125,11 @@ def _can_go_on(folder: Path) -> bool:
 
 
 def _epochs_in(metrics: Path) -> int:
-    return int(_rows(metrics)[-1]["epoch"]) if metrics.is_file() else 0
-
-
-def _rows(metrics: Path) -> list[dict[str, str]]:
-    with metrics.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return int(read_csv(metrics)[-1]["epoch"]) if metrics.is_file() else 0
 
 
 def _of_training(metrics: Path) -> dict[str, Any]:
-    rows = _rows(metrics)
+    rows = read_csv(metrics)
     columns = {
         name: [float(row[name]) for row in rows if row.get(name)]
         for name in ("step_seconds", "peak_mb", "peak_gpu_mb", "val_mean_dice")

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.collect import METHODS, read_csv
+from benchmarks.collect import METHODS
 from benchmarks.study_file import REFERENCE, ROOT
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically
+from icmoe_monai.files import read_csv, write_atomically
 from icmoe_monai.network import EXPERTS
 
 NUM_BOOTSTRAP = 5000

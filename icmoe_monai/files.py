@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -65,6 +67,34 @@ def write_json(path: str | Path, content: Any) -> None:
     # A file name that is not UTF-8 holds surrogates; escaped they are JSON and come back as the same name.
     data = text.encode("utf-8", errors="backslashreplace")
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows atomically; the columns are the rows' keys as they come up, and what a row lacks is an empty cell.
+
+    Args:
+        path: Where the file shall be.
+        rows: The rows; None is an empty cell too.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Read a file of `write_csv`.
+
+    Args:
+        path: The file.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _plain(content: Any) -> Any:

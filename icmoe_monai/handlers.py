@@ -6,8 +6,6 @@ own CheckpointSaver removes the old file before it writes the new one, so that a
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import statistics
@@ -24,7 +22,7 @@ from torch import nn
 
 from icmoe_monai.checkpoint import MODEL, TRAINER, TRUNK, save_weights, trained_state
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically
+from icmoe_monai.files import read_csv, write_csv
 from icmoe_monai.network import unwrapped
 from icmoe_monai.tensor_files import save_checkpoint
 from icmoe_monai.trunk import TrunkChangedError, describe_trunk, has_frozen_trunk
@@ -225,8 +223,7 @@ class MetricsCsv:
         """Keep what a resumed training has already written."""
         self.rows = []
         if engine.state.iteration > 0 and self.path.is_file():
-            with self.path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= engine.state.epoch]
+            self.rows = [row for row in read_csv(self.path) if int(row["epoch"]) <= engine.state.epoch]
 
     def epoch_started(self, engine: Engine) -> None:
         """Start a row."""
@@ -258,12 +255,7 @@ class MetricsCsv:
         if self.evaluator.state.epoch == engine.state.epoch:  # else this epoch was not validated
             row |= {name: f"{float(value):.6g}" for name, value in self.evaluator.state.metrics.items()}
         self.rows.append(row)
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path, lambda temporary: temporary.write_text(text.getvalue()))
+        write_csv(self.path, self.rows)
 
 
 class Progress:

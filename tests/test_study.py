@@ -19,14 +19,14 @@ from monai.bundle import ConfigParser
 
 from benchmarks import study as study_command
 from benchmarks import study_run
-from benchmarks.collect import METHODS, rate_of, read_csv
+from benchmarks.collect import METHODS, rate_of
 from benchmarks.study import Children
 from benchmarks.study_file import Run, read_study, runs_of, settings_of, trials_of
 from benchmarks.study_plan import Place, commands_of
 from benchmarks.study_run import last_line
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_json
+from icmoe_monai.files import read_csv, write_json
 from icmoe_monai.tensor_files import save_checkpoint
 
 ROOT = Path(__file__).parent.parent

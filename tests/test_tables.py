@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import bootstrap
 
 from benchmarks import tables
-from benchmarks.collect import METHODS, read_csv, write_csv
+from benchmarks.collect import METHODS
 from icmoe_monai.errors import InputError
+from icmoe_monai.files import read_csv, write_csv
 from icmoe_monai.network import EXPERTS
 
 NUM_CASES = 40
@@ -29,7 +30,7 @@ def put_study(folder: Path, name: str = "tiny", seeds: tuple[int, ...] = (0, 1),
     for seed in unet_seeds:
         columns[f"unet/seed_{seed}/voted"] = np.round(base + generator.normal(0, 0.01, NUM_CASES), 4)
     lines = [{"case": f"c{i}"} | {key: f"{column[i]:.4f}" for key, column in columns.items()} for i in range(NUM_CASES)]
-    write_csv(folder / name / "set_dice.csv", list(lines[0]), lines)
+    write_csv(folder / name / "set_dice.csv", lines)
     runs = [
         {
             "dataset": "set", "row": row, "seed": seed, "commit": "abc", "trunk": "t 12", "learning_rate": rate,
@@ -40,7 +41,7 @@ def put_study(folder: Path, name: str = "tiny", seeds: tuple[int, ...] = (0, 1),
         for row, rate, ran in (("icmoe", 0.003, seeds), ("unet", 0.001, unet_seeds))
         for seed in ran
     ]  # fmt: skip
-    write_csv(folder / name / "runs.csv", list(runs[0]), runs)
+    write_csv(folder / name / "runs.csv", runs)
     study = {
         "name": name, "seeds": [0, 1, 2], "datasets": {"set": {"longest_side": 96}, "later": {}},
         "settings": {"image_size": 64}, "rows": {"icmoe": None, "unet": "u.yaml", "depth_1": "d.yaml"}, "tuning": None,
@@ -174,6 +175,6 @@ def test_seeds_of_other_test_images_are_told_and_not_averaged(tmp_path):
     put_study(tmp_path)
     path = tmp_path / "tiny" / "set_dice.csv"
     lines = read_csv(path)
-    write_csv(path, list(lines[0]), [lines[0] | {"unet/seed_1/voted": ""}, *lines[1:]])
+    write_csv(path, [lines[0] | {"unet/seed_1/voted": ""}, *lines[1:]])
     with pytest.raises(InputError, match=r"set_dice\.csv lacks values of unet/seed_1/voted: its seeds have other test"):
         tables.read_results(tmp_path / "tiny")
