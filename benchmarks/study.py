@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.collect import collect, rate_of, tuned_rates, write_tuning
 from benchmarks.study_file import ROOT, Run, Study, read_study, runs_of, trials_of
-from benchmarks.study_plan import Place, check_place, commands_of, state_of
+from benchmarks.study_plan import Place, check_place, commands_of, quoted, state_of
 from benchmarks.study_run import Execute, make_run
 from icmoe_monai.data import find_cases
 from icmoe_monai.errors import InputError
@@ -142,8 +142,10 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
     """Run, tune, collect, or tell what would be run; return the exit status."""
     options = _parser().parse_args(arguments)
     study = read_study(options.study)
-    trunk = options.trunk or study.settings.get("pretrained") or str(SHIPPED_TRUNK)
-    trunk = str(Path(trunk).resolve()) if os.path.exists(trunk) else trunk
+    trunk = options.trunk
+    if trunk is None and not options.collect_only:
+        trunk = study.settings.get("pretrained") or str(SHIPPED_TRUNK)
+    trunk = str(Path(trunk).resolve()) if trunk and os.path.exists(trunk) else trunk
     place = Place(options.data_dir.resolve(), options.runs_dir.resolve(), trunk, options.jobs, options.commit)
     results = options.results_dir / study.name
     if options.collect_only:
@@ -200,7 +202,7 @@ def _tell_plan(study: Study, runs: Sequence[Run], place: Place, rates: Mapping[s
         rate = rate_of(run, rates)
         _tell(f"{_name(run)}: {state_of(study, run, place, rate)}, learning rate {rate or 'of the config'}")
         for command in commands_of(study, run, place, rate).values():
-            _tell("    " + " ".join(f'"{word}"' if "'" in word else word for word in command))
+            _tell("    " + quoted(command))
     return 0
 
 

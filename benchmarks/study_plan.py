@@ -24,7 +24,7 @@ class Place(NamedTuple):
     Attributes:
         data_dir: The folder of the data sets.
         runs_dir: The folder of the studies' runs.
-        trunk: File of the encoder's weights, or a name of official ones, or None for what the settings say.
+        trunk: File of the encoder's weights, or a name of official ones; None for any, to collect only.
         jobs: How many runs go on at the same time.
         commit: The code's commit where there is no git to ask.
     """
@@ -146,9 +146,14 @@ def environment_of(study: Study, place: Place) -> dict[str, str]:
     return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **threads, "TMPDIR": str(temporary)}
 
 
+def quoted(command: list[str]) -> str:
+    """Return a command as it is typed into a shell."""
+    return " ".join(f'"{word}"' if "'" in word or " " in word else word for word in command)
+
+
 def portable(command: list[str], place: Place) -> str:
     """Return a command without what is this machine's."""
-    text = " ".join(f'"{word}"' if "'" in word or " " in word else word for word in command)
+    text = quoted(command)
     names = {sys.executable: "python", str(place.data_dir): "DATA", str(place.runs_dir): "RUNS"}
     for path, name in names.items():
         text = text.replace(path, name)

@@ -467,6 +467,15 @@ def test_collecting_leaves_out_what_other_settings_gave(bench):
     assert [line["dataset"] for line in read_csv(bench.results / "tiny" / "runs.csv")] == ["first"]
 
 
+def test_collecting_without_a_trunk_takes_the_runs_of_any(bench):
+    bench.main("--rows", "icmoe", "--seeds", "0", "--datasets", "first")
+    arguments = ["--data_dir", str(bench.data), "--runs_dir", str(bench.runs), "--results_dir", str(bench.results)]
+    (bench.results / "tiny" / "runs.csv").unlink()
+    assert study_command.main([str(bench.study_file), *arguments, "--collect_only"]) == 0
+    (line,) = read_csv(bench.results / "tiny" / "runs.csv")
+    assert line["trunk"].startswith(bench.trunk.name)
+
+
 def test_collecting_leaves_out_what_other_learning_rates_gave(bench):
     bench.main("--rows", "unet", "--seeds", "0")
     (bench.results / "tiny" / "tuning.csv").write_text("row,learning_rate,chosen\nunet,0.0001,yes\n")
@@ -495,6 +504,16 @@ def test_a_process_tells_its_status_and_writes_into_its_log(tmp_path):
     assert children.running == []
 
 
+def stop_when_ready(children: Children, code: list[str], folder: Path, ended: list[int]) -> None:
+    """Run code that writes the file "ready", stop it then, and note its exit status."""
+    thread = threading.Thread(target=lambda: ended.append(children.execute(code, folder / "log", os.environ)))
+    thread.start()
+    while not (folder / "ready").exists():
+        time.sleep(0.05)
+    children.stop()
+    thread.join(10)
+
+
 def test_a_study_that_is_stopped_lets_its_processes_save(tmp_path):
     children, ended = Children(), []
     saved = tmp_path / "saved"
@@ -508,12 +527,7 @@ def test_a_study_that_is_stopped_lets_its_processes_save(tmp_path):
         f"    open({str(saved)!r}, 'w')",
         "    sys.exit(1)",
     )
-    thread = threading.Thread(target=lambda: ended.append(children.execute(code, tmp_path / "log", os.environ)))
-    thread.start()
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.05)
-    children.stop()
-    thread.join(10)
+    stop_when_ready(children, code, tmp_path, ended)
     assert saved.exists()
     assert ended == [1]
     assert children.execute(python("pass"), tmp_path / "log", os.environ) == 1  # nothing starts any more
@@ -528,12 +542,7 @@ def test_a_process_that_does_not_stop_is_ended(tmp_path, monkeypatch):
         f"open({str(tmp_path / 'ready')!r}, 'w')",
         "time.sleep(60)",
     )
-    thread = threading.Thread(target=lambda: ended.append(children.execute(code, tmp_path / "log", os.environ)))
-    thread.start()
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.05)
-    children.stop()
-    thread.join(10)
+    stop_when_ready(children, code, tmp_path, ended)
     assert ended == [-signal.SIGKILL]
 
 
