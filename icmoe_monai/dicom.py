@@ -1,0 +1,687 @@
+"""DICOM images, upright, by pydicom.pixels.
+
+The functions of `pictures`, for DICOM: one frame of a file as RGB in 0..255, arrays (row, column). Greys go through the
+modality LUT or rescale, then the first VOI LUT or window, whose output range becomes 0..255; without one, the frame's
+0.5..99.5 percentile range does, padding left out. MONOCHROME1 is then inverted. Colours of more than 8 bits are read by
+their high byte. Overlays, colour profiles and presentation states are not applied.
+
+No tag's value gets into a message, a warning or a log, since it may identify a patient: pydicom is silenced while it
+reads, and an `InputError` names the file and the remedy only. Every length is checked before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import logging
+import math
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+
+import numpy as np
+from PIL import Image
+from pydicom import Dataset, dcmread, uid
+from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
+from pydicom.filereader import read_dataset
+from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, pixel_array
+
+from icmoe_monai.errors import InputError
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_GREYS = ("MONOCHROME1", "MONOCHROME2")
+_PALETTE = "PALETTE COLOR"
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_PIXEL_BITS = {0x7FE00010: None, 0x7FE00008: 32, 0x7FE00009: 64}  # PixelData, float and double float
+_PIXELS_BUT_NO_IMAGE = (uid.SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7", uid.RTDoseStorage)
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_LARGEST_HEADER_VALUE = 2**24
+_EXPLICIT_META = b"\0" * 128 + b"DICM" + b"\x02\x00\x10\x00UI\x14\x00" + uid.ExplicitVRLittleEndian.encode() + b"\0"
+_GUESSED_SYNTAX: dict[Any, uid.UID] = {
+    (True, True): uid.ImplicitVRLittleEndian,
+    (False, True): uid.ExplicitVRLittleEndian,
+    (False, False): uid.ExplicitVRBigEndian,
+}
+_FREE_DECODERS = {
+    **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "pylibjpeg-openjpeg"),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "pyjpegls"),
+}
+_GENERAL_DECODERS = "python-gdcm, or pylibjpeg-libjpeg (GPL: your own choice)"
+_START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_IMAGE_RECORD = "IMAGE"
+_2D, _CENTIMETRES = 1, 3  # RegionSpatialFormat, PhysicalUnitsXDirection
+# pydicom's logger and Python's warning filters belong to the whole process
+_ONE_AT_A_TIME = threading.RLock()
+
+
+class NotAnImageError(InputError):
+    """A sound DICOM file that is no image to segment: a structure set, a report, a segmentation, a DICOMDIR."""
+
+
+@dataclass(frozen=True)
+class DicomInfo:
+    """What a DICOM image's header says.
+
+    Args:
+        num_frames: How many frames, 1 or more.
+        height: Rows.
+        width: Columns.
+        series: Equal for the single-frame files of one series, frame of reference, orientation and size; a digest, so
+            that it may be logged. Empty for a multi-frame file, or where the header names no series or place in it.
+        position: Sorts the files of a series: mm along the slice normal (0 where not given), then the instance number.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    series: str
+    position: tuple[float, ...]
+
+
+class _Opened(NamedTuple):
+    path: str
+    stream: BinaryIO
+    dataset: Dataset
+    syntax: uid.UID
+    pixels_at: int
+    num_frames: int
+    rows: int
+    columns: int
+
+
+def _guarded(read: _Function) -> _Function:
+    """Turn all that a damaged file makes pydicom raise into an `InputError` without its text."""
+
+    @functools.wraps(read)
+    def guarded(path: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with _silence():
+                return read(path, *args, **kwargs)
+        except InputError:
+            raise
+        except Exception:
+            pass
+        # outside of the except, so that the text, which may hold a tag's value, is not even this error's context
+        raise InputError(f"{path} is damaged, or no DICOM image that pydicom can read: copy it again or remove it.")
+
+    return cast(_Function, guarded)
+
+
+def is_dicom(path: str) -> bool:
+    """Tell whether a file is DICOM, by its suffix or by "DICM" at byte 128.
+
+    Args:
+        path: The file; one that cannot be opened counts by its suffix.
+    """
+    if os.path.isdir(path):
+        return False
+    return path.lower().endswith(SUFFIXES) or (os.path.isfile(path) and _has_preamble(path))
+
+
+@_guarded
+def inspect(path: str) -> DicomInfo:
+    """Return what the header says; no pixels are decoded.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file is damaged, is not DICOM, or holds less or more pixel data than the header says.
+        NotAnImageError: It is DICOM, but no image to segment.
+    """
+    with _opened(path) as image:
+        series = "" if image.num_frames > 1 else _series(image.dataset)
+        position = (_place(image.dataset), _first_number(image.dataset.get("InstanceNumber")) or 0.0)
+        return DicomInfo(image.num_frames, image.rows, image.columns, series, position)
+
+
+def count_frames(path: str) -> int:
+    """Return how many frames an image holds.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file cannot be read, or holds no image.
+    """
+    return inspect(path).num_frames
+
+
+@_guarded
+def decode_rgb(path: str, frame: int = 0) -> np.ndarray:
+    """Return the colours of one frame; no other is decoded.
+
+    Args:
+        path: The file.
+        frame: Which frame, from 0.
+
+    Returns:
+        float32 (H, W, 3), RGB in 0..255.
+
+    Raises:
+        InputError: The frame cannot be decoded or does not exist.
+        NotAnImageError: The file is DICOM, but no image to segment.
+    """
+    with _opened(path) as image:
+        return _decode(image, frame)
+
+
+def decode_values(path: str, frame: int = 0) -> tuple[np.ndarray, bool]:
+    """Refuse: a mask is not read from a DICOM image.
+
+    Args:
+        path: The file.
+        frame: Not used.
+
+    Raises:
+        InputError: Always.
+    """
+    raise InputError(f"{path} is a DICOM file, and masks are not read from those: convert it to PNG or NIfTI.")
+
+
+@_guarded
+def decode_size(path: str, *, whole: bool = False) -> tuple[int, int]:
+    """Return an image's (H, W).
+
+    Args:
+        path: The file.
+        whole: Decode every frame too, which finds a damaged file and a missing decoder. Otherwise the header is enough.
+
+    Raises:
+        InputError: The file cannot be read.
+        NotAnImageError: The file is DICOM, but no image to segment.
+    """
+    with _opened(path) as image:
+        for frame in range(image.num_frames if whole else 0):
+            _decode(image, frame)
+        return image.rows, image.columns
+
+
+@_guarded
+def pixel_spacing(path: str) -> tuple[float, float] | None:
+    """Return the distance of pixels in the patient, or None where the file is not calibrated.
+
+    A detector's own spacing (ImagerPixelSpacing, alone or merely repeated as PixelSpacing without a calibration type)
+    and a scanner's nominal spacing do not count.
+
+    Args:
+        path: The file.
+
+    Returns:
+        mm between rows and between columns; None where frames differ.
+
+    Raises:
+        InputError: The file cannot be read.
+        NotAnImageError: The file is DICOM, but no image to segment.
+    """
+    with _opened(path) as image:
+        several = "PerFrameFunctionalGroupsSequence" in image.dataset
+        spacings = {_spacing(image.dataset, frame) for frame in range(image.num_frames if several else 1)}
+        return spacings.pop() if len(spacings) == 1 else None
+
+
+def areas_mm2(path: str, classes: np.ndarray, num_classes: int, frame: int = 0) -> list[float] | None:
+    """Return the area of each foreground class, by pixel spacing or else by the calibrated regions of ultrasound.
+
+    Args:
+        path: The file.
+        classes: Class numbers, 0 the background, (H, W).
+        num_classes: How many classes, the background among them.
+        frame: Which frame, from 0.
+
+    Returns:
+        mm² of class 1 to num_classes - 1, 0.0 for a class without pixels. None where the frame is not calibrated; and
+        where a pixel of any foreground class lies outside of all calibrated regions, or where regions contradict.
+
+    Raises:
+        InputError: The file cannot be read.
+        NotAnImageError: The file is DICOM, but no image to segment.
+        ValueError: classes has another size than the image.
+    """
+    pixel_areas = _pixel_areas(path, frame)
+    if classes.shape != pixel_areas.shape:
+        raise ValueError(f"classes must have the image's size (H, W) = {pixel_areas.shape}, got {classes.shape}.")
+    if np.isnan(pixel_areas).all():
+        return None
+    areas = [float(pixel_areas[classes == number].sum()) for number in range(1, num_classes)]
+    return None if any(math.isnan(area) for area in areas) else areas
+
+
+@_guarded
+def read_dicomdir(path: str) -> list[str]:
+    """Return the absolute paths of the image files that a DICOMDIR lists, whether they exist or not.
+
+    Args:
+        path: The DICOMDIR.
+
+    Raises:
+        InputError: The file is no DICOMDIR, is damaged, or leads out of its folder.
+    """
+    _check_file(path)
+    with _stream(path) as stream:
+        records = dcmread(stream, force=True).get("DirectoryRecordSequence")
+    if records is None:
+        raise InputError(f"{path} is no DICOMDIR: correct the path.")
+    folder = os.path.dirname(os.path.abspath(path))
+    paths = []
+    for record in records:
+        parts = record.get("ReferencedFileID")
+        if record.get("DirectoryRecordType") != _IMAGE_RECORD or not parts:
+            continue
+        parts = [parts] if isinstance(parts, str) else list(parts)
+        if any(part in ("", ".", "..") or set(part) & set("/\\:\0") for part in parts):
+            raise InputError(f"{path} leads out of its own folder: read the image files without it.")
+        paths.append(os.path.join(folder, *parts))
+    return list(dict.fromkeys(paths))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    logger = logging.getLogger("pydicom")
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+class _File(io.BufferedReader):
+    """A file that never takes more memory than it has bytes, whatever length a header claims."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(io.FileIO(path))
+        self.num_bytes = os.path.getsize(path)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self.num_bytes - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def _has_preamble(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _check_file(path: str) -> None:
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is not a file: correct the path.")
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
+
+
+def _max_pixels() -> float:
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
+
+
+@contextmanager
+def _stream(path: str) -> Iterator[BinaryIO]:
+    """Open a file for pydicom; a deflated one as if it had been stored inflated, within bounds."""
+    with _File(path) as file:
+        file.seek(132 if _has_preamble(path) else 0)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+            yield io.BytesIO(_EXPLICIT_META + _inflate(path, file.read()))
+        else:
+            file.seek(0)
+            yield file
+
+
+def _inflate(path: str, data: bytes) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(data, int(min(_max_pixels(), 2**31)))
+    if not inflater.eof and inflater.unconsumed_tail:
+        raise InputError(f"{path} inflates to implausibly much: store it without the deflated transfer syntax.")
+    if not inflater.eof:
+        raise InputError(f"{path} is cut short: copy it again or remove it.")
+    return inflated
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[_Opened]:
+    _check_file(path)
+    with _stream(path) as stream:
+        dataset = dcmread(stream, stop_before_pixels=True, force=True, defer_size=_LARGEST_HEADER_VALUE)
+        start = stream.tell()
+        pixels_follow = len(stream.read(8)) == 8
+        stream.seek(start)
+        _check_kind(path, dataset, pixels_follow)
+        syntax = dataset.file_meta.get("TransferSyntaxUID") or _GUESSED_SYNTAX[dataset.original_encoding]
+        if uid.UID(syntax).name == syntax:
+            raise InputError(f"{path} has an unknown transfer syntax: convert it to Explicit VR Little Endian.")
+        dataset.file_meta.TransferSyntaxUID = syntax
+        tag, length = _read_tag(stream, syntax)
+        image = _Opened(path, stream, dataset, syntax, stream.tell(), *_shape(path, dataset))
+        if syntax.is_encapsulated:
+            _check_fragments(image)
+        else:
+            _check_length(image, length, _PIXEL_BITS[tag] or int(dataset.BitsAllocated))
+        yield image
+
+
+def _check_kind(path: str, dataset: Dataset, pixels_follow: bool) -> None:
+    sop_class = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
+    if not sop_class and not _has_preamble(path):
+        raise InputError(f"{path} is no DICOM file: convert it or remove it.")
+    name = uid.UID(sop_class).name
+    if sop_class == uid.MediaStorageDirectoryStorage:
+        raise NotAnImageError(f"{path} is a DICOMDIR, not an image: name the folder, or the images it lists.")
+    if pixels_follow and sop_class not in _PIXELS_BUT_NO_IMAGE:
+        return
+    if not sop_class or "Image Storage" in name:
+        raise InputError(f"{path} holds no pixel data: copy it again or remove it.")
+    what = "of an unknown kind" if name == sop_class else name
+    raise NotAnImageError(f"{path} is a DICOM file, but no image ({what}): leave it out.")
+
+
+def _shape(path: str, dataset: Dataset) -> tuple[int, int, int]:
+    """Return how many frames, rows and columns."""
+    num_frames = int(dataset.get("NumberOfFrames") or 1)
+    rows, columns = (int(dataset.get(keyword) or 0) for keyword in ("Rows", "Columns"))
+    if min(num_frames, rows, columns) < 1:
+        raise InputError(f"{path} has no sound number of frames, rows and columns: export it again or remove it.")
+    if rows * columns > _max_pixels():
+        raise InputError(f"{path} has too many pixels for one image: cut it into tiles.")
+    photometric, samples = dataset.get("PhotometricInterpretation"), int(dataset.get("SamplesPerPixel") or 1)
+    if (photometric not in (*_GREYS, _PALETTE) or samples != 1) and (photometric not in _COLOURS or samples != 3):
+        raise InputError(f"{path} is neither grey nor palette nor RGB nor YBR colour: convert it to RGB.")
+    if str(photometric).startswith("YBR_FULL") and int(dataset.get("BitsAllocated") or 8) > 8:
+        raise InputError(f"{path} holds YBR colour of more than 8 bits: convert it to RGB.")
+    return num_frames, rows, columns
+
+
+def _read_tag(stream: BinaryIO, syntax: uid.UID) -> tuple[int, int]:
+    """Return the tag and the length of the element that holds the pixels, and stop where its value begins."""
+    order = "<" if syntax.is_little_endian else ">"
+    group, element = struct.unpack(f"{order}HH", stream.read(4))
+    if not syntax.is_implicit_VR:
+        stream.seek(4, os.SEEK_CUR)
+    (length,) = struct.unpack(f"{order}L", stream.read(4))
+    return group << 16 | element, length
+
+
+def _check_length(image: _Opened, length: int, bits: int) -> None:
+    held = min(length, image.stream.seek(0, os.SEEK_END) - image.pixels_at)
+    num_values = image.rows * image.columns * int(image.dataset.get("SamplesPerPixel") or 1)
+    if image.dataset.PhotometricInterpretation == "YBR_FULL_422":
+        num_values = num_values // 3 * 2
+    expected = math.ceil(num_values * bits * image.num_frames / 8)
+    excess = held - expected - expected % 2
+    if length == _UNDEFINED_LENGTH or held < expected or excess >= max(expected // image.num_frames, 1):
+        much = "more" if length != _UNDEFINED_LENGTH and held > expected else "less"
+        raise InputError(f"{image.path} holds {much} pixel data than its header says: copy it again or remove it.")
+
+
+def _check_fragments(image: _Opened) -> None:
+    stream = image.stream
+    parse_basic_offsets(stream)
+    num_fragments, offsets = parse_fragments(stream)
+    if num_fragments < image.num_frames:
+        raise InputError(f"{image.path} holds fewer frames than its header says: copy it again or remove it.")
+    stream.seek(offsets[-1] + 4)
+    (length,) = struct.unpack("<L", stream.read(4))
+    if offsets[-1] + 8 + length > stream.seek(0, os.SEEK_END):
+        raise InputError(f"{image.path} is cut short: copy it again or remove it.")
+
+
+def _decode(image: _Opened, frame: int) -> np.ndarray:
+    _check_frame(image, frame)
+    stored = _decode_stored(image, frame)
+    photometric = image.dataset.PhotometricInterpretation
+    if photometric == _PALETTE:
+        return _paint(image, stored).astype(np.float32)
+    if photometric in _COLOURS:
+        return _to_eight_bits(stored, int(image.dataset.BitsStored)).astype(np.float32)
+    grey = _to_grey(image, stored, frame)
+    if photometric == "MONOCHROME1":
+        grey = 255 - grey
+    return np.repeat(grey.astype(np.float32)[..., None], 3, axis=2)
+
+
+def _check_frame(image: _Opened, frame: int) -> None:
+    if not 0 <= frame < image.num_frames:
+        raise InputError(f"{image.path} has no frame {frame}: they are counted from 0.")
+
+
+def _decode_stored(image: _Opened, frame: int) -> np.ndarray:
+    """Return the values as stored, (H, W) or (H, W, 3), YBR made RGB."""
+    try:
+        decoder = get_decoder(image.syntax)
+    except NotImplementedError:
+        decoder = None
+    if decoder is None:
+        raise InputError(
+            f"{image.path} cannot be decoded: pydicom does not know its transfer syntax "
+            f"{image.syntax.name}, so convert it to Explicit VR Little Endian."
+        )
+    if not decoder.is_available:
+        raise InputError(_missing_decoder(image))
+    if image.syntax.is_encapsulated and image.syntax != uid.RLELossless:
+        _check_coded_size(image, frame)
+    image.stream.seek(0)
+    try:
+        return pixel_array(image.stream, index=frame, transfer_syntax_uid=image.syntax)
+    except Exception:
+        # Pillow takes 8 of the 12 bits that this transfer syntax allows
+        if image.syntax != uid.JPEGExtended12Bit or set(decoder.available_plugins) - {"pillow"}:
+            raise
+    raise InputError(_missing_decoder(image))
+
+
+def _missing_decoder(image: _Opened) -> str:
+    package = _FREE_DECODERS.get(image.syntax, _GENERAL_DECODERS)
+    return (
+        f"{image.path} cannot be decoded: its transfer syntax {image.syntax.name} needs a decoder that is not "
+        f"installed, so install {package}, or convert the file."
+    )
+
+
+def _check_coded_size(image: _Opened, frame: int) -> None:
+    """Refuse a frame whose JPEG, JPEG-LS or JPEG 2000 header claims another size, for which a decoder takes memory."""
+    tables = [image.dataset.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    image.stream.seek(image.pixels_at)
+    coded = get_frame(
+        cast(Any, image.stream),
+        frame,
+        number_of_frames=image.num_frames,
+        extended_offsets=cast(Any, tuple(tables) if all(tables) else None),
+    )
+    if _coded_size(coded) != (image.rows, image.columns):
+        raise InputError(f"{image.path} holds a frame of another size than its header says: export it again.")
+
+
+def _coded_size(coded: bytes) -> tuple[int, int] | None:
+    codestream = coded.find(b"\xff\x4f\xff\x51")
+    if 0 <= codestream < 4096 and coded[:2] != b"\xff\xd8":
+        right, bottom, left, top = struct.unpack_from(">4L", coded, codestream + 8)
+        return bottom - top, right - left
+    at = 2
+    while coded[at] == 0xFF:
+        if coded[at + 1] in _START_OF_FRAME:
+            return cast("tuple[int, int]", struct.unpack_from(">2H", coded, at + 5))
+        at += 1 if coded[at + 1] == 0xFF else 2 + struct.unpack_from(">H", coded, at + 2)[0]
+    return None
+
+
+def _to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    if bits < 8:
+        return values * (255 / (2**bits - 1))
+    return (values >> (bits - 8)).clip(0, 255)
+
+
+def _paint(image: _Opened, stored: np.ndarray) -> np.ndarray:
+    num_entries, first, bits = image.dataset.RedPaletteColorLookupTableDescriptor
+    last = first + (num_entries or 2**16) - 1
+    colours = apply_color_lut(stored.astype(np.int32).clip(first, last), image.dataset)[..., :3]
+    if colours.dtype.itemsize == 1 and last - first > 255:  # pydicom 3 counts a table's entries in the table's own bits
+        raise InputError(f"{image.path} has a palette of more than 256 colours of 8 bits: convert it to RGB.")
+    segmented = "SegmentedRedPaletteColorLookupTableData" in image.dataset
+    if colours.dtype.itemsize == 2 and not image.syntax.is_little_endian and not segmented:
+        colours = colours.byteswap()
+    return _to_eight_bits(colours, bits)
+
+
+def _to_grey(image: _Opened, stored: np.ndarray, frame: int) -> np.ndarray:
+    """Return greys in 0..255 before MONOCHROME1 is inverted, (H, W)."""
+    big_endian = not image.syntax.is_little_endian
+    values = _to_modality(stored, _macro(image.dataset, frame, "PixelValueTransformationSequence"), big_endian)
+    view = _macro(image.dataset, frame, "FrameVOILUTSequence")
+    for table in view.get("VOILUTSequence") or []:
+        if table.get("LUTDescriptor") and table.get("LUTData"):
+            looked_up = _look_up(values, table, big_endian)
+            return looked_up * (255 / (2 ** int(table.LUTDescriptor[2]) - 1))
+    windowed = _window(values, view)
+    return _stretch(values, ~_padding(image.dataset, stored)) if windowed is None else windowed
+
+
+def _macro(dataset: Dataset, frame: int, name: str) -> Dataset:
+    """Return a frame's item of a functional group, or one shared by all frames, or else the data set itself."""
+    for keyword, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        groups = dataset.get(keyword) or []
+        if index < len(groups) and groups[index].get(name):
+            return groups[index].get(name)[0]
+    return dataset
+
+
+def _to_modality(stored: np.ndarray, item: Dataset, big_endian: bool) -> np.ndarray:
+    if item.get("ModalityLUTSequence"):
+        return _look_up(stored, item.ModalityLUTSequence[0], big_endian)
+    slope, intercept = _first_number(item.get("RescaleSlope")), _first_number(item.get("RescaleIntercept"))
+    values = stored.astype(np.float64)
+    return values if slope is None or intercept is None else values * slope + intercept
+
+
+def _look_up(values: np.ndarray, item: Dataset, big_endian: bool) -> np.ndarray:
+    """Apply a table as pydicom does, which wraps at 256 entries of 8 bits and refuses modality tables of 12 bits."""
+    num_entries, first, _ = item.LUTDescriptor
+    num_entries = num_entries or 2**16
+    data = item.LUTData
+    if isinstance(data, bytes):
+        words = ">u2" if big_endian else "<u2"
+        data = np.frombuffer(data, dtype=words if len(data) >= 2 * num_entries else "u1")
+    table = np.atleast_1d(np.asarray(data))[:num_entries]
+    places = np.nan_to_num(values.astype(np.float64) - first).clip(0, len(table) - 1).astype(np.int64)
+    return table[places].astype(np.float64)
+
+
+def _window(values: np.ndarray, view: Dataset) -> np.ndarray | None:
+    center, width = _first_number(view.get("WindowCenter")), _first_number(view.get("WindowWidth"))
+    function = str(view.get("VOILUTFunction") or "").upper()
+    function = function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
+    if center is None or width is None or width < 1:
+        return None
+    settings = Dataset()
+    settings.add(view["WindowCenter"])
+    settings.add(view["WindowWidth"])
+    settings.VOILUTFunction = function
+    settings.PhotometricInterpretation, settings.PixelRepresentation = "MONOCHROME2", 0
+    settings.BitsStored = 8  # the window's output range: 0..255
+    return np.nan_to_num(apply_windowing(values, settings))
+
+
+def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
+    limits = [dataset.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    limits = [int(limit) for limit in limits if limit is not None]
+    if "PixelPaddingValue" not in dataset or not limits or stored.dtype.kind == "f":
+        return np.zeros(stored.shape, dtype=bool)
+    bits = 8 * stored.dtype.itemsize
+    if stored.dtype.kind == "i":  # some write a signed padding value as if it were unsigned
+        limits = [limit - 2**bits if limit >= 2 ** (bits - 1) else limit for limit in limits]
+    elif min(limits) < 0:
+        limits = [limit % 2**bits for limit in limits]
+    return (stored >= min(limits)) & (stored <= max(limits))
+
+
+def _stretch(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    finite = np.isfinite(values)
+    counted = values[finite & counts] if (finite & counts).any() else values[finite]
+    if not counted.size:
+        return np.zeros(values.shape)
+    low, high = np.percentile(counted, (0.5, 99.5))
+    if low == high:
+        low, high = counted.min(), counted.max()
+    span = high - low if high > low else 1.0
+    return (np.where(finite, values - low, 0.0) * (255 / span)).clip(0, 255)
+
+
+def _first_number(value: Any) -> float | None:
+    if value is not None and not isinstance(value, (str, float, int)):
+        value = next(iter(value), None)
+    if value is None or value == "":
+        return None
+    return float(value) if math.isfinite(float(value)) else None
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    numbers = tuple(float(number) for number in value) if value and not isinstance(value, (str, float, int)) else ()
+    return numbers if len(numbers) == count and all(math.isfinite(number) for number in numbers) else None
+
+
+def _series(dataset: Dataset) -> str:
+    directions = _numbers(dataset.get("ImageOrientationPatient"), 6)
+    if not dataset.get("SeriesInstanceUID") or directions is None or not dataset.get("ImagePositionPatient"):
+        return ""  # pictures of one series, such as ultrasound stills, are no stack
+    directions = tuple(round(number, 2) + 0.0 for number in directions)
+    uids = [str(dataset.get(keyword) or "") for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID")]
+    return hashlib.sha256(repr((uids, directions, dataset.Rows, dataset.Columns)).encode()).hexdigest()
+
+
+def _place(dataset: Dataset) -> float:
+    """Return the position along the slice normal in mm, 0 where it is not given."""
+    directions = _numbers(dataset.get("ImageOrientationPatient"), 6)
+    position = _numbers(dataset.get("ImagePositionPatient"), 3)
+    if directions is None or position is None:
+        return 0.0
+    return float(np.cross(directions[:3], directions[3:]) @ np.asarray(position))
+
+
+def _spacing(dataset: Dataset, frame: int) -> tuple[float, float] | None:
+    item = _macro(dataset, frame, "PixelMeasuresSequence")
+    spacing = _numbers(item.get("PixelSpacing"), 2)
+    repeated = _numbers(dataset.get("ImagerPixelSpacing"), 2) == spacing
+    if spacing is None or min(spacing) <= 0 or (repeated and not dataset.get("PixelSpacingCalibrationType")):
+        return None
+    return spacing[0], spacing[1]
+
+
+@_guarded
+def _pixel_areas(path: str, frame: int) -> np.ndarray:
+    """Return the area of each pixel in mm², NaN where it is not calibrated, (H, W)."""
+    with _opened(path) as image:
+        _check_frame(image, frame)
+        spacing = _spacing(image.dataset, frame)
+        if spacing is not None:
+            return np.full((image.rows, image.columns), spacing[0] * spacing[1])
+        areas = np.full((image.rows, image.columns), np.nan)
+        covered = np.zeros(areas.shape, dtype=bool)
+        for region in image.dataset.get("SequenceOfUltrasoundRegions") or []:
+            left, top = max(region.RegionLocationMinX0, 0), max(region.RegionLocationMinY0, 0)
+            inside = np.s_[top : region.RegionLocationMaxY1 + 1, left : region.RegionLocationMaxX1 + 1]
+            area = _region_area(region)
+            contradicts = covered[inside] & ~np.isclose(areas[inside], area)
+            areas[inside] = np.where(contradicts, np.nan, area)
+            covered[inside] = True
+        return areas
+
+
+def _region_area(region: Dataset) -> float:
+    """Return the area of an ultrasound region's pixel in mm², NaN where it shows no plane in centimetres."""
+    units = (region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection"))
+    if region.get("RegionSpatialFormat") != _2D or units != (_CENTIMETRES, _CENTIMETRES):
+        return math.nan
+    sides = [abs(_first_number(region.get(keyword)) or 0.0) for keyword in ("PhysicalDeltaX", "PhysicalDeltaY")]
+    return 100 * sides[0] * sides[1] or math.nan
