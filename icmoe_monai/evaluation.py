@@ -51,9 +51,9 @@ from scipy.stats import bootstrap
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically, write_json
+from icmoe_monai.files import without_folders, write_atomically, write_json
 from icmoe_monai.metrics import EXPERT_NAMES, split_items, vote_statistics, voting_methods
-from icmoe_monai.report import versions, without_folders
+from icmoe_monai.report import versions
 
 RATES = ("dsc", "iou", "precision", "recall", "specificity")
 

@@ -10,7 +10,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -63,10 +63,19 @@ def write_json(path: str | Path, content: Any) -> None:
     Raises:
         InputError: If the file cannot be written.
     """
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_bytes(dump_json(content, indent=2) + b"\n"))
+
+
+def dump_json(content: Any, *, indent: int | None = None) -> bytes:
+    """Return JSON in UTF-8, a number that is not finite as null.
+
+    Args:
+        content: Mappings, sequences, strings, numbers (NumPy's too), paths, None.
+        indent: Spaces per level; None: one line.
+    """
+    text = json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
     # A file name that is not UTF-8 holds surrogates; escaped they are JSON and come back as the same name.
-    data = text.encode("utf-8", errors="backslashreplace")
-    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -95,6 +104,28 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def without_folders(content: Any) -> Any:
+    """Return settings with every absolute path cut to its last part: a report may leave this machine.
+
+    Args:
+        content: Mappings, sequences, strings, paths and other plain values.
+
+    Example:
+        >>> without_folders({"checkpoint": "/home/me/best.pt", "dataset_dir": "data/set"})
+        {'checkpoint': 'best.pt', 'dataset_dir': 'data/set'}
+    """
+    if isinstance(content, Mapping):
+        return {key: without_folders(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_folders(value) for value in content]
+    if isinstance(content, (str, PurePath)):
+        text = str(content)
+        for kind in (PurePosixPath, PureWindowsPath):
+            if kind(text).is_absolute():
+                return kind(text).name
+    return content
 
 
 def _plain(content: Any) -> Any:

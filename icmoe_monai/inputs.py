@@ -1,46 +1,90 @@
-"""Which images an inference run takes, checked by their headers before the network starts.
+"""Which images an inference run takes, found by their headers before the network starts.
 
-Nothing is left out silently: a file that cannot be used is an error or stands in the log. Left out by rule are
-hidden files, the output folder and, in a folder with the training layout (`images/` and `masks/`), all but `images/`.
+Nothing is left out silently. A file that is no image is named in `Inputs.left_out` with the reason; an image that
+cannot be used is a case with a `failure`, which is reported and does not stop the others. Left out by rule are hidden
+files, the output folder and, in a folder with the training layout (`images/` and `masks/`), all but `images/`.
+
+A file of several frames, slices or pages is as many cases, in their order; the slices of a DICOM series follow each
+other by their position.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import logging
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from icmoe_monai import dicom, nifti
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError
-from icmoe_monai.reading import SUFFIXES, read_size
+from icmoe_monai.files import write_atomically
+from icmoe_monai.reading import SUFFIXES, count_frames, read_size, split_suffix
 
 _NUM_NAMED = 5
+_SALT_FILE = ".salt"
 _logger = logging.getLogger(__name__)
 
 
-def find_images(
-    dataset_dir: str | None, *, output_dir: str, demo_dir: str | None = None, min_size: int = 16
-) -> list[dict[str, str]]:
-    """Return the datalist of an inference run, sorted by name.
+class Inputs(NamedTuple):
+    """What an inference run was given.
+
+    Attributes:
+        cases: One item per image, of plain values, all with the same keys. `image` and `source`: the absolute path;
+            `frame`: which frame, slice or page of it, from 0; `name`: POSIX path relative to the dataset, with
+            "_frame0001" before the suffix where there are several, from which the results are named; `group`: what
+            the cases of one volume share (a DICOM series, a file of several frames), else ""; `failure`: why the image
+            cannot be used, else "".
+        left_out: `name` and `reason` of every file that is no image.
+    """
+
+    cases: list[dict[str, Any]]
+    left_out: list[dict[str, str]]
+
+
+class _File(NamedTuple):
+    """A file on the way to cases: its place, its name in reports, and, once looked at, its frames and its series."""
+
+    path: Path
+    name: str
+    num_frames: int = 1
+    series: str = ""
+    position: tuple[float, ...] = ()
+    failure: str = ""
+    no_image: str = ""
+
+
+def find_inputs(
+    dataset_dir: str | None,
+    *,
+    output_dir: str,
+    demo_dir: str | None = None,
+    min_size: int = 16,
+    anonymous: bool | str = False,
+) -> Inputs:
+    """List the images of an inference run.
 
     Args:
-        dataset_dir: A folder, searched with all its subfolders, or one image file. None takes the test images of the
-            demo set, which is made or mended if need be.
+        dataset_dir: A folder, searched with all its subfolders, one image file, or a DICOMDIR. None takes the test
+            images of the demo set, which is made or mended if need be.
         output_dir: Folder of the results, which is not searched.
         demo_dir: Folder of the demo set; by default `<output_dir>/demo`.
         min_size: Smallest height and width in pixels: the encoder's patch.
+        anonymous: Replace file names by salted hashes (HMAC-SHA256). A string is the salt; True takes one from
+            `<output_dir>/.salt`, which is made, readable by its owner only, and must not leave with the results.
 
     Returns:
-        One item per image: `image`, its absolute path, and `name`, its POSIX path relative to `dataset_dir`, from which
-        the results are named.
+        The cases, sorted by name and within a series by position, and what was left out.
 
     Raises:
-        InputError: If there is no such folder or no image in it, an image cannot be used, two images would write one
-            mask, a link leads out of the folder, or the results would overwrite the input.
+        InputError: If there is no such folder or no image in it, or the results would overwrite the input.
 
     Example:
         >>> import tempfile
@@ -48,44 +92,49 @@ def find_images(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name in ("b.png", "a b.JPG"):
         ...         Image.new("RGB", (40, 30)).save(f"{folder}/{name}")
-        ...     [item["name"] for item in find_images(folder, output_dir=f"{folder}/output")]
-        ['a b.JPG', 'b.png']
+        ...     _ = Path(folder, "notes.txt").write_text("none")
+        ...     found = find_inputs(folder, output_dir=f"{folder}/output")
+        >>> [case["name"] for case in found.cases], [file["name"] for file in found.left_out]
+        (['a b.JPG', 'b.png'], ['notes.txt'])
     """
+    left_out: list[dict[str, str]] = []
     if dataset_dir is None:
-        return _demo_items(Path(demo_dir) if demo_dir is not None else Path(output_dir) / "demo")
-    root = Path(os.path.abspath(dataset_dir))
-    if not root.exists():
-        raise InputError(f"dataset_dir {dataset_dir} does not exist: correct the path.")
-    _check_output_dir(root, Path(output_dir))
-    if root.is_dir():
-        paths = _search(root, Path(output_dir))
-    elif root.suffix.lower() in SUFFIXES:
-        paths, root = [root], root.parent
+        files = _demo_files(Path(demo_dir) if demo_dir is not None else Path(output_dir) / "demo")
     else:
-        raise InputError(f"{dataset_dir} is no image of a kind that is read here ({', '.join(SUFFIXES)}): convert it.")
-    items = sorted((_item(path, root) for path in paths), key=lambda item: item["name"])
-    _check_one_mask_each(items)
-    _check_images(items, min_size)
-    return items
+        root = Path(os.path.abspath(dataset_dir))
+        if not root.exists():
+            raise InputError(f"dataset_dir {dataset_dir} does not exist: correct the path.")
+        _check_output_dir(root, Path(output_dir))
+        files, left_out = _files_of(root, Path(output_dir))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = list(pool.map(partial(_look_at, min_size=min_size), files))
+    left_out += [{"name": file.name, "reason": file.no_image} for file in files if file.no_image]
+    cases = _refuse_second_of_a_name([case for file in _in_order(files) for case in _cases_of(file)])
+    if not cases:
+        raise InputError(f"No images in {dataset_dir} or its subfolders: put files with {', '.join(SUFFIXES)} or DICOM "
+                         f"files there.{_tell(left_out)}")  # fmt: skip
+    if anonymous:
+        salt = anonymous if isinstance(anonymous, str) else _salt(Path(output_dir))
+        cases, left_out = _anonymise(cases, left_out, salt)
+    if left_out:
+        _logger.warning("%d files are left out, as they are no images.%s", len(left_out), _tell(left_out))
+    return Inputs(cases, left_out)
 
 
-def _demo_items(folder: Path) -> list[dict[str, str]]:
+def _demo_files(folder: Path) -> list[_File]:
     folder = Path(os.path.abspath(folder))
     make_demo_set(str(folder))
     stems = set(json.loads((folder / "splits.json").read_text(encoding="utf-8"))["test"])
     _logger.info("No dataset_dir was given: the %d test images of the demo set in %s are taken.", len(stems), folder)
-    return [_item(path, folder) for path in sorted((folder / "images").iterdir()) if path.stem in stems]
-
-
-def _item(path: Path, root: Path) -> dict[str, str]:
-    return {"image": str(path), "name": path.relative_to(root).as_posix()}
+    paths = sorted((folder / "images").iterdir())
+    return [_File(path, path.relative_to(folder).as_posix()) for path in paths if path.stem in stems]
 
 
 def _check_output_dir(root: Path, output_dir: Path) -> None:
     """Refuse folders where writing results would overwrite the input or a data set's labels."""
     source, target = root.resolve(), output_dir.resolve()
-    for folder in (target / "masks", target / "probabilities"):
-        if source == folder or folder in source.parents:
+    for name in ("masks", "probabilities", "overlays", "segmentations", "volumes"):
+        if source == target / name or target / name in source.parents:
             raise InputError(f"dataset_dir {root} lies in the results of output_dir: choose another output_dir.")
     if source == target:
         raise InputError(f"output_dir is dataset_dir itself ({root}): choose another, such as {root / 'output'}.")
@@ -94,26 +143,37 @@ def _check_output_dir(root: Path, output_dir: Path) -> None:
                          "choose another output_dir.")  # fmt: skip
 
 
-def _search(root: Path, output_dir: Path) -> list[Path]:
+def _files_of(root: Path, output_dir: Path) -> tuple[list[_File], list[dict[str, str]]]:
+    if root.is_dir():
+        return _search(root, output_dir)
+    if root.name.upper() == "DICOMDIR":
+        paths = [Path(path) for path in dicom.read_dicomdir(str(root))]
+        return [_File(path, Path(os.path.relpath(path, root.parent)).as_posix()) for path in paths], []
+    if not _may_be_image(root):
+        raise InputError(f"{root} is no image of a kind that is read here ({', '.join(SUFFIXES)}, DICOM): convert it.")
+    return [_File(root, root.name)], []
+
+
+def _search(root: Path, output_dir: Path) -> tuple[list[_File], list[dict[str, str]]]:
     searched = root
     if (root / "images").is_dir() and (root / "masks").is_dir():
         searched = root / "images"
-        _check_link(searched, root)
         _logger.info("%s has the training layout: images/ is segmented, masks/ and the rest are not read.", root)
-    paths: list[Path] = []
-    unsupported: list[str] = []
+    files: list[_File] = []
+    left_out: list[dict[str, str]] = []
     for path in _visible_files(searched, root, output_dir.resolve()):
-        if path.suffix.lower() in SUFFIXES:
-            _check_link(path, root)
-            paths.append(path)
+        name = path.relative_to(root).as_posix()
+        if _leads_out(path, root):
+            files.append(_File(path, name, failure=f"The link {name} leads out of dataset_dir: put the file there."))
+        elif _may_be_image(path):
+            files.append(_File(path, name))
         else:
-            unsupported.append(path.relative_to(root).as_posix())
-    kinds = ", ".join(SUFFIXES)
-    if unsupported:
-        _logger.warning("%d files are no images (%s) and left out: %s.", len(unsupported), kinds, _some(unsupported))
-    if not paths:
-        raise InputError(f"No images in {searched} or its subfolders: put files with {kinds} there.")
-    return paths
+            left_out.append({"name": name, "reason": "no image of a kind that is read here"})
+    return files, left_out
+
+
+def _may_be_image(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) or dicom.is_dicom(str(path))
 
 
 def _visible_files(folder: Path, root: Path, output_dir: Path) -> Iterator[Path]:
@@ -122,49 +182,107 @@ def _visible_files(folder: Path, root: Path, output_dir: Path) -> Iterator[Path]
 
     for parent, folders, files in os.walk(folder, onerror=fail):
         visible = [Path(parent, name) for name in sorted(folders) if not name.startswith(".")]
-        for path in visible:
-            # A link to a folder inside is not followed: its files are found at their own place.
-            _check_link(path, root)
+        # A link to a folder inside is not followed: its files are found at their own place.
+        yield from (path for path in visible if _leads_out(path, root))
         folders[:] = [path.name for path in visible if path.resolve() != output_dir]
         yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
 
-def _check_link(path: Path, root: Path) -> None:
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"The link {path} leads out of dataset_dir: put the file itself there.")
+def _leads_out(path: Path, root: Path) -> bool:
+    return path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
 
 
-def _check_one_mask_each(items: list[dict[str, str]]) -> None:
-    first_with: dict[str, str] = {}
-    for name in (item["name"] for item in items):
-        mask = Path(name).with_suffix(".png").as_posix()
-        if mask in first_with:
-            raise InputError(f"{first_with[mask]} and {name} would both write the mask {mask}: rename one of them.")
-        first_with[mask] = name
-
-
-def _check_images(items: list[dict[str, str]], min_size: int) -> None:
-    """Decode every image once, so that a bad one is found now and not after hours."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sentences = pool.map(partial(_problem, min_size=min_size), items)
-        problems = [(item["name"], sentence) for item, sentence in zip(items, sentences, strict=True) if sentence]
-    if problems:
-        others = [name for name, _ in problems[1:]]
-        more = f" {len(others)} more images cannot be used: {_some(others)}." if others else ""
-        raise InputError(problems[0][1] + more)
-
-
-def _problem(item: dict[str, str], min_size: int) -> str | None:
+def _look_at(file: _File, min_size: int) -> _File:
+    """Add what a file's header says."""
+    if file.failure:
+        return file
+    path = str(file.path)
     try:
-        height, width = read_size(item["image"], whole=True)
+        if dicom.is_dicom(path):
+            info = dicom.inspect(path)
+            height, width = info.height, info.width
+            file = file._replace(num_frames=info.num_frames, series=info.series, position=info.position)
+        else:
+            file = file._replace(num_frames=count_frames(path))
+            height, width = read_size(path)
+    except dicom.NotAnImageError as error:
+        return file._replace(no_image=str(error).replace(path, file.name))
     except InputError as error:
-        return str(error)
+        return file._replace(failure=str(error).replace(path, file.name))
     if min(height, width) >= min_size:
-        return None
-    sentence = f"{item['image']} has {width} x {height} pixels, fewer than a patch of {min_size} x {min_size}"
-    return f"{sentence}: take it out or give a larger version of it."
+        return file
+    sentence = f"{file.name} has {width} x {height} pixels, fewer than a patch of {min_size} x {min_size}"
+    return file._replace(failure=f"{sentence}: take it out or give a larger version of it.")
 
 
-def _some(names: list[str]) -> str:
+def _in_order(files: Sequence[_File]) -> list[_File]:
+    """Sort by name, but the slices of a series by position, where the first of its names stands."""
+    files = sorted((file for file in files if not file.no_image), key=lambda file: file.name)
+    first: dict[tuple[str, str], str] = {}
+    for file in files:
+        first.setdefault(_stack_of(file), file.name)
+    return sorted(files, key=lambda file: (first[_stack_of(file)], file.position if file.series else (), file.name))
+
+
+def _stack_of(file: _File) -> tuple[str, str]:
+    """Return what the slices of a stack share: their folder and their series; a file of no series is alone."""
+    return (str(file.path.parent), file.series) if file.series else (str(file.path), "")
+
+
+def _cases_of(file: _File) -> Iterator[dict[str, Any]]:
+    stem, suffix = split_suffix(file.name)
+    is_volume = file.path.name.lower().endswith(nifti.SUFFIXES)
+    several = file.num_frames > 1
+    for frame in range(file.num_frames):
+        yield {
+            "image": str(file.path),
+            "source": str(file.path),
+            "frame": frame,
+            "name": f"{stem}_frame{frame + 1:04d}{suffix}" if several else file.name,
+            "group": "\n".join(_stack_of(file)) if file.series or several or is_volume else "",
+            "failure": file.failure,
+        }
+
+
+def _refuse_second_of_a_name(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first_with: dict[str, str] = {}
+    for case in cases:
+        stem = split_suffix(case["name"])[0]
+        if stem in first_with:
+            first = first_with[stem]
+            case["failure"] = f"{first} and {case['name']} would both write the mask {stem}.png: rename one of them."
+        first_with.setdefault(stem, case["name"])
+    return cases
+
+
+def _salt(output_dir: Path) -> str:
+    path = output_dir / _SALT_FILE
+    if not path.is_file():
+
+        def write(temporary: Path) -> None:
+            temporary.touch(mode=0o600)
+            temporary.write_text(secrets.token_hex(32), encoding="ascii")
+
+        write_atomically(path, write)
+    return path.read_text(encoding="ascii")
+
+
+def _anonymise(
+    cases: list[dict[str, Any]], left_out: list[dict[str, str]], salt: str
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    def hashed(name: str) -> str:
+        code = hmac.new(salt.encode(), name.encode("utf-8", "surrogateescape"), hashlib.sha256)
+        return f"case_{code.hexdigest()[:16]}"
+
+    def renamed(item: dict[str, Any], told: str) -> dict[str, Any]:
+        name = hashed(item["name"])
+        return {**item, "name": name, told: item[told].replace(item["name"], name)}
+
+    return [renamed(case, "failure") for case in cases], [renamed(file, "reason") for file in left_out]
+
+
+def _tell(left_out: Sequence[dict[str, str]]) -> str:
+    names = [file["name"] for file in left_out]
     rest = len(names) - _NUM_NAMED
-    return ", ".join(names[:_NUM_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    more = f" and {rest} more" if rest > 0 else ""
+    return f" Left out: {', '.join(names[:_NUM_NAMED])}{more}." if names else ""

@@ -1,13 +1,14 @@
 """PNG, JPEG, TIFF, BMP and WebP files, upright, by Pillow.
 
-Three functions that every decoder of a kind of file has: `decode_rgb`, `decode_values` and `decode_size`. Arrays are
-(row, column), upright: the EXIF orientation is applied, to images and masks alike. A file that cannot be read is an
-`InputError`, one sentence with the file's name and the remedy.
+Four functions that every decoder of a kind of file has: `count_frames`, `decode_rgb`, `decode_values`, `decode_size`.
+Arrays are (row, column), upright: the EXIF orientation is applied, to images and masks alike. A file that cannot be
+read is an `InputError`, one sentence with the file's name and the remedy.
 
 Decisions, for images: what is transparent becomes black; data of more than 8 bits (16- or 32-bit integers, floats) goes
 linearly from the image's own minimum..maximum to 0..255, and a constant image to 0; colour of 16 bits a channel is read
-by its high byte, which is all that Pillow gives; colour profiles are not applied. A file of several pages or frames is
-refused, but for the preview pictures that phones append to a JPEG.
+by its high byte, which is all that Pillow gives; colour profiles are not applied. A TIFF may hold several pages, of
+which the caller names one; other files of several frames are refused, but for the preview pictures that phones append
+to a JPEG.
 """
 
 from __future__ import annotations
@@ -30,11 +31,25 @@ _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK"
 _WHITE_IS_ZERO = 0
 
 
-def decode_rgb(path: str) -> np.ndarray:
+def count_frames(path: str) -> int:
+    """Return the number of a TIFF's pages, and 1 for all other pictures.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    with _opened(path, decode=False) as picture:
+        return getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+
+
+def decode_rgb(path: str, frame: int = 0) -> np.ndarray:
     """Return a picture's colours.
 
     Args:
         path: The file.
+        frame: Which page of a TIFF.
 
     Returns:
         float32 (H, W, 3), RGB in 0..255.
@@ -42,7 +57,7 @@ def decode_rgb(path: str) -> np.ndarray:
     Raises:
         InputError: The file cannot be read.
     """
-    with _opened(path) as picture:
+    with _opened(path, frame=frame) as picture:
         if not _is_deep(picture):
             return np.asarray(_to_rgb(picture), dtype=np.float32)
         grey = _stretch(np.asarray(picture))
@@ -52,11 +67,12 @@ def decode_rgb(path: str) -> np.ndarray:
         return np.repeat(grey[..., None], 3, axis=2)
 
 
-def decode_values(path: str) -> tuple[np.ndarray, bool]:
+def decode_values(path: str, frame: int = 0) -> tuple[np.ndarray, bool]:
     """Return the numbers that a mask stores, unscaled; a palette's indices, not its colours.
 
     Args:
         path: The file.
+        frame: Which page of a TIFF.
 
     Returns:
         The values, (H, W), 0 where transparent; and whether they were stored without loss (JPEG does not).
@@ -64,7 +80,7 @@ def decode_values(path: str) -> tuple[np.ndarray, bool]:
     Raises:
         InputError: The file cannot be read, or its colour channels differ.
     """
-    with _opened(path) as picture:
+    with _opened(path, frame=frame) as picture:
         if picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", "")):
             return np.asarray(picture.convert("L")), False
         values = np.asarray(picture)
@@ -97,19 +113,21 @@ def decode_size(path: str, *, whole: bool = False) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: str, *, decode: bool = True) -> Iterator[Image.Image]:
+def _opened(path: str, *, decode: bool = True, frame: int = 0) -> Iterator[Image.Image]:
     if not os.path.isfile(path):
         raise InputError(f"{path} is not a file: correct the path.")
     if os.path.getsize(path) == 0:
         raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
     # Never Image.open(path): then Pillow maps an uncompressed TIFF into memory, and scrambles it where it is turned.
     with open(path, "rb") as handle:
-        yield from _decoded(path, handle, decode)
+        yield from _decoded(path, handle, decode, frame)
 
 
-def _decoded(path: str, handle: BinaryIO, decode: bool) -> Iterator[Image.Image]:
+def _decoded(path: str, handle: BinaryIO, decode: bool, frame: int) -> Iterator[Image.Image]:
     try:
         with Image.open(handle, formats=_FORMATS) as picture:
+            if frame:
+                picture.seek(frame)
             _check_kind(path, picture)
             if decode:
                 ImageOps.exif_transpose(picture, in_place=True)
@@ -127,8 +145,8 @@ def _decoded(path: str, handle: BinaryIO, decode: bool) -> Iterator[Image.Image]
 
 def _check_kind(path: str, picture: Image.Image) -> None:
     num_frames = getattr(picture, "n_frames", 1)
-    if num_frames > 1 and picture.format != "MPO":
-        raise InputError(f"{path} holds {num_frames} pages or frames: save each as a file of its own.")
+    if num_frames > 1 and picture.format not in ("MPO", "TIFF"):
+        raise InputError(f"{path} holds {num_frames} frames: save each as a file of its own.")
     if picture.mode not in _MODES and not picture.mode.startswith("I;16"):
         raise InputError(f"{path} is stored in the colour mode {picture.mode}: convert it to RGB or greyscale.")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import monai
@@ -13,44 +12,59 @@ import torch
 from ignite.engine import Engine, Events
 
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.files import write_json
+from icmoe_monai.files import write_atomically, write_csv, write_json
+from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.report_page import render_report
 from icmoe_monai.version import __version__
 
 _SECONDS_BETWEEN_REPORTS = 30.0
 
 
 class InferenceReport:
-    """Write `<output_dir>/report.json`: what was segmented, with which settings, and how much foreground was found.
+    """Write `report.json`, `report.csv` and `report.html`: what was found in which image, and what made the masks.
 
-    The file is there from the start of a run, so that a folder that cannot be written ends the run at once, and is
-    renewed about every 30 seconds. `complete` is true only if every case is done; after an exception or Ctrl-C the
-    cases done so far are written and the exception goes on. ignite runs the first handler of an exception only, so
-    put this handler before `StatsHandler` and `CheckpointSaver`.
+    `report.json` is there from the start of a run, so that a folder that cannot be written ends the run at once, and is
+    renewed about every 30 seconds; the other two are written at the end, a stopped run's too. Cases of earlier runs
+    into the folder are in it. `complete` is true only if every case was tried; after an exception or Ctrl-C the
+    exception goes on. A run with failed cases ends with an `InputError`, once everything is written. ignite runs the
+    first handler of an exception only, so put this handler before `StatsHandler` and `CheckpointSaver`.
 
     A report may leave the clinic, so it holds no path of this machine: names are relative to the dataset, masks to
     `output_dir`, of a path among the settings only the last part is kept, and of an exception only its class. Names
-    themselves are kept: a folder called after a patient appears.
+    themselves are kept, unless the run is anonymous: a folder called after a patient appears.
 
     Args:
-        output_dir: Folder of the results.
-        settings: Plain values that say how the masks were made: checkpoint, voting, image size, ...
+        journal: Where each case is noted as it is done.
+        cases: All cases, in the order of the report.
+        left_out: Name and reason of the files that are no images.
+        labels: Names of the foreground classes.
 
     Example:
         >>> import json, tempfile
         >>> evaluator = Engine(lambda engine, batch: [batch])
         >>> case = {"name": "a.jpg", "mask_path": "masks/a.png", "mask_shape": (2, 3), "foreground_pixels": [3]}
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     InferenceReport(output_dir=folder, settings={"checkpoint": "/home/me/model.pt"}).attach(evaluator)
+        ...     journal = Journal(output_dir=folder, settings={"checkpoint": "/home/me/model.pt"})
+        ...     cases = journal.missing([{"name": "a.jpg"}])
+        ...     InferenceReport(journal=journal, cases=cases).attach(evaluator)
         ...     state = evaluator.run([case])
         ...     report = json.loads(Path(folder, "report.json").read_text())
-        >>> report["complete"], report["settings"], report["cases"][0]["foreground_share"]
-        (True, {'checkpoint': 'model.pt'}, [0.5])
+        >>> report["complete"], report["settings"], report["cases"][0]["foreground_pixels"]
+        (True, {'checkpoint': 'model.pt'}, [3])
     """
 
-    def __init__(self, *, output_dir: str | Path, settings: Mapping[str, Any] | None = None) -> None:
-        self.output_dir = Path(output_dir)
-        self.settings = dict(settings or {})
-        self.cases: list[dict[str, Any]] = []
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        cases: Sequence[Mapping[str, Any]],
+        left_out: Sequence[Mapping[str, str]] = (),
+        labels: Sequence[str] = ("foreground",),
+    ) -> None:
+        self.journal = journal
+        self.cases = {case["name"]: case for case in cases}
+        self.left_out = [dict(file) for file in left_out]
+        self.labels = list(labels)
         self._complete = False
         self._last_case = self._last_report = 0.0
 
@@ -67,56 +81,128 @@ class InferenceReport:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.exception_raised)
 
     def started(self, engine: Engine) -> None:
-        """Begin an empty report."""
-        self.cases, self._complete, self._last_case = [], False, time.monotonic()
-        self._write(stopped_by=None)
+        """Write what earlier runs did."""
+        self._complete, self._last_case = False, time.monotonic()
+        self._write(self._content(stopped_by=None))
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Add the cases of one batch; `seconds` is the time since the case before, reading and writing included."""
+        """Note the cases of one batch; `seconds` is the time since the case before, reading and writing included."""
         now = time.monotonic()
         items = case_items(engine)
         for item in items:
-            height, width = item["mask_shape"]
-            self.cases.append(
-                {
-                    "name": str(item["name"]),
-                    "height": height,
-                    "width": width,
-                    "mask": item["mask_path"],
-                    "foreground_pixels": item["foreground_pixels"],
-                    "foreground_share": [pixels / (height * width) for pixels in item["foreground_pixels"]],
-                    "seconds": round((now - self._last_case) / len(items), 4),
-                }
-            )
+            self.journal.add(CASE, self._record(item, (now - self._last_case) / len(items)))
         self._last_case = now
         if now - self._last_report > _SECONDS_BETWEEN_REPORTS:
-            self._write(stopped_by=None)
+            self._write(self._content(stopped_by=None))
 
     def completed(self, engine: Engine) -> None:
-        """Write the whole report; it stays incomplete if `engine.terminate()` cut the run short."""
+        """Write the whole report; it stays incomplete if `engine.terminate()` cut the run short.
+
+        Raises:
+            InputError: If cases failed.
+        """
         self._complete = not engine.should_terminate
-        self._write(stopped_by=None)
+        content = self._content(stopped_by=None)
+        self._write_all(content)
+        failed = [case for case in content["cases"] if case["status"] == "failed"]
+        if failed and self._complete:
+            raise InputError(
+                f"{len(failed)} of {len(content['cases'])} images could not be used, the others are done; report.json "
+                f"says why. The first: {failed[0]['error']}"
+            )
 
     def exception_raised(self, engine: Engine, error: BaseException) -> None:
         """Write what is there, then raise the exception again, which ignite would otherwise drop."""
         if not self._complete:
             try:
-                self._write(stopped_by=type(find_input_error(error) or error).__name__)
+                self._write_all(self._content(stopped_by=type(find_input_error(error) or error).__name__))
             except InputError as second:
                 logging.getLogger(__name__).warning("The report is not up to date. %s", second)
         raise error
 
-    def _write(self, *, stopped_by: str | None) -> None:
-        report = {
+    def _record(self, item: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        failure = item.get("failure") or None
+        source, frame = item.get("source"), int(item.get("frame", 0))
+        height, width = item.get("mask_shape", (None, None))
+        record = {
+            "name": str(item["name"]),
+            "status": "failed" if failure else "done",
+            "error": failure,
+            "frame": frame if source is not None and self._has_frames(str(item["name"])) else None,
+            "height": height,
+            "width": width,
+            "spacing_mm": item.get("spacing_mm"),
+            "mask": item.get("mask_path"),
+            "overlay": item.get("overlay_path"),
+        }
+        for key in ("foreground_pixels", "foreground_share", "area_mm2", "num_components", "reliability"):
+            record[key] = item.get(key) if not failure else None
+        return {**record, "seconds": round(seconds, 4)}
+
+    def _has_frames(self, name: str) -> bool:
+        case = self.cases.get(name, {})
+        return any(other.get("source") == case.get("source") and key != name for key, other in self.cases.items())
+
+    def _content(self, *, stopped_by: str | None) -> dict[str, Any]:
+        records = self.journal.records(CASE)
+        volumes = self.journal.records(VOLUME).values()
+        file_of = {name: volume["file"] for volume in volumes for name in volume["cases"]}
+        cases = [{**records[name], "volume": file_of.get(name)} for name in self.cases if name in records]
+        return {
             "complete": self._complete,
             "stopped_by": stopped_by,
-            "num_cases": len(self.cases),
+            "num_cases": len(cases),
+            "num_failed": sum(case["status"] == "failed" for case in cases),
             "versions": versions(),
-            "settings": without_folders(self.settings),
-            "cases": self.cases,
+            "model": self.journal.model,
+            "settings": self.journal.settings,
+            "labels": self.labels,
+            "left_out": self.left_out,
+            "notes": [note["text"] for note in self.journal.records(NOTE).values()],
+            "cases": cases,
         }
-        write_json(self.output_dir / "report.json", report)
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        write_json(self.journal.output_dir / "report.json", content)
         self._last_report = time.monotonic()
+
+    def _write_all(self, content: Mapping[str, Any]) -> None:
+        self._write(content)
+        folder = self.journal.output_dir
+        write_csv(folder / "report.csv", [_row(case, self.labels) for case in content["cases"]])
+        page = render_report(content, output_dir=folder).encode("utf-8", errors="replace")
+        write_atomically(folder / "report.html", lambda temporary: temporary.write_bytes(page))
+
+
+def run_missing(evaluator: Engine) -> None:
+    """Run an evaluator, or where all cases are done already only what stands at a run's start and end.
+
+    Args:
+        evaluator: The evaluator, built over the missing cases.
+    """
+    if evaluator.state.epoch_length:
+        evaluator.run()
+    else:
+        logging.getLogger(__name__).info("All cases are done already: --overwrite true does them again.")
+        evaluator.fire_event(Events.STARTED)
+        evaluator.fire_event(Events.COMPLETED)
+
+
+def _row(case: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """Return a case as a line of the CSV: one column per class where there are several."""
+    row: dict[str, Any] = {}
+    for key, value in case.items():
+        if key == "reliability":
+            row |= value or {}
+        elif key == "spacing_mm":
+            row |= dict(zip(("row_spacing_mm", "column_spacing_mm"), value or (None, None), strict=True))
+        elif key in ("foreground_pixels", "foreground_share", "area_mm2", "num_components"):
+            ends = [""] if len(labels) == 1 else [f"_{label}" for label in labels]
+            missing = "uncalibrated" if key == "area_mm2" and case["status"] == "done" else None
+            row |= {key + end: part for end, part in zip(ends, value or [missing] * len(ends), strict=True)}
+        else:
+            row[key] = value
+    return row
 
 
 def case_items(engine: Engine) -> list[dict[str, Any]]:
@@ -138,25 +224,3 @@ def case_items(engine: Engine) -> list[dict[str, Any]]:
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     return {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)}
-
-
-def without_folders(content: Any) -> Any:
-    """Return settings with every absolute path cut to its last part: a report may leave this machine.
-
-    Args:
-        content: Mappings, sequences, strings, paths and other plain values.
-
-    Example:
-        >>> without_folders({"checkpoint": "/home/me/best.pt", "dataset_dir": "data/set"})
-        {'checkpoint': 'best.pt', 'dataset_dir': 'data/set'}
-    """
-    if isinstance(content, Mapping):
-        return {key: without_folders(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [without_folders(value) for value in content]
-    if isinstance(content, (str, PurePath)):
-        text = str(content)
-        for kind in (PurePosixPath, PureWindowsPath):
-            if kind(text).is_absolute():
-                return kind(text).name
-    return content

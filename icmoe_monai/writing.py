@@ -1,4 +1,4 @@
-"""What inference writes per image: masks and probability maps, upright, (H, W) as the input is displayed.
+"""What inference writes per image: masks, overlays and probability maps, upright, (H, W) as the input is displayed.
 
 Letters: K output channels (1: sigmoid, else softmax), H W image size.
 """
@@ -6,7 +6,7 @@ Letters: K output channels (1: sigmoid, else softmax), H W image size.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,6 +17,9 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
+from icmoe_monai.measures import measure
+from icmoe_monai.overlay import draw_overlay
+from icmoe_monai.reading import split_suffix
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; class 0, the background, is black.
 CLASS_COLOURS = (
@@ -30,7 +33,9 @@ class SaveImage2Dd(SaveImaged):
 
     `<output_dir>/masks/<name>.png` holds 0 and 255 for K = 1, and class indices with visible palette colours for K > 1;
     both have 8 bits. Probability maps are grey PNGs of 16 bits (value / 65535) in `<output_dir>/probabilities/`:
-    `<name>.png` for K = 1, `<name>_class1.png`, ... otherwise. The mask is written last: where it is, the case is done.
+    `<name>.png` for K = 1, `<name>_class1.png`, ... otherwise. Overlays, the image with what was found outlined, are in
+    `<output_dir>/overlays/`. The mask is written last: where it is, the case is done. `<name>` is the case's without
+    the suffix of its kind of file.
 
     The class is a `SaveImaged` because MONAI Label leaves out transforms of that class; nothing of it is used here,
     since its writers transpose images and name files by their stem alone.
@@ -41,7 +46,12 @@ class SaveImage2Dd(SaveImaged):
             `name`, the input's POSIX path relative to the dataset.
         out_channels: K, at most 256.
         probability_maps: Whether to write the probability maps too.
+        overlays: Whether to write the overlays, which takes the item's `picture`, uint8 (H, W, 3).
+        labels: Names of the foreground classes, for the overlays; "class 1", ... by default.
         threshold: A pixel is foreground if its probability is above this; K = 1 only.
+
+    A case with a `failure` is passed over. A prediction that is NaN becomes the failure of its case where the item has
+    that key, and an error otherwise.
 
     Raises:
         InputError: If a name is absolute or holds "..", a prediction is NaN, or a file cannot be written.
@@ -64,6 +74,8 @@ class SaveImage2Dd(SaveImaged):
         keys: str | tuple[str, ...] = "pred",
         out_channels: int = 1,
         probability_maps: bool = False,
+        overlays: bool = False,
+        labels: Sequence[str] | None = None,
         threshold: float = 0.5,
     ) -> None:
         super().__init__(keys, output_dir=output_dir, output_ext=".png", print_log=False)
@@ -72,38 +84,57 @@ class SaveImage2Dd(SaveImaged):
         self.output_dir = Path(output_dir)
         self.out_channels = out_channels
         self.probability_maps = probability_maps
+        self.overlays = overlays
+        self.labels = list(labels or [f"class {k}" for k in range(1, max(out_channels, 2))])
+        if len(self.labels) != max(out_channels, 2) - 1:
+            raise InputError(f"labels must name {max(out_channels, 2) - 1} foreground classes, got {self.labels}.")
         self.threshold = threshold
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Write one case.
 
         Args:
-            data: The item.
+            data: The item; `source`, the image's file, and `frame` give the scale of what was found.
 
         Returns:
-            The item with `mask_path` (POSIX, relative to `output_dir`), `mask_shape` (H, W) and `foreground_pixels`
-            (one count per foreground class), all plain Python values.
+            The item with `mask_path` and `overlay_path` (POSIX, relative to `output_dir`), `mask_shape` (H, W) and what
+            `measure` tells, all plain Python values.
         """
         item = dict(data)
+        if item.get("failure"):
+            return item
         name = _checked_name(str(item["name"]))
         for key in map(str, self.keys):
-            probabilities = self._probabilities(item[key], name)
-            if self.probability_maps:
-                self._write_probability_maps(probabilities, name)
-            if self.out_channels == 1:
-                classes = (probabilities[0] > self.threshold).astype(np.uint8)
-                image = Image.fromarray(classes * np.uint8(255))
-            else:
-                classes = probabilities.argmax(0).astype(np.uint8)
-                image = Image.fromarray(classes)
-                image.putpalette(_palette())
-            path = Path("masks", name).with_suffix(".png")
-            _write_png(self.output_dir / path, image)
-            counts = np.bincount(classes.ravel(), minlength=max(self.out_channels, 2))
-            item["mask_path"] = path.as_posix()
-            item["mask_shape"] = (int(classes.shape[0]), int(classes.shape[1]))
-            item["foreground_pixels"] = [int(count) for count in counts[1:]]
+            try:
+                probabilities = self._probabilities(item[key], name)
+            except InputError as error:
+                if "failure" not in item:
+                    raise
+                item["failure"] = str(error)
+                return item
+            self._write(item, probabilities, PurePath(split_suffix(name.as_posix())[0]))
         return item
+
+    def _write(self, item: dict[str, Any], probabilities: np.ndarray, stem: PurePath) -> None:
+        if self.out_channels == 1:
+            classes = (probabilities[0] > self.threshold).astype(np.uint8)
+            mask = Image.fromarray(classes * np.uint8(255))
+        else:
+            classes = probabilities.argmax(0).astype(np.uint8)
+            mask = Image.fromarray(classes)
+            mask.putpalette(_palette())
+        frame = int(item.get("frame", 0))
+        item |= measure(classes, num_classes=max(self.out_channels, 2), source=item.get("source"), frame=frame)
+        if self.probability_maps:
+            self._write_probability_maps(probabilities, stem)
+        if self.overlays:
+            item["overlay_path"] = Path("overlays", f"{stem}.png").as_posix()
+            picture = np.asarray(item["picture"])
+            overlay = draw_overlay(picture, classes, labels=self.labels, spacing=item["spacing_mm"])
+            _write_png(self.output_dir / item["overlay_path"], overlay)
+        item["mask_path"] = Path("masks", f"{stem}.png").as_posix()
+        _write_png(self.output_dir / item["mask_path"], mask)
+        item["mask_shape"] = (int(classes.shape[0]), int(classes.shape[1]))
 
     def _probabilities(self, prediction: Any, name: PurePath) -> np.ndarray:
         array = torch.as_tensor(prediction).detach().float().cpu().numpy()
@@ -121,14 +152,21 @@ class SaveImage2Dd(SaveImaged):
             )
         return array
 
-    def _write_probability_maps(self, probabilities: np.ndarray, name: PurePath) -> None:
+    def _write_probability_maps(self, probabilities: np.ndarray, stem: PurePath) -> None:
         levels = np.rint(np.clip(probabilities, 0.0, 1.0) * 65535).astype(np.uint16)
-        folder = self.output_dir / "probabilities"
-        if self.out_channels == 1:
-            _write_png((folder / name).with_suffix(".png"), Image.fromarray(levels[0]))
-        for index in range(1, self.out_channels):
-            path = (folder / name).with_name(f"{name.stem}_class{index}.png")
-            _write_png(path, Image.fromarray(levels[index]))
+        for path, channel in zip(probability_paths(stem, self.out_channels), levels[-len(self.labels) :], strict=True):
+            _write_png(self.output_dir / path, Image.fromarray(channel))
+
+
+def probability_paths(stem: PurePath | str, out_channels: int) -> list[Path]:
+    """Return where a case's probability maps are, relative to the output folder, one per foreground class.
+
+    Args:
+        stem: The case's name without the suffix of its kind of file.
+        out_channels: K.
+    """
+    names = ["", *(f"_class{k}" for k in range(1, out_channels))]
+    return [Path("probabilities", f"{stem}{name}.png") for name in (names[:1] if out_channels == 1 else names[1:])]
 
 
 def _checked_name(name: str) -> PurePath:

@@ -9,6 +9,7 @@ from pydoc import locate
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from pydicom.sr.codedict import codes
 
 import icmoe_monai
 from icmoe_monai.download import OFFICIAL_WEIGHTS
@@ -127,7 +128,7 @@ def test_evaluation_overrides_only_what_training_has():
         assert name in train[section] if name else section in train, key
 
 
-OVERLAYS = sorted(path for path in CONFIGS.glob("**/*.yaml") if path.parent.name != "studies")
+OVERLAYS = sorted(path for path in CONFIGS.glob("**/*.yaml") if path.parent.name not in ("studies", "experts"))
 NEW_IN_OVERLAYS = {"pretrain": {"sets", "trunk_file", "load_best", "exporting"}}
 
 
@@ -147,6 +148,18 @@ def test_an_overlay_says_what_it_is_for_and_overrides_what_training_has(overlay)
             component, _, argument = key.rpartition("#")
             target = locate(ConfigParser(train)[component]["_target_"])
             assert argument in inspect.signature(target).parameters, key
+
+
+@pytest.mark.parametrize("overlay", sorted(CONFIGS.glob("experts/*.yaml")), ids=lambda path: path.stem)
+def test_experts_overlay_names_a_shipped_file_and_codes_of_the_standard(overlay):
+    assert overlay.read_text().startswith("# ")
+    parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / "inference.json"), str(overlay)]))
+    assert set(ConfigParser.load_config_file(str(overlay))) == {"checkpoint", "segments"}
+    assert Path(parser.get_parsed_content("checkpoint")).is_file()
+    for segment in parser["segments"]:
+        for value, scheme, meaning in (segment["category"], segment["type"], segment["anatomy"]):
+            keyword = meaning.replace(" ", "")
+            assert (scheme, getattr(codes.SCT, keyword).value) == ("SCT", value)
 
 
 @pytest.mark.parametrize("overlay", sorted(CONFIGS.glob("backbones/*.yaml")), ids=lambda path: path.stem)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from icmoe_monai import inputs
 from icmoe_monai.errors import InputError
-from icmoe_monai.inputs import find_images
+from icmoe_monai.inputs import find_inputs
 
 
 def put(path: Path, size: tuple[int, int] = (20, 16)) -> Path:
@@ -18,31 +20,57 @@ def put(path: Path, size: tuple[int, int] = (20, 16)) -> Path:
     return path
 
 
+def dicom_slice(path: Path, position: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CTImageStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid(entropy_srcs=[path.name])
+    data.SeriesInstanceUID, data.FrameOfReferenceUID = "1.2.3", "1.2.4"
+    data.Modality, data.PhotometricInterpretation, data.SamplesPerPixel = "CT", "MONOCHROME2", 1
+    data.Rows, data.Columns, data.BitsAllocated, data.BitsStored, data.HighBit = 16, 20, 8, 8, 7
+    data.PixelRepresentation = 0
+    data.ImageOrientationPatient, data.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, position]
+    data.PixelData = bytes(16 * 20)
+    data.save_as(path, enforce_file_format=True)
+
+
+def cases_in(folder: Path, output_dir: Path | None = None) -> list[dict]:
+    return find_inputs(str(folder), output_dir=str(output_dir or folder / "output")).cases
+
+
 def names_in(folder: Path, output_dir: Path | None = None) -> list[str]:
-    return [item["name"] for item in find_images(str(folder), output_dir=str(output_dir or folder / "output"))]
+    return [case["name"] for case in cases_in(folder, output_dir)]
+
+
+def failures_in(folder: Path) -> dict[str, str]:
+    return {case["name"]: case["failure"] for case in cases_in(folder) if case["failure"]}
 
 
 def test_folder_is_searched_with_subfolders_and_sorted(tmp_path: Path) -> None:
     names = ["-dash.bmp", "Müller/日本.webp", "a b/c d.JPG", "a b/e.jpeg", "b.PNG", "c.tif", "d.Tiff"]
     for name in reversed(names):
         put(tmp_path / name)
-    items = find_images(str(tmp_path), output_dir=str(tmp_path / "output"))
+    items = cases_in(tmp_path)
     assert [item["name"] for item in items] == sorted(names)
     assert [item["image"] for item in items] == [str(tmp_path / name) for name in sorted(names)]
 
 
 def test_relative_folder_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path / "in/a.png")
+    path = str(put(tmp_path / "in/a.png"))
     monkeypatch.chdir(tmp_path)
-    assert find_images("in", output_dir="out") == [{"image": str(tmp_path / "in/a.png"), "name": "a.png"}]
+    (case,) = find_inputs("in", output_dir="out").cases
+    assert case == {"image": path, "source": path, "frame": 0, "name": "a.png", "group": "", "failure": ""}
 
 
 def test_single_file(tmp_path: Path) -> None:
     path = put(tmp_path / "x" / "a b.jpg")
-    assert find_images(str(path), output_dir=str(tmp_path)) == [{"image": str(path), "name": "a b.jpg"}]
-    (tmp_path / "a.dcm").write_bytes(b"")
-    with pytest.raises(InputError, match=r"a\.dcm is no image of a kind that is read here \(\.png, \.jpg"):
-        find_images(str(tmp_path / "a.dcm"), output_dir=str(tmp_path))
+    (case,) = find_inputs(str(path), output_dir=str(tmp_path)).cases
+    assert (case["image"], case["name"]) == (str(path), "a b.jpg")
+    (tmp_path / "a.txt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.txt is no image of a kind that is read here \(\.png, \.jpg"):
+        find_inputs(str(tmp_path / "a.txt"), output_dir=str(tmp_path))
 
 
 def test_results_and_hidden_files_are_not_searched(tmp_path: Path) -> None:
@@ -59,58 +87,110 @@ def test_training_layout_takes_the_images_only(tmp_path: Path, caplog: pytest.Lo
     assert "has the training layout: images/ is segmented" in caplog.text
 
 
-def test_unsupported_files_are_named_in_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_that_are_no_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(tmp_path / "a.png")
     for index in range(7):
         (tmp_path / f"n{index}.txt").write_text("notes")
-    assert names_in(tmp_path) == ["a.png"]
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1
-    assert warnings[0].startswith("7 files are no images")
-    assert warnings[0].endswith("n0.txt, n1.txt, n2.txt, n3.txt, n4.txt and 2 more.")
+    found = find_inputs(str(tmp_path), output_dir=str(tmp_path / "output"))
+    assert [case["name"] for case in found.cases] == ["a.png"]
+    assert found.left_out[0] == {"name": "n0.txt", "reason": "no image of a kind that is read here"}
+    assert len(found.left_out) == 7
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith("7 files are left out, as they are no images.")
+    assert warning.endswith("n0.txt, n1.txt, n2.txt, n3.txt, n4.txt and 2 more.")
 
 
 def test_missing_or_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dataset_dir .*nowhere does not exist"):
-        find_images(str(tmp_path / "nowhere"), output_dir=str(tmp_path))
+        find_inputs(str(tmp_path / "nowhere"), output_dir=str(tmp_path))
     (tmp_path / "in").mkdir()
-    with pytest.raises(InputError, match=r"No images in .*in or its subfolders: put files with \.png, .*\.webp there"):
+    with pytest.raises(InputError, match=r"No images in .*in or its subfolders: put files with \.png, .*\.gz or DICOM"):
         names_in(tmp_path / "in")
 
 
-def test_two_inputs_for_one_mask(tmp_path: Path) -> None:
+def test_second_input_for_one_mask_fails(tmp_path: Path) -> None:
     put(tmp_path / "x/a.jpg")
     put(tmp_path / "x/a.png")
-    with pytest.raises(InputError, match=r"x/a\.jpg and x/a\.png would both write the mask x/a\.png: rename"):
-        names_in(tmp_path)
+    assert failures_in(tmp_path) == {
+        "x/a.png": "x/a.jpg and x/a.png would both write the mask x/a.png: rename one of them."
+    }
 
 
 @pytest.mark.parametrize("size", [(15, 40), (40, 15)], ids=["narrow", "low"])
-def test_image_smaller_than_a_patch(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_image_smaller_than_a_patch_fails(tmp_path: Path, size: tuple[int, int]) -> None:
     put(tmp_path / "a.png", size)
     put(tmp_path / "b.png", (16, 16))
-    with pytest.raises(InputError, match=rf"a\.png has {size[0]} x {size[1]} pixels, fewer than a patch of 16 x 16"):
-        names_in(tmp_path)
+    (sentence,) = failures_in(tmp_path).values()
+    assert sentence.startswith(f"a.png has {size[0]} x {size[1]} pixels, fewer than a patch of 16 x 16")
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\x89PNG\r\n\x1a\n\x00\x00", b"<!DOCTYPE html><html>"], ids=["zero bytes", "cut", "html"]
 )
-def test_unreadable_header(tmp_path: Path, content: bytes) -> None:
+def test_unreadable_header_fails_and_the_others_go_on(tmp_path: Path, content: bytes) -> None:
     put(tmp_path / "a.png")
     for name in ("bad.png", "bad too.png"):
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=r"bad too\.png .*: .* 1 more images cannot be used: bad\.png\."):
-        names_in(tmp_path)
+    failures = failures_in(tmp_path)
+    assert names_in(tmp_path) == ["a.png", "bad too.png", "bad.png"]
+    assert list(failures) == ["bad too.png", "bad.png"]
+    assert all(sentence.startswith(f"{name} ") for name, sentence in failures.items())
+    assert str(tmp_path) not in "".join(failures.values())
 
 
 @pytest.mark.parametrize("target", ["outside/a.png", "outside", "outside/missing.png"], ids=["file", "folder", "none"])
-def test_link_out_of_the_folder_is_refused(tmp_path: Path, target: str) -> None:
+def test_link_out_of_the_folder_fails(tmp_path: Path, target: str) -> None:
     put(tmp_path / "outside/a.png")
     put(tmp_path / "in/b.png")
     (tmp_path / "in/link.png").symlink_to(tmp_path / target)
-    with pytest.raises(InputError, match=r"The link .*link\.png leads out of dataset_dir"):
-        names_in(tmp_path / "in")
+    (sentence,) = failures_in(tmp_path / "in").values()
+    assert sentence == "The link link.png leads out of dataset_dir: put the file there."
+
+
+def test_pages_of_a_tiff_are_cases_of_one_group(tmp_path: Path) -> None:
+    pages = [Image.new("L", (20, 16), value) for value in (10, 20, 30)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    put(tmp_path / "b.png")
+    cases = cases_in(tmp_path)
+    assert [case["name"] for case in cases] == [f"a_frame000{k}.tif" for k in (1, 2, 3)] + ["b.png"]
+    assert [case["frame"] for case in cases] == [0, 1, 2, 0]
+    assert len({case["group"] for case in cases}) == 2
+
+
+def test_series_stands_in_the_order_of_position_at_the_place_of_its_first_name(tmp_path: Path) -> None:
+    positions = {"s/3": 0.0, "s/1": 20.0, "s/2": 10.0}
+    for name, position in positions.items():
+        dicom_slice(tmp_path / name, position)
+    put(tmp_path / "s/0.png")
+    put(tmp_path / "t.png")
+    cases = cases_in(tmp_path)
+    assert [case["name"] for case in cases] == ["s/0.png", "s/3", "s/2", "s/1", "t.png"]
+    assert len({case["group"] for case in cases if "." not in case["name"]}) == 1
+
+
+def test_anonymous_names_are_hashes_that_a_salt_tells(tmp_path: Path) -> None:
+    put(tmp_path / "Jane Doe/a.png")
+    (tmp_path / "Jane Doe/bad.png").write_bytes(b"")
+    (tmp_path / "Jane Doe/note.txt").write_text("")
+
+    def names(output: str, anonymous: bool | str) -> list[str]:
+        found = find_inputs(str(tmp_path), output_dir=str(tmp_path / output), anonymous=anonymous)
+        kept = [{**case, "image": "", "source": "", "group": ""} for case in found.cases]
+        assert "Jane" not in json.dumps([kept, found.left_out])
+        return [case["name"] for case in found.cases]
+
+    assert names("o", True) == names("o", True) != names("o2", True)
+    assert names("o", "salt") == names("o2", "salt")
+    assert (tmp_path / "o" / ".salt").stat().st_mode & 0o77 == 0
+
+
+def test_many_files_and_deep_folders(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*("d" for _ in range(50)))
+    put(deep / "a.png")
+    data = (deep / "a.png").read_bytes()
+    for index in range(1000):
+        (tmp_path / f"{index:05d}.png").write_bytes(data)
+    assert len(cases_in(tmp_path)) == 1001
 
 
 def test_links_inside_the_folder(tmp_path: Path) -> None:
@@ -143,9 +223,10 @@ def test_demo_set_is_made_and_its_test_images_are_taken(tmp_path: Path, monkeypa
         Path(folder, "splits.json").write_text(json.dumps({"train": ["d1"], "test": ["d3", "d2"]}))
 
     monkeypatch.setattr(inputs, "make_demo_set", make_demo_set)
-    items = find_images(None, output_dir=str(tmp_path / "out"))
+    cases = find_inputs(None, output_dir=str(tmp_path / "out")).cases
     demo = tmp_path / "out" / "demo"
     assert made == [str(demo)]
-    assert items == [{"image": str(demo / "images" / f"{s}.png"), "name": f"images/{s}.png"} for s in ("d2", "d3")]
-    find_images(None, output_dir=str(tmp_path / "out"), demo_dir=str(tmp_path / "own"))
+    found = [(case["image"], case["name"]) for case in cases]
+    assert found == [(str(demo / "images" / f"{s}.png"), f"images/{s}.png") for s in ("d2", "d3")]
+    find_inputs(None, output_dir=str(tmp_path / "out"), demo_dir=str(tmp_path / "own"))
     assert made[1:] == [str(tmp_path / "own")]

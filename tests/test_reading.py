@@ -10,7 +10,7 @@ from monai.transforms import Compose, Invertd, LoadImaged, Resized, SpatialPadd
 from PIL import Image
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.reading import Image2DReader, LoadImage2Dd, read_image, read_label, read_size
+from icmoe_monai.reading import Image2DReader, LoadImage2Dd, count_frames, read_image, read_label, read_size
 
 HEIGHT, WIDTH = 40, 56
 
@@ -284,7 +284,7 @@ def damaged(folder: Path, kind: str) -> Path:
         ("truncated_jpeg", r"truncated_jpeg.jpg cannot be decoded \(.*\): copy it again"),
         ("truncated_tiff", r"truncated_tiff.tif cannot be decoded \(.*\): copy it again"),
         ("text", r"text.png is no PNG, JPEG, TIFF, BMP or WebP image: convert it"),
-        ("pages", r"pages.tif holds 2 pages or frames: save each as a file of its own"),
+        ("pages", r"pages.tif holds 2 frames, slices or pages: save each as a file of its own"),
         ("lab", r"lab.tif is stored in the colour mode LAB: convert it to RGB"),
         ("missing", r"missing.png is not a file: correct the path"),
     ],
@@ -351,3 +351,25 @@ def test_inverting_resize_returns_to_the_file_geometry(tmp_path: Path, longest: 
     corner = grey_pattern() == 255
     assert inverted.shape == (1, HEIGHT, WIDTH)
     assert np.mean((inverted[0].numpy() > 0) == corner) > 0.97
+
+
+def test_a_page_is_read_by_its_number(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((HEIGHT, WIDTH), value, np.uint8)) for value in (10, 20)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert count_frames(str(tmp_path / "a.tif")) == 2
+    case = LoadImage2Dd("image")({"image": str(tmp_path / "a.tif"), "frame": 1})
+    assert case["image"].unique().tolist() == [20]
+
+
+def test_loader_that_keeps_going_puts_black_in_the_place_of_what_cannot_be_read(tmp_path: Path) -> None:
+    load = LoadImage2Dd("image", keep_going=True, keep_picture=True)
+    good, bad = save(tmp_path / "a.png", upright_pattern()), str(damaged(tmp_path, "truncated"))
+    case = load({"image": good, "name": "a.png"})
+    assert case["failure"] == ""
+    np.testing.assert_array_equal(case["picture"], upright_pattern())
+    case = load({"image": bad, "name": "x/b.png"})
+    assert case["failure"].startswith("x/b.png cannot be decoded")
+    assert str(tmp_path) not in case["failure"]
+    assert (tuple(case["image"].shape), float(case["image"].max())) == ((3, 16, 16), 0.0)
+    assert load({"image": good, "failure": "known before"})["failure"] == "known before"
+    assert list_data_collate([load({"image": bad, "name": "b"})])["picture"].shape == (1, 16, 16, 3)

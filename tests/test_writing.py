@@ -11,11 +11,12 @@ from PIL import Image
 
 from icmoe_monai import writing
 from icmoe_monai.errors import InputError
+from icmoe_monai.reading import split_suffix
 from icmoe_monai.writing import CLASS_COLOURS, SaveImage2Dd
 
 # Differs from each of its mirror images and from its transpose, and H != W.
 MASK = np.array([[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]], dtype=np.uint8)
-NAMES = ["a.jpg", "patient 1/a b.jpeg", "Müller/日本 ü.PNG", "-dash.tif", "a.b/c.d.webp", "no_suffix"]
+NAMES = ["a.jpg", "patient 1/a b.jpeg", "Müller/日本 ü.PNG", "-dash.tif", "a.b/c.d.webp", "no_suffix", "1.2.840.1"]
 
 
 def probabilities_of(mask: np.ndarray) -> torch.Tensor:
@@ -32,7 +33,7 @@ def test_binary_mask_comes_back_from_disk(tmp_path: Path, name: str) -> None:
     with Image.open(tmp_path / item["mask_path"]) as image:
         assert (image.mode, image.size) == ("L", (5, 3))
         np.testing.assert_array_equal(np.asarray(image), MASK * 255)
-    assert files_in(tmp_path) == [Path("masks", name).with_suffix(".png").as_posix()] == [item["mask_path"]]
+    assert files_in(tmp_path) == [f"masks/{split_suffix(name)[0]}.png"] == [item["mask_path"]]
     assert (item["mask_shape"], item["foreground_pixels"]) == ((3, 5), [4])
 
 
@@ -98,6 +99,30 @@ def test_what_is_no_prediction_is_refused(tmp_path: Path, pred: torch.Tensor, me
     with pytest.raises(ValueError, match=message):
         SaveImage2Dd(output_dir=tmp_path)({"pred": pred, "name": "a.png"})
     assert files_in(tmp_path) == []
+
+
+def test_failed_case_writes_nothing_and_a_broken_prediction_becomes_one(tmp_path: Path) -> None:
+    save = SaveImage2Dd(output_dir=tmp_path)
+    broken = {"pred": torch.full((1, 2, 2), float("nan")), "name": "a.png", "failure": ""}
+    assert "not a number" in save(broken)["failure"]
+    assert save({"pred": probabilities_of(MASK), "name": "b.png", "failure": "why"})["failure"] == "why"
+    assert files_in(tmp_path) == []
+
+
+def test_overlay_lies_on_the_picture_and_measures_are_told(tmp_path: Path) -> None:
+    picture = torch.arange(3 * 5 * 3, dtype=torch.uint8).reshape(3, 5, 3)
+    save = SaveImage2Dd(output_dir=tmp_path, overlays=True, labels=["lesion"])
+    item = save({"pred": probabilities_of(MASK * 0), "name": "x/a.jpg", "picture": picture, "failure": ""})
+    with Image.open(tmp_path / item["overlay_path"]) as overlay:
+        np.testing.assert_array_equal(np.asarray(overlay)[:3, :5], picture)
+    assert item["overlay_path"] == "overlays/x/a.png"
+    assert (item["num_components"], item["area_mm2"], item["spacing_mm"]) == ([0], None, None)
+    assert save({"pred": probabilities_of(MASK), "name": "b.jpg", "picture": picture})["num_components"] == [2]
+
+
+def test_labels_must_name_the_foreground_classes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"labels must name 2 foreground classes, got \['lesion'\]"):
+        SaveImage2Dd(output_dir=tmp_path, out_channels=3, labels=["lesion"])
 
 
 def test_number_of_classes_must_fit_eight_bits(tmp_path: Path) -> None:

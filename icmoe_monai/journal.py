@@ -1,0 +1,137 @@
+"""What an inference run has done so far, on disk line by line, so that a stopped run goes on where it was.
+
+`<output_dir>/cases.jsonl` begins with what made the results (the model, the settings); each further line is a record
+with its kind. A line cut short by a crash is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import dump_json, without_folders, write_atomically
+
+CASE, VOLUME, NOTE = "case", "volume", "note"
+_MADE_BY = "made_by"
+
+
+class Journal:
+    """The records of all runs into one folder by one model with one set of settings.
+
+    Args:
+        output_dir: Folder of the results.
+        checkpoint: File of the network's weights; its SHA-256 is noted.
+        settings: Plain values that say how the masks are made; of a path only the last part is kept.
+        overwrite: Begin anew, whatever was there.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     journal = Journal(output_dir=folder)
+        ...     _ = Path(folder, "a.png").write_bytes(b"")
+        ...     cases = [{"name": "a.jpg"}, {"name": "b.jpg"}]
+        ...     todo = journal.missing(cases)
+        ...     journal.add(CASE, {"name": "a.jpg", "status": "done", "mask": "a.png"})
+        ...     len(todo), [case["name"] for case in Journal(output_dir=folder).missing(cases)]
+        (2, ['b.jpg'])
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str | Path,
+        checkpoint: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.path = self.output_dir / "cases.jsonl"
+        self.checkpoint = checkpoint
+        self.settings = without_folders(dict(settings or {}))
+        self.overwrite = overwrite
+        self.model: dict[str, Any] = {}
+        self._records: dict[str, dict[str, dict[str, Any]]] = {CASE: {}, VOLUME: {}, NOTE: {}}
+
+    def missing(self, cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return the cases that have no result yet, and be ready to note more.
+
+        Args:
+            cases: All cases, each with its `name`.
+
+        Raises:
+            InputError: If the folder holds results of another model or other settings, or cannot be written.
+        """
+        self.model = _describe(self.checkpoint)
+        made_by = json.loads(dump_json({"model": self.model, "settings": self.settings}))
+        found = {} if self.overwrite else self._read()
+        if not found:
+            write_atomically(self.path, lambda path: path.write_bytes(_line(_MADE_BY, made_by)))
+        elif found != made_by:
+            differing = [key for part in made_by for key in _differences(found.get(part, {}), made_by[part])]
+            raise InputError(
+                f"{self.output_dir} holds results that were made otherwise ({', '.join(differing)} differ): choose "
+                "another output_dir, or redo them with --overwrite true."
+            )
+        return [case for case in cases if not self._is_done(case["name"])]
+
+    def add(self, kind: str, record: Mapping[str, Any]) -> None:
+        """Note a record, which replaces one of its kind and `name`.
+
+        Args:
+            kind: CASE, VOLUME or NOTE.
+            record: Plain values with a `name`.
+        """
+        self._records[kind][record["name"]] = dict(record)
+        with self.path.open("ab") as file:
+            file.write(_line(kind, record))
+
+    def records(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Return the records of a kind by name."""
+        return self._records[kind]
+
+    def _is_done(self, name: str) -> bool:
+        record = self._records[CASE].get(name, {})
+        return record.get("status") == "done" and (self.output_dir / record["mask"]).is_file()
+
+    def _read(self) -> dict[str, Any]:
+        made_by: dict[str, Any] = {}
+        for kind, record in self._lines():
+            if kind == _MADE_BY:
+                made_by = record
+            elif kind in self._records:
+                self._records[kind][record["name"]] = record
+        return made_by
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self.path.is_file():
+            return
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):  # the last run was stopped while it wrote
+            os.truncate(self.path, len(whole))
+        for line in whole.splitlines():
+            try:
+                content = json.loads(line)
+                yield content["kind"], content["record"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{self.path} is damaged: redo the results with --overwrite true.") from error
+
+
+def _line(kind: str, record: Mapping[str, Any]) -> bytes:
+    return dump_json({"kind": kind, "record": record}) + b"\n"
+
+
+def _describe(checkpoint: str | Path | None) -> dict[str, Any]:
+    if checkpoint is None or not Path(checkpoint).is_file():
+        return {"checkpoint": None if checkpoint is None else Path(checkpoint).name, "sha256": None}
+    with Path(checkpoint).open("rb") as file:
+        return {"checkpoint": Path(checkpoint).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    return [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]

@@ -1,0 +1,372 @@
+"""The report of an inference run as one page to look at, which opens without a network and asks nothing of one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import matplotlib
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from icmoe_monai.overlay import class_colour, thumbnail
+
+_INK, _MARK = "#010203", "#0072b2"  # the page has its own for light and dark
+_MOST_VECTOR_MARKS = 1000
+_MOST_CLASSES_APART = 4
+_RELIABILITY = {
+    "confidence": ("Confidence", "Mean probability of the voted class where something was found (1: certain)"),
+    "disagreement": ("Disagreement", "How much the experts differ where something was found (0: not at all)"),
+    "vote_entropy": ("Vote entropy", "How evenly the experts' votes are spread (0: one decides, 1: all count alike)"),
+    "expert_agreement": ("Expert agreement", "Mean Dice overlap of what any two experts found (1: the same)"),
+}
+
+
+class _Cell(NamedTuple):
+    """A value of the table: its text, the number to sort by if it is one, and the class of its style."""
+
+    text: str
+    number: float | None = None
+    style: str = "number"
+
+
+def render_report(report: Mapping[str, Any], *, output_dir: str | Path, max_thumbnails: int = 500) -> str:
+    """Return a report as one HTML page without a reference to anything outside `output_dir`.
+
+    The page is to lie in `output_dir`, which its links are relative to. It is the same whenever it is made of the same
+    report and overlays.
+
+    Args:
+        report: The content of `report.json`.
+        output_dir: Folder of the results; the pictures in the page are made of its overlays, where they are there.
+        max_thumbnails: Most pictures in the page, since each adds about 10 kB.
+
+    Returns:
+        The page, to be written as UTF-8.
+
+    Example:
+        >>> report = {"complete": True, "labels": ["lesion"], "cases": [{"name": "<a>.png", "status": "done"}]}
+        >>> "&lt;a&gt;.png" in render_report(report, output_dir=".")
+        True
+    """
+    folder = Path(output_dir)
+    labels = [str(label) for label in report.get("labels") or ["foreground"]]
+    cases: list[Mapping[str, Any]] = list(report.get("cases") or [])
+    done = [case for case in cases if case.get("status", "done") == "done"]
+    pictures = _pictures(cases, folder, max_thumbnails, len(labels))
+    columns = _columns(cases, labels)
+    rows = [
+        {
+            "name": _text(case.get("name", "")),
+            "failed": case.get("status", "done") != "done",
+            "error": _text(case.get("error") or ""),
+            "picture": picture,
+            "links": _links(case),
+            "cells": [value(case) for _, _, value in columns],
+        }
+        for case, picture in zip(cases, pictures, strict=True)
+    ]
+    styles = [{row["cells"][index].style for row in rows} for index in range(len(columns))]
+    page = _template().render(
+        columns=[
+            (title, hint, "classes" if "classes" in seen else min(seen, default=""))
+            for (title, hint, _), seen in zip(columns, styles, strict=True)
+        ],
+        rows=rows,
+        summary=_summary(report, cases, done),
+        stopped_by=_text(report.get("stopped_by") or ""),
+        complete=bool(report.get("complete")),
+        num_cases=len(cases),
+        num_failed=len(cases) - len(done),
+        left_out=[(_text(entry["name"]), _text(entry["reason"])) for entry in report.get("left_out") or []],
+        notes=[_text(note) for note in report.get("notes") or []],
+        settings=[(_text(key), _text(value)) for key, value in _flat(report.get("settings") or {})],
+        figures=_figures(done, labels),
+        num_pictures=max_thumbnails,
+        pictures_left_out=any(case.get("overlay") for case in cases[_index_after(pictures, max_thumbnails) :]),
+        contours=[(_text(label), "rgb({} {} {})".format(*class_colour(k))) for k, label in enumerate(labels, start=1)],
+    )
+    return page.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _text(value: Any) -> str:
+    """Return a value as text that is UTF-8, which a file name need not be."""
+    text = {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _summary(
+    report: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    seconds = [case["seconds"] for case in cases if _is_number(case.get("seconds"))]
+    entries = [("Cases", f"{len(cases):,}"), ("Segmented", f"{len(done):,}"), ("Failed", f"{len(cases) - len(done):,}")]
+    if report.get("left_out"):
+        entries.append(("Files left out", f"{len(report['left_out']):,}"))
+    if seconds:
+        entries.append(("Total time", _duration(math.fsum(seconds))))
+    model = report.get("model") or {}
+    names = {"checkpoint": "Model", "sha256": "Model's SHA-256", "trunk": "Encoder"}
+    entries += [(names.get(key, str(key)), _text(value)) for key, value in model.items() if value is not None]
+    versions = report.get("versions") or {}
+    if versions:
+        entries.append(("Versions", _text(", ".join(f"{name} {number}" for name, number in versions.items()))))
+    return entries
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _columns(
+    cases: Sequence[Mapping[str, Any]], labels: Sequence[str]
+) -> list[tuple[str, str, Callable[[Mapping[str, Any]], _Cell]]]:
+    """Return title, explanation and value of the columns after the name; those that no case has are not there."""
+
+    def values(key: str, show: Callable[[float], str], missing: str = "") -> Callable[[Mapping[str, Any]], _Cell]:
+        return lambda case: _values_cell(case.get(key), labels, show, missing if _is_done(case) else "")
+
+    def figure(key: str) -> Callable[[Mapping[str, Any]], _Cell]:
+        return lambda case: _number_cell((case.get("reliability") or {}).get(key), lambda value: f"{value:.2f}")
+
+    columns: list[tuple[str, str, Callable[[Mapping[str, Any]], _Cell]]] = []
+    if any(case.get("frame") is not None for case in cases):
+        columns.append(("Frame", "", lambda case: _number_cell(case.get("frame"), str)))
+    columns += [
+        ("Status", "", lambda case: _Cell(_text(case.get("status", "done")), None, "status")),
+        ("Size (px)", "Width by height", _size_cell),
+        ("Area (px)", "Pixels that were found", values("foreground_pixels", lambda value: f"{value:,.0f}")),
+        ("Area (mm²)", "Only where the file tells its scale", values("area_mm2", _square_mm, "uncalibrated")),
+        ("Share (%)", "Of the picture's pixels", values("foreground_share", _percent)),
+        ("Parts", "Connected parts", values("num_components", lambda value: f"{value:,.0f}")),
+    ]
+    present = {key for case in cases for key in case.get("reliability") or {}}
+    columns += [(*_RELIABILITY[key], figure(key)) for key in _RELIABILITY if key in present]
+    columns.append(("Time (s)", "", lambda case: _number_cell(case.get("seconds"), lambda value: f"{value:.2f}")))
+    return columns
+
+
+def _is_done(case: Mapping[str, Any]) -> bool:
+    return bool(case.get("status", "done") == "done")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _number_cell(value: Any, show: Callable[[float], str]) -> _Cell:
+    return _Cell(show(value), value) if _is_number(value) else _Cell("")
+
+
+def _size_cell(case: Mapping[str, Any]) -> _Cell:
+    height, width = case.get("height"), case.get("width")
+    if height is None or width is None:
+        return _Cell("")
+    return _Cell(f"{width} × {height}", height * width)  # noqa: RUF001 (a multiplication sign)
+
+
+def _values_cell(values: Any, labels: Sequence[str], show: Callable[[float], str], missing: str) -> _Cell:
+    """Return one value per class, with the classes' names if there are several; their sum is sorted by."""
+    if values is None or not all(map(_is_number, values)):
+        return _Cell(missing, None, "number faint")
+    if len(values) == 1:
+        return _Cell(show(values[0]), values[0])
+    names = [_text(labels[k]) if k < len(labels) else f"class {k + 1}" for k in range(len(values))]
+    pairs = (f"{name} {show(value)}" for name, value in zip(names, values, strict=True))
+    return _Cell(",\n".join(pairs), math.fsum(values), "classes")
+
+
+def _square_mm(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _percent(share: float) -> str:
+    return "<0.01" if 0 < share < 1e-4 else f"{100 * share:.2f}"
+
+
+def _inside(folder: Path, relative: Any) -> Path | None:
+    """Return the file at a relative path, or None if it is not there or leads out of the folder."""
+    if not relative or not _is_safe(str(relative)):
+        return None
+    try:
+        path, root = (folder / str(relative)).resolve(), folder.resolve()
+        return path if path.is_relative_to(root) and path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # a loop of links, a name with a NUL or too long
+        return None
+
+
+def _is_safe(relative: str) -> bool:
+    return ".." not in re.split(r"[/\\]", relative) and re.match(r"[/\\]|[A-Za-z]:", relative) is None
+
+
+def _pictures(
+    cases: Sequence[Mapping[str, Any]], folder: Path, most: int, num_labels: int
+) -> list[tuple[str, int, int] | None]:
+    """Return per case a data URI with its width and height, or None."""
+    pictures: list[tuple[str, int, int] | None] = []
+    num_made = 0
+    for case in cases:
+        path = _inside(folder, case.get("overlay")) if num_made < most else None
+        picture = None if path is None else _picture(path, case, num_labels)
+        num_made += picture is not None
+        pictures.append(picture)
+    return pictures
+
+
+def _index_after(pictures: Sequence[Any], most: int) -> int:
+    """Return after how many cases the pictures were cut off, which is all of them if they were not."""
+    shown = [index for index, picture in enumerate(pictures, start=1) if picture is not None]
+    if most == 0:
+        return 0
+    return shown[-1] if len(shown) >= most else len(pictures)
+
+
+def _picture(path: Path, case: Mapping[str, Any], num_labels: int) -> tuple[str, int, int] | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own file, made of as large an image
+            with Image.open(path, formats=["PNG"]) as overlay:
+                overlay.load()
+        height, width = case.get("height"), case.get("width")
+        if height and width and height <= overlay.height and width <= overlay.width:
+            # Without the legend, which cannot be read at this size.
+            jpeg = thumbnail(overlay.crop((0, 0, width, height)), num_labels=num_labels)
+        else:
+            jpeg = thumbnail(overlay, num_labels=num_labels)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    size = Image.open(io.BytesIO(jpeg)).size
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"), *size
+
+
+def _links(case: Mapping[str, Any]) -> list[tuple[str, str]]:
+    titles = {"overlay": "overlay", "mask": "mask", "segmentation": "DICOM Segmentation"}
+    paths = [(title, str(case[key])) for key, title in titles.items() if case.get(key)]
+    # After "./" and with ":" quoted no name is taken for a scheme such as "javascript:".
+    return [(title, "./" + quote(os.fsencode(path))) for title, path in paths if _is_safe(path)]
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("report.html")
+
+
+def _figures(done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return title and SVG of each figure that at least two cases have values for."""
+    drawings = (_draw_amounts, _draw_reliability, _draw_seconds)
+    figures = []
+    for drawing in drawings if len(done) > 1 else ():
+        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+        axes = figure.subplots()
+        title = drawing(axes, done, labels)
+        if title is not None:
+            figures.append((title, _svg(figure, axes, salt=drawing.__name__)))
+    return figures
+
+
+def _draw_amounts(axes: Axes, done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str | None:
+    calibrated = all(case.get("area_mm2") for case in done)
+    key, factor = ("area_mm2", 1) if calibrated else ("foreground_share", 100)
+    amounts = [[factor * value for value in case[key]] for case in done if case.get(key)]
+    if len(amounts) < 2:
+        return None
+    axes.set_xlabel("area found (mm²)" if calibrated else "share of the picture (%)")
+    axes.set_ylabel("number of cases")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if 1 < len(labels) <= _MOST_CLASSES_APART and all(len(values) == len(labels) for values in amounts):
+        colours = ["#{:02x}{:02x}{:02x}".format(*class_colour(k + 1)) for k in range(len(labels))]
+        apart = list(map(list, zip(*amounts, strict=True)))
+        axes.hist(apart, bins=12, color=colours, edgecolor=_INK, linewidth=0.6, label=list(labels))
+        for text in axes.legend(frameon=False, labelcolor=_INK).get_texts():
+            text.set_parse_math(False)
+    else:
+        bins = min(30, max(5, math.ceil(2 * math.sqrt(len(amounts)))))
+        axes.hist(list(map(math.fsum, amounts)), bins=bins, color=_MARK, edgecolor=_INK, linewidth=0.6)
+    axes.set_xlim(left=0)
+    return "How much was found"
+
+
+def _draw_reliability(axes: Axes, done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str | None:
+    points = [
+        (100 * math.fsum(case["foreground_share"]), case["reliability"]["confidence"])
+        for case in done
+        if case.get("foreground_share") and _is_number((case.get("reliability") or {}).get("confidence"))
+    ]
+    if len(points) < 2:
+        return None
+    _scatter(axes, points)
+    axes.set_xlabel("share of the picture (%)")
+    axes.set_ylabel("confidence (0 to 1)")
+    return "Confidence and how much was found"
+
+
+def _draw_seconds(axes: Axes, done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str | None:
+    points = [(n, case["seconds"]) for n, case in enumerate(done, start=1) if _is_number(case.get("seconds"))]
+    if len(points) < 2:
+        return None
+    _scatter(axes, points)
+    axes.set_xlabel("segmented case, in order")
+    axes.set_ylabel("time per case (s)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0)
+    return "Time per case"
+
+
+def _scatter(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    many = len(points) > _MOST_VECTOR_MARKS
+    size, alpha = (3.0, 0.9) if many else (5.5, 0.75)
+    # Each mark is 100 bytes of the page; many are one picture.
+    axes.plot(
+        *zip(*points, strict=True), "o", color=_MARK, rasterized=many, markersize=size, alpha=alpha, markeredgewidth=0
+    )
+
+
+def _svg(figure: Figure, axes: Axes, salt: str) -> str:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(_INK)
+    axes.tick_params(colors=_INK)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    style = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "mathtext.default": "regular"}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # The page's own font, not matplotlib's, draws the letters.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(file, format="svg", transparent=True, dpi=160, metadata=nothing)
+    text = file.getvalue()
+    text = re.sub(
+        r"<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL
+    )  # it would reach the whole page
+    # Several figures in a page must not share ids; nothing refers to those of groups.
+    return re.sub(r'<g id="[^"]*"', "<g", text).replace(_INK, "currentColor").replace(_MARK, "var(--mark)")

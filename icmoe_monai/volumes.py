@@ -1,0 +1,181 @@
+"""What inference writes per volume: a DICOM Segmentation of a series or of a file's frames, a NIfTI file of a stack.
+
+A volume is written when the last of its cases is done, from the masks (or probability maps) on the disk, so that no
+volume is kept in memory and a stopped run needs no case again for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from PIL import Image
+
+from icmoe_monai import dicom, nifti
+from icmoe_monai.dicom_seg import NoSegmentationError, as_segment, write_segmentation
+from icmoe_monai.errors import InputError
+from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.reading import split_suffix
+from icmoe_monai.report import case_items
+from icmoe_monai.version import __version__
+from icmoe_monai.writing import probability_paths
+
+DICOM_SEG = ("binary", "fractional", "none")
+
+
+class VolumeWriter:
+    """Write `<output_dir>/segmentations/<name>.dcm` and `<output_dir>/volumes/<name>.nii.gz` as their cases are done.
+
+    A DICOM Segmentation refers to its source images and holds the patient's and study's data, as the standard asks for:
+    none is written in an anonymous run. Where none can be valid (frames without a Frame of Reference), a note in the
+    journal says so, and the masks are the result.
+
+    Args:
+        cases: All cases of the run, those of earlier runs too.
+        journal: Where the volumes and the notes are noted.
+        segments: What the foreground classes are, one mapping of `Segment`'s arguments per class.
+        out_channels: K.
+        dicom_seg: One of `DICOM_SEG`; "fractional" holds probabilities and takes `probability_maps` in SaveImage2Dd.
+        probability_maps: Whether these are written.
+        anonymous: Whether the run is anonymous.
+
+    Raises:
+        InputError: If `dicom_seg` is none of these or cannot be had, or `segments` does not fit `out_channels`.
+    """
+
+    def __init__(
+        self,
+        *,
+        cases: Sequence[Mapping[str, Any]],
+        journal: Journal,
+        segments: Sequence[Mapping[str, Any]],
+        out_channels: int = 1,
+        dicom_seg: str = "binary",
+        probability_maps: bool = False,
+        anonymous: bool | str = False,
+    ) -> None:
+        if dicom_seg not in DICOM_SEG:
+            raise InputError(f"dicom_seg must be one of {', '.join(DICOM_SEG)}, got {dicom_seg!r}.")
+        if dicom_seg == "fractional" and not probability_maps:
+            raise InputError("dicom_seg fractional is made from the probability maps: add --probability_maps true.")
+        if len(segments) != max(out_channels, 2) - 1:
+            num_classes = max(out_channels, 2) - 1
+            raise InputError(f"segments must describe {num_classes} foreground classes, got {len(segments)}.")
+        self.journal = journal
+        self.segments = [as_segment(segment) for segment in segments]
+        self.out_channels = out_channels
+        self.dicom_seg = dicom_seg
+        self.anonymous = bool(anonymous)
+        self.volumes: dict[str, list[Mapping[str, Any]]] = {}
+        for case in cases:
+            self.volumes.setdefault(case["group"] or case["name"], []).append(case)
+        self._volume_of = {case["name"]: key for key, cases in self.volumes.items() for case in cases}
+        self._open: dict[str, int] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler; it stands after the report, which notes the cases.
+
+        Args:
+            engine: The evaluator, whose postprocessing holds `SaveImage2Dd`.
+        """
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+
+    def started(self, engine: Engine) -> None:
+        """Count the cases that are to come, and write the volumes that lack none but were not written."""
+        done = {name for name, record in self.journal.records(CASE).items() if record["status"] == "done"}
+        self._open = {key: sum(case["name"] not in done for case in cases) for key, cases in self.volumes.items()}
+        for key, num_open in self._open.items():
+            if num_open == 0 and self.volumes[key][0]["name"] not in self._noted():
+                self._write(key)
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Write the volumes of which this iteration's cases were the last."""
+        for item in case_items(engine):
+            key = self._volume_of[item["name"]]
+            self._open[key] -= 1
+            if self._open[key] == 0:
+                self._write(key)
+
+    def _noted(self) -> set[str]:
+        return {*self.journal.records(VOLUME), *self.journal.records(NOTE)}
+
+    def _write(self, key: str) -> None:
+        records = self.journal.records(CASE)
+        cases = [case for case in self.volumes[key] if records.get(case["name"], {}).get("status") == "done"]
+        first = self.volumes[key][0]
+        source = str(first["source"])
+        try:
+            if not cases:
+                return
+            if source.lower().endswith(nifti.SUFFIXES):
+                path = self._write_nifti(cases, source)
+            elif dicom.is_dicom(source) and self.dicom_seg != "none":
+                path = self._write_dicom(cases)
+            else:
+                return
+        except NoSegmentationError as error:
+            sentence = str(error).replace(source, first["name"])
+            self.journal.add(NOTE, {"name": first["name"], "text": sentence})
+            logging.getLogger(__name__).warning("%s", sentence)
+        else:
+            self.journal.add(VOLUME, {"name": first["name"], "file": path, "cases": [case["name"] for case in cases]})
+
+    def _write_dicom(self, cases: Sequence[Mapping[str, Any]]) -> str:
+        name = cases[0]["name"]
+        if self.anonymous:
+            raise NoSegmentationError(f"{name} has no DICOM Segmentation, which would hold the patient's data: "
+                                      "the run is anonymous. Its PNG masks hold the result.")  # fmt: skip
+        stem = split_suffix(name)[0] + ("_series" if len({case["source"] for case in cases}) > 1 else "")
+        path = Path("segmentations", f"{stem}.dcm").as_posix()
+        fractional = self.dicom_seg == "fractional"
+        write_segmentation(
+            self.journal.output_dir / path,
+            sources=[(case["source"], case["frame"]) for case in cases],
+            classes=None if fractional else [self._classes(case) for case in cases],
+            probabilities=[self._probabilities(case) for case in cases] if fractional else None,
+            segments=self.segments,
+            algorithm={"name": "IC-MoE for MONAI", "version": __version__},
+        )
+        return path
+
+    def _write_nifti(self, cases: Sequence[Mapping[str, Any]], source: str) -> str:
+        volume = self.volumes[self._volume_of[cases[0]["name"]]]
+        if len(cases) < len(volume):
+            raise NoSegmentationError(f"{source} has no NIfTI volume, as {len(volume) - len(cases)} of its slices "
+                                      "could not be used. The PNG masks hold the others.")  # fmt: skip
+        stem, suffix = split_suffix(cases[0]["name"])
+        path = Path("volumes", stem.removesuffix("_frame0001") + suffix.lower()).as_posix()
+        slices = [self._classes(case) for case in cases]
+        nifti.write_like(self.journal.output_dir / path, source=source, slices=slices)
+        return path
+
+    def _classes(self, case: Mapping[str, Any]) -> np.ndarray:
+        with Image.open(self.journal.output_dir / "masks" / f"{split_suffix(case['name'])[0]}.png") as mask:
+            values = np.asarray(mask)
+        return (values > 0).astype(np.uint8) if self.out_channels == 1 else values
+
+    def _probabilities(self, case: Mapping[str, Any]) -> np.ndarray:
+        maps = []
+        for path in probability_paths(PurePath(split_suffix(case["name"])[0]), self.out_channels):
+            with Image.open(self.journal.output_dir / path) as levels:
+                maps.append(np.asarray(levels, dtype=np.float32) / 65535)
+        return np.stack(maps)
+
+
+def labels_of(segments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the foreground classes.
+
+    Args:
+        segments: What the foreground classes are, one mapping of `Segment`'s arguments per class.
+
+    Raises:
+        InputError: If one has no label.
+    """
+    if any("label" not in segment for segment in segments):
+        raise InputError("Each of segments must have a label, a category and a type: configs/experts/ has examples.")
+    return [str(segment["label"]) for segment in segments]

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.journal import CASE, NOTE, Journal
+
+CASES = [{"name": "a.jpg"}, {"name": "b.jpg"}, {"name": "c.jpg"}]
+
+
+def done(folder: Path, name: str) -> dict:
+    (folder / f"{name}.png").touch()
+    return {"name": name, "status": "done", "mask": f"{name}.png"}
+
+
+def missing(folder: Path, **arguments: object) -> list[str]:
+    return [case["name"] for case in Journal(output_dir=folder, **arguments).missing(CASES)]
+
+
+def test_what_is_done_is_not_missing_but_failures_and_lost_masks_are(tmp_path: Path) -> None:
+    journal = Journal(output_dir=tmp_path)
+    assert len(journal.missing(CASES)) == 3
+    journal.add(CASE, done(tmp_path, "a.jpg"))
+    journal.add(CASE, done(tmp_path, "b.jpg"))
+    journal.add(CASE, {"name": "c.jpg", "status": "failed", "mask": None})
+    journal.add(NOTE, {"name": "a.jpg", "text": "told"})
+    again = Journal(output_dir=tmp_path)
+    assert [case["name"] for case in again.missing(CASES)] == ["c.jpg"]
+    assert again.records(NOTE)["a.jpg"]["text"] == "told"
+    (tmp_path / "a.jpg.png").unlink()
+    assert missing(tmp_path) == ["a.jpg", "c.jpg"]
+    assert missing(tmp_path, overwrite=True) == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_a_line_cut_short_is_passed_over_and_the_next_stands_by_itself(tmp_path: Path) -> None:
+    journal = Journal(output_dir=tmp_path)
+    journal.missing(CASES)
+    journal.add(CASE, done(tmp_path, "a.jpg"))
+    with journal.path.open("ab") as file:
+        file.write(b'{"kind": "case", "record": {"na')
+    again = Journal(output_dir=tmp_path)
+    assert [case["name"] for case in again.missing(CASES)] == ["b.jpg", "c.jpg"]
+    again.add(CASE, done(tmp_path, "b.jpg"))
+    assert missing(tmp_path) == ["c.jpg"]
+
+
+def test_results_of_another_model_or_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model.pt"
+    checkpoint.write_bytes(b"one")
+    settings = {"voting": "mean", "pretrained": "/home/me/trunk.pt"}
+    assert missing(tmp_path / "o", checkpoint=checkpoint, settings=settings) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert str(tmp_path) not in (tmp_path / "o" / "cases.jsonl").read_text()
+    assert "/home/me" not in (tmp_path / "o" / "cases.jsonl").read_text()
+    with pytest.raises(InputError, match=r"made otherwise \(voting differ\): choose another output_dir, or redo"):
+        missing(tmp_path / "o", checkpoint=checkpoint, settings={**settings, "voting": "adaptive"})
+    checkpoint.write_bytes(b"two")
+    with pytest.raises(InputError, match=r"made otherwise \(sha256 differ\)"):
+        missing(tmp_path / "o", checkpoint=checkpoint, settings=settings)
+    assert len(missing(tmp_path / "o", checkpoint=checkpoint, settings=settings, overwrite=True)) == 3
+
+
+def test_damaged_journal_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "cases.jsonl").write_text("not JSON\n")
+    with pytest.raises(InputError, match=r"cases\.jsonl is damaged: redo the results with --overwrite true"):
+        missing(tmp_path)
+
+
+def test_names_that_are_not_unicode_come_back(tmp_path: Path) -> None:
+    name = b"a\xff.jpg".decode("utf-8", "surrogateescape")
+    journal = Journal(output_dir=tmp_path)
+    journal.missing([{"name": name}])
+    journal.add(CASE, {"name": name, "status": "failed"})
+    again = Journal(output_dir=tmp_path)
+    again.missing([])
+    assert list(again.records(CASE)) == [name]
+    assert all(json.loads(line) for line in journal.path.read_bytes().splitlines())

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from ignite.engine import Engine
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.volumes import VolumeWriter, labels_of
+
+SEGMENT = {
+    "label": "lesion",
+    "category": ["49755003", "SCT", "Morphologically Abnormal Structure"],
+    "type": ["52988006", "SCT", "Lesion"],
+}
+
+
+def stack(folder: Path, num_slices: int = 3) -> list[dict]:
+    """Write a NIfTI stack of slices of 4 x 6 (rows x columns) and return its cases."""
+    path = folder / "in" / "s.nii.gz"
+    path.parent.mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((6, 4, num_slices), np.int16), np.diag([-1, -1, 1, 1])), path)
+    return [
+        {"source": str(path), "frame": k, "name": f"s_frame000{k + 1}.nii.gz", "group": "s"} for k in range(num_slices)
+    ]
+
+
+def mask_of(case: dict) -> np.ndarray:
+    mask = np.zeros(case.get("size", (4, 6)), np.uint8)
+    mask[case["frame"], 1:4] = 255
+    return mask
+
+
+def writer_of(folder: Path, cases: list[dict], **arguments: object) -> tuple[Engine, Journal]:
+    """Return an engine that does cases: its batches are lists of names."""
+    journal = Journal(output_dir=folder)
+    journal.missing(cases)
+    by_name = {case["name"]: case for case in cases}
+
+    def do(engine: Engine, names: list[str]) -> list[dict]:
+        for name in names:
+            path = folder / "masks" / f"{name.removesuffix('.nii.gz').removesuffix('.dcm')}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(mask_of(by_name[name])).save(path)
+            journal.add(CASE, {"name": name, "status": "done", "mask": path.relative_to(folder).as_posix()})
+        engine.state.batch = tuple(names)
+        return [{"name": name} for name in names]
+
+    engine = Engine(do)
+    VolumeWriter(cases=cases, journal=journal, segments=[SEGMENT], **arguments).attach(engine)
+    return engine, journal
+
+
+def test_stack_is_written_when_its_last_slice_is_done(tmp_path: Path) -> None:
+    cases = stack(tmp_path)
+    engine, journal = writer_of(tmp_path, cases)
+    engine.run([[case["name"]] for case in cases[:2]])
+    assert journal.records(VOLUME) == {}
+    engine, journal = writer_of(tmp_path, cases)  # another run goes on
+    engine.run([[cases[2]["name"]]])
+    (volume,) = journal.records(VOLUME).values()
+    assert volume == {
+        "name": "s_frame0001.nii.gz",
+        "file": "volumes/s.nii.gz",
+        "cases": [case["name"] for case in cases],
+    }
+    voxels = np.asarray(nibabel.load(tmp_path / volume["file"]).dataobj)
+    for case in cases:
+        np.testing.assert_array_equal(voxels[..., case["frame"]].T, mask_of(case) // 255)
+
+
+def test_volume_of_a_run_stopped_before_it_was_written_is_made_up_for(tmp_path: Path) -> None:
+    cases = stack(tmp_path)
+    engine, journal = writer_of(tmp_path, cases)
+    engine.run([[case["name"]] for case in cases])
+    (tmp_path / "volumes/s.nii.gz").unlink()
+    lines = [line for line in journal.path.read_text().splitlines() if '"volume"' not in line]
+    journal.path.write_text("\n".join(lines) + "\n")
+    again = Journal(output_dir=tmp_path)
+    assert again.missing(cases) == []
+    VolumeWriter(cases=cases, journal=again, segments=[SEGMENT]).started(Engine(lambda engine, batch: None))
+    assert (tmp_path / "volumes/s.nii.gz").is_file()
+
+
+def test_frames_without_a_frame_of_reference_leave_a_note_without_the_path(tmp_path: Path) -> None:
+    source = get_testdata_file("SC_rgb_rle_2frame.dcm", download=False)
+    shared = {"source": source, "group": "c", "size": (100, 100)}
+    cases = [{**shared, "frame": k, "name": f"c_frame000{k + 1}.dcm"} for k in range(2)]
+    engine, journal = writer_of(tmp_path, cases)
+    engine.run([[case["name"] for case in cases]])
+    (note,) = journal.records(NOTE).values()
+    assert note["text"].startswith("c_frame0001.dcm")
+    assert str(source) not in note["text"]
+    assert journal.records(VOLUME) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"dicom_seg": "labelmap"}, "dicom_seg must be one of binary, fractional, none, got 'labelmap'"),
+        ({"dicom_seg": "fractional"}, "dicom_seg fractional is made from the probability maps: add --probability_maps"),
+        ({"out_channels": 4}, "segments must describe 3 foreground classes, got 1"),
+    ],
+)
+def test_settings_that_cannot_work(tmp_path: Path, arguments: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        VolumeWriter(cases=[], journal=Journal(output_dir=tmp_path), segments=[SEGMENT], **arguments)
+
+
+def test_labels_are_those_of_the_segments() -> None:
+    assert labels_of([SEGMENT]) == ["lesion"]
+    with pytest.raises(InputError, match="must have a label"):
+        labels_of([{}])
