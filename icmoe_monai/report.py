@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import monai
@@ -16,8 +18,10 @@ from icmoe_monai.files import write_atomically, write_csv, write_json
 from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
 from icmoe_monai.report_page import render_report
 from icmoe_monai.version import __version__
+from icmoe_monai.volumes import VolumeWriter
 
 _SECONDS_BETWEEN_REPORTS = 30.0
+_MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
 
 
 class InferenceReport:
@@ -38,6 +42,7 @@ class InferenceReport:
         cases: All cases, in the order of the report.
         left_out: Name and reason of the files that are no images.
         labels: Names of the foreground classes.
+        volumes: Who writes volumes, and is told of each case that is done.
 
     Example:
         >>> import json, tempfile
@@ -48,7 +53,7 @@ class InferenceReport:
         ...     cases = journal.missing([{"name": "a.jpg"}])
         ...     InferenceReport(journal=journal, cases=cases).attach(evaluator)
         ...     state = evaluator.run([case])
-        ...     report = json.loads(Path(folder, "report.json").read_text())
+        ...     report = json.loads((journal.output_dir / "report.json").read_text())
         >>> report["complete"], report["settings"], report["cases"][0]["foreground_pixels"]
         (True, {'checkpoint': 'model.pt'}, [3])
     """
@@ -60,11 +65,15 @@ class InferenceReport:
         cases: Sequence[Mapping[str, Any]],
         left_out: Sequence[Mapping[str, str]] = (),
         labels: Sequence[str] = ("foreground",),
+        volumes: VolumeWriter | None = None,
     ) -> None:
         self.journal = journal
         self.cases = {case["name"]: case for case in cases}
+        self._num_frames = Counter(case.get("source") for case in cases)
         self.left_out = [dict(file) for file in left_out]
         self.labels = list(labels)
+        self.volumes = volumes
+        self._writing: deque[tuple[dict[str, Any], Future | None]] = deque()
         self._complete = False
         self._last_case = self._last_report = 0.0
 
@@ -81,8 +90,11 @@ class InferenceReport:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.exception_raised)
 
     def started(self, engine: Engine) -> None:
-        """Write what earlier runs did."""
+        """Write what earlier runs did, and volumes that they had no time for."""
         self._complete, self._last_case = False, time.monotonic()
+        self._writing.clear()
+        if self.volumes is not None:
+            self.volumes.start()
         self._write(self._content(stopped_by=None))
 
     def iteration_completed(self, engine: Engine) -> None:
@@ -90,7 +102,8 @@ class InferenceReport:
         now = time.monotonic()
         items = case_items(engine)
         for item in items:
-            self.journal.add(CASE, self._record(item, (now - self._last_case) / len(items)))
+            self._writing.append((self._record(item, (now - self._last_case) / len(items)), item.get("writing")))
+        self._note(most_waiting=_MOST_WAITING)
         self._last_case = now
         if now - self._last_report > _SECONDS_BETWEEN_REPORTS:
             self._write(self._content(stopped_by=None))
@@ -101,6 +114,7 @@ class InferenceReport:
         Raises:
             InputError: If cases failed.
         """
+        self._note()
         self._complete = not engine.should_terminate
         content = self._content(stopped_by=None)
         self._write_all(content)
@@ -115,10 +129,28 @@ class InferenceReport:
         """Write what is there, then raise the exception again, which ignite would otherwise drop."""
         if not self._complete:
             try:
+                self._note()
                 self._write_all(self._content(stopped_by=type(find_input_error(error) or error).__name__))
             except InputError as second:
                 logging.getLogger(__name__).warning("The report is not up to date. %s", second)
         raise error
+
+    def _note(self, *, most_waiting: int = 0) -> None:
+        """Note the cases whose files are written, in order, and wait for them where too many are not.
+
+        Raises:
+            InputError: If a file could not be written.
+        """
+        while self._writing:
+            record, writing = self._writing[0]
+            if writing is not None and not writing.done() and len(self._writing) <= most_waiting:
+                return
+            self._writing.popleft()
+            if writing is not None:
+                writing.result()
+            self.journal.add(CASE, record)
+            if self.volumes is not None:
+                self.volumes.add(record["name"])
 
     def _record(self, item: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         failure = item.get("failure") or None
@@ -128,7 +160,7 @@ class InferenceReport:
             "name": str(item["name"]),
             "status": "failed" if failure else "done",
             "error": failure,
-            "frame": frame if source is not None and self._has_frames(str(item["name"])) else None,
+            "frame": frame if source is not None and self._num_frames[source] > 1 else None,
             "height": height,
             "width": width,
             "spacing_mm": item.get("spacing_mm"),
@@ -138,10 +170,6 @@ class InferenceReport:
         for key in ("foreground_pixels", "foreground_share", "area_mm2", "num_components", "reliability"):
             record[key] = item.get(key) if not failure else None
         return {**record, "seconds": round(seconds, 4)}
-
-    def _has_frames(self, name: str) -> bool:
-        case = self.cases.get(name, {})
-        return any(other.get("source") == case.get("source") and key != name for key, other in self.cases.items())
 
     def _content(self, *, stopped_by: str | None) -> dict[str, Any]:
         records = self.journal.records(CASE)

@@ -263,7 +263,8 @@ def _picture(path: Path, case: Mapping[str, Any], num_labels: int) -> tuple[str,
 
 
 def _links(case: Mapping[str, Any]) -> list[tuple[str, str]]:
-    titles = {"overlay": "overlay", "mask": "mask", "segmentation": "DICOM Segmentation"}
+    is_dicom = str(case.get("volume")).endswith(".dcm")
+    titles = {"overlay": "overlay", "mask": "mask", "volume": "DICOM Segmentation" if is_dicom else "NIfTI volume"}
     paths = [(title, str(case[key])) for key, title in titles.items() if case.get(key)]
     # After "./" and with ":" quoted no name is taken for a scheme such as "javascript:".
     return [(title, "./" + quote(os.fsencode(path))) for title, path in paths if _is_safe(path)]

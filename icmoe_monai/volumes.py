@@ -12,7 +12,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from ignite.engine import Engine, Events
 from PIL import Image
 
 from icmoe_monai import dicom, nifti
@@ -20,7 +19,6 @@ from icmoe_monai.dicom_seg import NoSegmentationError, as_segment, write_segment
 from icmoe_monai.errors import InputError
 from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
 from icmoe_monai.reading import split_suffix
-from icmoe_monai.report import case_items
 from icmoe_monai.version import __version__
 from icmoe_monai.writing import probability_paths
 
@@ -76,16 +74,7 @@ class VolumeWriter:
         self._volume_of = {case["name"]: key for key, cases in self.volumes.items() for case in cases}
         self._open: dict[str, int] = {}
 
-    def attach(self, engine: Engine) -> None:
-        """Register the handler; it stands after the report, which notes the cases.
-
-        Args:
-            engine: The evaluator, whose postprocessing holds `SaveImage2Dd`.
-        """
-        engine.add_event_handler(Events.STARTED, self.started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-
-    def started(self, engine: Engine) -> None:
+    def start(self) -> None:
         """Count the cases that are to come, and write the volumes that lack none but were not written."""
         done = {name for name, record in self.journal.records(CASE).items() if record["status"] == "done"}
         self._open = {key: sum(case["name"] not in done for case in cases) for key, cases in self.volumes.items()}
@@ -93,13 +82,16 @@ class VolumeWriter:
             if num_open == 0 and self.volumes[key][0]["name"] not in self._noted():
                 self._write(key)
 
-    def iteration_completed(self, engine: Engine) -> None:
-        """Write the volumes of which this iteration's cases were the last."""
-        for item in case_items(engine):
-            key = self._volume_of[item["name"]]
-            self._open[key] -= 1
-            if self._open[key] == 0:
-                self._write(key)
+    def add(self, name: str) -> None:
+        """Write the volume of which this case, noted in the journal and with its files on the disk, was the last.
+
+        Args:
+            name: The case's, which failed or is done.
+        """
+        key = self._volume_of[name]
+        self._open[key] -= 1
+        if self._open[key] == 0:
+            self._write(key)
 
     def _noted(self) -> set[str]:
         return {*self.journal.records(VOLUME), *self.journal.records(NOTE)}

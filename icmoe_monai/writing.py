@@ -5,8 +5,8 @@ Letters: K output channels (1: sigmoid, else softmax), H W image size.
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -18,14 +18,8 @@ from PIL import Image
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.measures import measure
-from icmoe_monai.overlay import draw_overlay
+from icmoe_monai.overlay import class_colour, draw_overlay
 from icmoe_monai.reading import split_suffix
-
-# Okabe and Ito's colours, which the colour-blind can tell apart; class 0, the background, is black.
-CLASS_COLOURS = (
-    *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
-    *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
-)
 
 
 class SaveImage2Dd(SaveImaged):
@@ -48,6 +42,8 @@ class SaveImage2Dd(SaveImaged):
         probability_maps: Whether to write the probability maps too.
         overlays: Whether to write the overlays, which takes the item's `picture`, uint8 (H, W, 3).
         labels: Names of the foreground classes, for the overlays; "class 1", ... by default.
+        background: Write in a thread, while the network goes on; the item's `writing` is then a future that is done
+            when the files are there, or holds the error.
         threshold: A pixel is foreground if its probability is above this; K = 1 only.
 
     A case with a `failure` is passed over. A prediction that is NaN becomes the failure of its case where the item has
@@ -76,6 +72,7 @@ class SaveImage2Dd(SaveImaged):
         probability_maps: bool = False,
         overlays: bool = False,
         labels: Sequence[str] | None = None,
+        background: bool = False,
         threshold: float = 0.5,
     ) -> None:
         super().__init__(keys, output_dir=output_dir, output_ext=".png", print_log=False)
@@ -89,6 +86,7 @@ class SaveImage2Dd(SaveImaged):
         if len(self.labels) != max(out_channels, 2) - 1:
             raise InputError(f"labels must name {max(out_channels, 2) - 1} foreground classes, got {self.labels}.")
         self.threshold = threshold
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writing") if background else None
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Write one case.
@@ -125,16 +123,24 @@ class SaveImage2Dd(SaveImaged):
             mask.putpalette(_palette())
         frame = int(item.get("frame", 0))
         item |= measure(classes, num_classes=max(self.out_channels, 2), source=item.get("source"), frame=frame)
-        if self.probability_maps:
-            self._write_probability_maps(probabilities, stem)
+        item["mask_path"] = Path("masks", f"{stem}.png").as_posix()
+        item["mask_shape"] = (int(classes.shape[0]), int(classes.shape[1]))
         if self.overlays:
             item["overlay_path"] = Path("overlays", f"{stem}.png").as_posix()
-            picture = np.asarray(item["picture"])
-            overlay = draw_overlay(picture, classes, labels=self.labels, spacing=item["spacing_mm"])
-            _write_png(self.output_dir / item["overlay_path"], overlay)
-        item["mask_path"] = Path("masks", f"{stem}.png").as_posix()
-        _write_png(self.output_dir / item["mask_path"], mask)
-        item["mask_shape"] = (int(classes.shape[0]), int(classes.shape[1]))
+            picture, spacing = np.asarray(item["picture"]), item["spacing_mm"]
+
+        def write() -> None:
+            if self.probability_maps:
+                self._write_probability_maps(probabilities, stem)
+            if self.overlays:
+                overlay = draw_overlay(picture, classes, labels=self.labels, spacing=spacing)
+                _write_png(self.output_dir / item["overlay_path"], overlay, effort=1)  # 6 takes as long as the network
+            _write_png(self.output_dir / item["mask_path"], mask)
+
+        if self._thread is None:
+            write()
+        else:
+            item["writing"] = self._thread.submit(write)
 
     def _probabilities(self, prediction: Any, name: PurePath) -> np.ndarray:
         array = torch.as_tensor(prediction).detach().float().cpu().numpy()
@@ -178,13 +184,10 @@ def _checked_name(name: str) -> PurePath:
     return path
 
 
-def _write_png(path: Path, image: Image.Image) -> None:
-    write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
+def _write_png(path: Path, image: Image.Image, *, effort: int = 6) -> None:
+    write_atomically(path, lambda temporary: image.save(temporary, format="PNG", compress_level=effort))
 
 
 def _palette() -> list[int]:
     # All 256 entries: with fewer Pillow packs several pixels into a byte, which some viewers do not read.
-    turns = range(256 - len(CLASS_COLOURS))
-    further = [colorsys.hsv_to_rgb(0.618034 * turn % 1.0, 0.6, 0.9) for turn in turns]
-    colours = [*CLASS_COLOURS, *(tuple(round(255 * part) for part in colour) for colour in further)]
-    return [part for colour in colours for part in colour]
+    return [part for k in range(256) for part in class_colour(k)]

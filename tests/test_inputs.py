@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,6 +140,32 @@ def test_unreadable_header_fails_and_the_others_go_on(tmp_path: Path, content: b
     assert list(failures) == ["bad too.png", "bad.png"]
     assert all(sentence.startswith(f"{name} ") for name, sentence in failures.items())
     assert str(tmp_path) not in "".join(failures.values())
+
+
+def png_of(side: int) -> bytes:
+    """Return a PNG whose header claims a square, and which holds one row of it."""
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(bytes(1 + side))]
+    framed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in [*chunks, b"IEND"]]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def tiff_of(side: int) -> bytes:
+    """Return a TIFF whose header claims a square of bytes, and which holds none of it."""
+    entries = [(256, side), (257, side), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, side), (279, side)]
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + fields + bytes(4)
+
+
+@pytest.mark.parametrize(("suffix", "make"), [(".png", png_of), (".tif", tiff_of)])
+def test_decompression_bomb_fails_by_its_header(tmp_path: Path, suffix: str, make: Callable[[int], bytes]) -> None:
+    put(tmp_path / "a.png")
+    (tmp_path / f"bomb{suffix}").write_bytes(make(100_000))
+    tracemalloc.start()
+    (sentence,) = failures_in(tmp_path).values()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert f"bomb{suffix} has too many pixels for one picture" in sentence
+    assert peak < 20e6
 
 
 @pytest.mark.parametrize("target", ["outside/a.png", "outside", "outside/missing.png"], ids=["file", "folder", "none"])

@@ -5,7 +5,6 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from ignite.engine import Engine
 from PIL import Image
 from pydicom.data import get_testdata_file
 
@@ -36,33 +35,32 @@ def mask_of(case: dict) -> np.ndarray:
     return mask
 
 
-def writer_of(folder: Path, cases: list[dict], **arguments: object) -> tuple[Engine, Journal]:
-    """Return an engine that does cases: its batches are lists of names."""
+def writer_of(folder: Path, cases: list[dict], **arguments: object) -> tuple[VolumeWriter, Journal]:
     journal = Journal(output_dir=folder)
     journal.missing(cases)
-    by_name = {case["name"]: case for case in cases}
+    writer = VolumeWriter(cases=cases, journal=journal, segments=[SEGMENT], **arguments)
+    writer.start()
+    return writer, journal
 
-    def do(engine: Engine, names: list[str]) -> list[dict]:
-        for name in names:
-            path = folder / "masks" / f"{name.removesuffix('.nii.gz').removesuffix('.dcm')}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(mask_of(by_name[name])).save(path)
-            journal.add(CASE, {"name": name, "status": "done", "mask": path.relative_to(folder).as_posix()})
-        engine.state.batch = tuple(names)
-        return [{"name": name} for name in names]
 
-    engine = Engine(do)
-    VolumeWriter(cases=cases, journal=journal, segments=[SEGMENT], **arguments).attach(engine)
-    return engine, journal
+def do(writer: VolumeWriter, case: dict) -> None:
+    """Write a case's mask and say so."""
+    folder, stem = writer.journal.output_dir, case["name"].removesuffix(".nii.gz").removesuffix(".dcm")
+    path = folder / "masks" / f"{stem}.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(mask_of(case)).save(path)
+    writer.journal.add(CASE, {"name": case["name"], "status": "done", "mask": path.relative_to(folder).as_posix()})
+    writer.add(case["name"])
 
 
 def test_stack_is_written_when_its_last_slice_is_done(tmp_path: Path) -> None:
     cases = stack(tmp_path)
-    engine, journal = writer_of(tmp_path, cases)
-    engine.run([[case["name"]] for case in cases[:2]])
+    writer, journal = writer_of(tmp_path, cases)
+    for case in cases[:2]:
+        do(writer, case)
     assert journal.records(VOLUME) == {}
-    engine, journal = writer_of(tmp_path, cases)  # another run goes on
-    engine.run([[cases[2]["name"]]])
+    writer, journal = writer_of(tmp_path, cases)  # another run goes on
+    do(writer, cases[2])
     (volume,) = journal.records(VOLUME).values()
     assert volume == {
         "name": "s_frame0001.nii.gz",
@@ -76,14 +74,13 @@ def test_stack_is_written_when_its_last_slice_is_done(tmp_path: Path) -> None:
 
 def test_volume_of_a_run_stopped_before_it_was_written_is_made_up_for(tmp_path: Path) -> None:
     cases = stack(tmp_path)
-    engine, journal = writer_of(tmp_path, cases)
-    engine.run([[case["name"]] for case in cases])
+    writer, journal = writer_of(tmp_path, cases)
+    for case in cases:
+        do(writer, case)
     (tmp_path / "volumes/s.nii.gz").unlink()
     lines = [line for line in journal.path.read_text().splitlines() if '"volume"' not in line]
     journal.path.write_text("\n".join(lines) + "\n")
-    again = Journal(output_dir=tmp_path)
-    assert again.missing(cases) == []
-    VolumeWriter(cases=cases, journal=again, segments=[SEGMENT]).started(Engine(lambda engine, batch: None))
+    writer_of(tmp_path, cases)
     assert (tmp_path / "volumes/s.nii.gz").is_file()
 
 
@@ -91,8 +88,9 @@ def test_frames_without_a_frame_of_reference_leave_a_note_without_the_path(tmp_p
     source = get_testdata_file("SC_rgb_rle_2frame.dcm", download=False)
     shared = {"source": source, "group": "c", "size": (100, 100)}
     cases = [{**shared, "frame": k, "name": f"c_frame000{k + 1}.dcm"} for k in range(2)]
-    engine, journal = writer_of(tmp_path, cases)
-    engine.run([[case["name"] for case in cases]])
+    writer, journal = writer_of(tmp_path, cases)
+    for case in cases:
+        do(writer, case)
     (note,) = journal.records(NOTE).values()
     assert note["text"].startswith("c_frame0001.dcm")
     assert str(source) not in note["text"]
@@ -116,3 +114,14 @@ def test_labels_are_those_of_the_segments() -> None:
     assert labels_of([SEGMENT]) == ["lesion"]
     with pytest.raises(InputError, match="must have a label"):
         labels_of([{}])
+
+
+def test_stack_with_a_failed_slice_leaves_a_note(tmp_path: Path) -> None:
+    cases = stack(tmp_path)
+    writer, journal = writer_of(tmp_path, cases)
+    do(writer, cases[0])
+    do(writer, cases[1])
+    journal.add(CASE, {"name": cases[2]["name"], "status": "failed", "mask": None})
+    writer.add(cases[2]["name"])
+    (note,) = journal.records(NOTE).values()
+    assert note["text"].startswith("s_frame0001.nii.gz has no NIfTI volume, as 1 of its slices could not be used.")

@@ -11,8 +11,9 @@ from PIL import Image
 
 from icmoe_monai import writing
 from icmoe_monai.errors import InputError
+from icmoe_monai.overlay import class_colour
 from icmoe_monai.reading import split_suffix
-from icmoe_monai.writing import CLASS_COLOURS, SaveImage2Dd
+from icmoe_monai.writing import SaveImage2Dd
 
 # Differs from each of its mirror images and from its transpose, and H != W.
 MASK = np.array([[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]], dtype=np.uint8)
@@ -54,7 +55,7 @@ def test_classes_are_indices_with_visible_colours_in_eight_bits(tmp_path: Path) 
     with Image.open(path) as image:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image), classes)
-        assert image.convert("RGB").getpixel((0, 0)) == CLASS_COLOURS[2]
+        assert image.convert("RGB").getpixel((0, 0)) == class_colour(2)
     assert path.read_bytes()[24] == 8  # IHDR's bit depth
     assert item["foreground_pixels"] == [3, 4, 0]
     palette = np.array(writing._palette()).reshape(256, 3)
@@ -118,6 +119,16 @@ def test_overlay_lies_on_the_picture_and_measures_are_told(tmp_path: Path) -> No
     assert item["overlay_path"] == "overlays/x/a.png"
     assert (item["num_components"], item["area_mm2"], item["spacing_mm"]) == ([0], None, None)
     assert save({"pred": probabilities_of(MASK), "name": "b.jpg", "picture": picture})["num_components"] == [2]
+
+
+def test_background_writing_is_done_when_its_future_is(tmp_path: Path) -> None:
+    item = SaveImage2Dd(output_dir=tmp_path, background=True)({"pred": probabilities_of(MASK), "name": "a.jpg"})
+    item["writing"].result(timeout=60)
+    assert files_in(tmp_path) == ["masks/a.png"]
+    (tmp_path / "b").write_text("in the way")
+    item = SaveImage2Dd(output_dir=tmp_path / "b", background=True)({"pred": probabilities_of(MASK), "name": "a.jpg"})
+    with pytest.raises(InputError, match=r"Cannot write a\.png"):
+        item["writing"].result(timeout=60)
 
 
 def test_labels_must_name_the_foreground_classes(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""What reading, writing and reporting add to the network's own time, and whether memory grows with the images.
+
+    python -m benchmarks.inference --num_images 500 --output docs/results/inference.json
+
+The images are phantoms at 512 pixels. `end_to_end` is the inference workflow with everything that it writes by default;
+`network` is its inferer alone over the same images, held in memory, in the same process afterwards. Memory is that of
+processes of their own over `--memory_images`; the workers that read are processes beside it and are not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+from benchmarks.measure import MEGABYTE, hardware, in_own_process
+from icmoe_monai.files import write_json
+from icmoe_monai.phantoms import draw_dermoscopy
+
+ROOT = Path(__file__).parent.parent
+_NUM_DIFFERENT = 20
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_images", type=int, default=500)
+    parser.add_argument("--memory_images", type=int, nargs="*", default=[100, 1000])
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output")
+    parser.add_argument("--one", action="store_true", help="run once, print the peak memory")
+    arguments = parser.parse_args()
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory() as folder:
+        _make_images(Path(folder, "in"), arguments.num_images, arguments.side)
+        flow = _workflow(Path(folder), arguments)
+        start = time.perf_counter()
+        flow.run()
+        seconds = time.perf_counter() - start
+        if arguments.one:
+            sys.stdout.write(json.dumps({"peak_mb": _peak(), "seconds": round(seconds, 2)}) + "\n")
+            return
+        network = _time_network(flow)
+    found = {
+        "num_images": arguments.num_images,
+        "side": arguments.side,
+        "num_workers": arguments.num_workers,
+        "end_to_end_seconds": round(seconds, 2),
+        "network_seconds": round(network, 2),
+        "ratio": round(seconds / network, 3),
+        "memory": {number: _in_own_process(number, arguments) for number in arguments.memory_images},
+        "hardware": hardware(arguments.device),
+    }
+    if arguments.output:
+        write_json(arguments.output, found)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+def _make_images(folder: Path, number: int, side: int) -> None:
+    folder.mkdir()
+    for index in range(min(number, _NUM_DIFFERENT)):
+        picture, _ = draw_dermoscopy(np.random.default_rng(index), (side, side))
+        Image.fromarray(picture).save(folder / f"{index:05d}.png")
+    for index in range(_NUM_DIFFERENT, number):
+        shutil.copy(folder / f"{index % _NUM_DIFFERENT:05d}.png", folder / f"{index:05d}.png")
+
+
+def _workflow(folder: Path, arguments: argparse.Namespace) -> ConfigWorkflow:
+    flow = ConfigWorkflow(
+        config_file=str(ROOT / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
+        dataset_dir=str(folder / "in"), output_dir=str(folder / "out"), device=arguments.device,
+        num_workers=arguments.num_workers,
+    )  # fmt: skip
+    flow.initialize()
+    flow.parser.get_parsed_content("evaluator")
+    return flow
+
+
+def _time_network(flow: ConfigWorkflow) -> float:
+    """Return the seconds of the inferer alone over the run's images, each read before."""
+    read, cases = flow.parser.get_parsed_content("preprocessing"), flow.parser.get_parsed_content("datalist")
+    network, inferer = flow.parser.get_parsed_content("network").eval(), flow.parser.get_parsed_content("inferer")
+    device = torch.device(flow.parser.get_parsed_content("device"))
+    images = [read(case)["image"][None].to(device) for case in cases[:_NUM_DIFFERENT]]
+    with torch.no_grad():
+        start = time.perf_counter()
+        for index in range(len(cases)):
+            inferer(images[index % len(images)], network)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+
+def _peak() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return round(1024 * int(line.split()[1]) / MEGABYTE, 1)
+    raise RuntimeError("This system does not tell a process's peak memory.")
+
+
+def _in_own_process(number: int, arguments: argparse.Namespace) -> dict[str, float]:
+    words = ["--one", "--num_images", str(number), "--side", str(arguments.side), "--device", arguments.device]
+    return in_own_process("benchmarks.inference", [*words, "--num_workers", str(arguments.num_workers)])
+
+
+if __name__ == "__main__":
+    main()
