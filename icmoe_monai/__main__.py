@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -52,8 +53,8 @@ def _parser(experts: Sequence[str]) -> argparse.ArgumentParser:
         "predict",
         help="segment images",
         description="Segment an image, a folder of images (DICOM, PNG, JPEG, TIFF, BMP, WebP, NIfTI) or a DICOMDIR. "
-        "The same command again goes on where it was stopped. Further options, --NAME VALUE, override what "
-        "configs/inference.json defines, such as --probability_maps true.",
+        "The same command again, without --overwrite, goes on where it was stopped. Further options, --NAME VALUE, "
+        "override what configs/inference.json defines, such as --probability_maps true.",
     )
     predict.add_argument("input", metavar="IN", help="the image, folder or DICOMDIR")
     predict.add_argument("output", metavar="OUT", help="folder of the results")
@@ -61,7 +62,11 @@ def _parser(experts: Sequence[str]) -> argparse.ArgumentParser:
     predict.add_argument("--checkpoint", metavar="FILE", help="weights of your own training")
     predict.add_argument("--device", help="such as cpu or cuda:0 (default: CUDA where there is one)")
     predict.add_argument("--overwrite", action="store_true", help="do finished cases again")
-    predict.add_argument("--anonymous", action="store_true", help="salted hashes in the place of file names")
+    predict.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="salted hashes in the place of file names; --anonymous=SALT for a salt of your own",
+    )
     return parser
 
 
@@ -69,10 +74,12 @@ def _predict(root: Path, known: argparse.Namespace, overrides: dict[str, Any]) -
     configs = [root / "configs" / "inference.json"]
     if known.experts:
         configs.append(root / "configs" / "experts" / f"{known.experts}.yaml")
-    for name in ("checkpoint", "device"):
-        if getattr(known, name):
-            overrides[name] = getattr(known, name)
-    overrides |= {"dataset_dir": known.input, "output_dir": known.output}
+    if known.checkpoint:
+        overrides["checkpoint"] = os.path.abspath(known.checkpoint)
+    if known.device:
+        overrides["device"] = known.device
+    # whole paths, as MONAI would read "$HOME" and the like as an expression
+    overrides |= {"dataset_dir": os.path.abspath(known.input), "output_dir": os.path.abspath(known.output)}
     overrides |= {"overwrite": known.overwrite, "anonymous": overrides.get("anonymous") or known.anonymous}
     workflow = ConfigWorkflow(
         config_file=[str(path) for path in configs],
@@ -103,6 +110,8 @@ def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[st
         name, equals, value = word.partition("=")
         if word == "--":
             own += [word, *rest]
+        elif word.startswith("--anonymous="):
+            further["anonymous"] = value
         elif not name.startswith("--") or name in known:
             own.append(word)
         else:

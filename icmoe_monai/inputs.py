@@ -2,7 +2,8 @@
 
 Nothing is left out silently. A file that is no image is named in `Inputs.left_out` with the reason; an image that
 cannot be used is a case with a `failure`, which is reported and does not stop the others. Left out by rule are hidden
-files, the output folder and, in a folder with the training layout (`images/` and `masks/`), all but `images/`.
+files, the output folder and, in a folder with the training layout (`images/` and `masks/`), all but `images/`; results
+of other runs are named in `left_out`.
 
 A file of several frames, slices or pages is as many cases, in their order; the slices of a DICOM series follow each
 other by their position.
@@ -16,7 +17,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,13 @@ from icmoe_monai import dicom, nifti
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
+from icmoe_monai.journal import JOURNAL
 from icmoe_monai.reading import SUFFIXES, count_frames, read_size, split_suffix
 
 _NUM_NAMED = 5
+_MOST_FRAMES = 100_000  # of a file; a header of a few bytes can claim any number
 _SALT_FILE = ".salt"
+_Rename = Callable[[str], str]
 _logger = logging.getLogger(__name__)
 
 
@@ -38,10 +42,10 @@ class Inputs(NamedTuple):
 
     Attributes:
         cases: One item per image, of plain values, all with the same keys. `image` and `source`: the absolute path;
-            `frame`: which frame, slice or page of it, from 0; `name`: POSIX path relative to the dataset, with
-            "_frame0001" before the suffix where there are several, from which the results are named; `group`: what
-            the cases of one volume share (a DICOM series, a file of several frames), else ""; `failure`: why the image
-            cannot be used, else "".
+            `frame`: which frame, slice or page of it, from 0; `stamp`: size and time of the file, by which a changed
+            one is known; `name`: POSIX path relative to the dataset, with "_frame0001" before the suffix where there
+            are several, from which the results are named; `group`: what the cases of one volume share (a DICOM series,
+            a file of several frames), else ""; `failure`: why the image cannot be used, else "".
         left_out: `name` and `reason` of every file that is no image.
     """
 
@@ -98,6 +102,7 @@ def find_inputs(
         (['a b.JPG', 'b.png'], ['notes.txt'])
     """
     left_out: list[dict[str, str]] = []
+    rename = _Renamer(anonymous, Path(output_dir)) if anonymous else str
     if dataset_dir is None:
         files = _demo_files(Path(demo_dir) if demo_dir is not None else Path(output_dir) / "demo")
     else:
@@ -105,7 +110,7 @@ def find_inputs(
         if not root.exists():
             raise InputError(f"dataset_dir {dataset_dir} does not exist: correct the path.")
         _check_output_dir(root, Path(output_dir))
-        files, left_out = _files_of(root, Path(output_dir))
+        files, left_out = _files_of(root, Path(output_dir), rename)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         files = list(pool.map(partial(_look_at, min_size=min_size), files))
     left_out += [{"name": file.name, "reason": file.no_image} for file in files if file.no_image]
@@ -113,9 +118,6 @@ def find_inputs(
     if not cases:
         raise InputError(f"No images in {dataset_dir} or its subfolders: put files with {', '.join(SUFFIXES)} or DICOM "
                          f"files there.{_tell(left_out)}")  # fmt: skip
-    if anonymous:
-        salt = anonymous if isinstance(anonymous, str) else _salt(Path(output_dir))
-        cases, left_out = _anonymise(cases, left_out, salt)
     if left_out:
         _logger.warning("%d files are left out, as they are no images.%s", len(left_out), _tell(left_out))
     return Inputs(cases, left_out)
@@ -143,30 +145,39 @@ def _check_output_dir(root: Path, output_dir: Path) -> None:
                          "choose another output_dir.")  # fmt: skip
 
 
-def _files_of(root: Path, output_dir: Path) -> tuple[list[_File], list[dict[str, str]]]:
+def _files_of(root: Path, output_dir: Path, rename: _Rename) -> tuple[list[_File], list[dict[str, str]]]:
     if root.is_dir():
-        return _search(root, output_dir)
+        return _search(root, output_dir, rename)
     if root.name.upper() == "DICOMDIR":
         paths = [Path(path) for path in dicom.read_dicomdir(str(root))]
-        return [_File(path, Path(os.path.relpath(path, root.parent)).as_posix()) for path in paths], []
+        return [_found(path, root.parent, rename) for path in paths], []
     if not _may_be_image(root):
         raise InputError(f"{root} is no image of a kind that is read here ({', '.join(SUFFIXES)}, DICOM): convert it.")
-    return [_File(root, root.name)], []
+    return [_File(root, rename(root.name))], []
 
 
-def _search(root: Path, output_dir: Path) -> tuple[list[_File], list[dict[str, str]]]:
+def _found(path: Path, root: Path, rename: _Rename) -> _File:
+    name = rename(Path(os.path.relpath(path, root)).as_posix())
+    if path.resolve().is_relative_to(root.resolve()):
+        return _File(path, name)
+    return _File(path, name, failure=f"{name} is a link that leads out of dataset_dir: put the file itself there.")
+
+
+def _search(root: Path, output_dir: Path, rename: _Rename) -> tuple[list[_File], list[dict[str, str]]]:
     searched = root
     if (root / "images").is_dir() and (root / "masks").is_dir():
         searched = root / "images"
+        if _leads_out(searched, root):
+            raise InputError(f"{searched} is a link that leads out of dataset_dir: put the folder itself there.")
         _logger.info("%s has the training layout: images/ is segmented, masks/ and the rest are not read.", root)
     files: list[_File] = []
     left_out: list[dict[str, str]] = []
     for path in _visible_files(searched, root, output_dir.resolve()):
-        name = path.relative_to(root).as_posix()
-        if _leads_out(path, root):
-            files.append(_File(path, name, failure=f"The link {name} leads out of dataset_dir: put the file there."))
-        elif _may_be_image(path):
-            files.append(_File(path, name))
+        name = rename(path.relative_to(root).as_posix())
+        if path.is_dir() and not _leads_out(path, root):
+            left_out.append({"name": f"{name}/", "reason": "results of an inference run"})
+        elif _leads_out(path, root) or _may_be_image(path):
+            files.append(_found(path, root, rename))
         else:
             left_out.append({"name": name, "reason": "no image of a kind that is read here"})
     return files, left_out
@@ -184,8 +195,15 @@ def _visible_files(folder: Path, root: Path, output_dir: Path) -> Iterator[Path]
         visible = [Path(parent, name) for name in sorted(folders) if not name.startswith(".")]
         # A link to a folder inside is not followed: its files are found at their own place.
         yield from (path for path in visible if _leads_out(path, root))
-        folders[:] = [path.name for path in visible if path.resolve() != output_dir]
+        visible = [path for path in visible if not _leads_out(path, root)]
+        searched = [path for path in visible if path.resolve() != output_dir]
+        yield from (path for path in searched if _holds_results(path))
+        folders[:] = [path.name for path in searched if not _holds_results(path)]
         yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _holds_results(folder: Path) -> bool:
+    return (folder / JOURNAL).is_file() and (folder / "report.json").is_file()
 
 
 def _leads_out(path: Path, root: Path) -> bool:
@@ -209,10 +227,13 @@ def _look_at(file: _File, min_size: int) -> _File:
         return file._replace(no_image=str(error).replace(path, file.name))
     except InputError as error:
         return file._replace(failure=str(error).replace(path, file.name))
+    if file.num_frames > _MOST_FRAMES:
+        sentence = f"{file.name} claims {file.num_frames} frames, more than {_MOST_FRAMES}: split it."
+        return file._replace(num_frames=1, failure=sentence)
     if min(height, width) >= min_size:
         return file
     sentence = f"{file.name} has {width} x {height} pixels, fewer than a patch of {min_size} x {min_size}"
-    return file._replace(failure=f"{sentence}: take it out or give a larger version of it.")
+    return file._replace(num_frames=1, failure=f"{sentence}: take it out or give a larger version of it.")
 
 
 def _in_order(files: Sequence[_File]) -> list[_File]:
@@ -233,15 +254,25 @@ def _cases_of(file: _File) -> Iterator[dict[str, Any]]:
     stem, suffix = split_suffix(file.name)
     is_volume = file.path.name.lower().endswith(nifti.SUFFIXES)
     several = file.num_frames > 1
+    stamp = _stamp(file.path)
     for frame in range(file.num_frames):
         yield {
             "image": str(file.path),
             "source": str(file.path),
             "frame": frame,
+            "stamp": stamp,
             "name": f"{stem}_frame{frame + 1:04d}{suffix}" if several else file.name,
             "group": "\n".join(_stack_of(file)) if file.series or several or is_volume else "",
             "failure": file.failure,
         }
+
+
+def _stamp(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _refuse_second_of_a_name(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -255,7 +286,18 @@ def _refuse_second_of_a_name(cases: list[dict[str, Any]]) -> list[dict[str, Any]
     return cases
 
 
-def _salt(output_dir: Path) -> str:
+class _Renamer:
+    """Replace names by salted hashes that keep the suffix of the file's kind."""
+
+    def __init__(self, anonymous: bool | str, output_dir: Path) -> None:
+        self.salt = _own_salt(output_dir) if anonymous is True else str(anonymous)
+
+    def __call__(self, name: str) -> str:
+        code = hmac.new(self.salt.encode(), name.encode("utf-8", "surrogateescape"), hashlib.sha256)
+        return f"case_{code.hexdigest()[:16]}{split_suffix(name)[1].lower()}"
+
+
+def _own_salt(output_dir: Path) -> str:
     path = output_dir / _SALT_FILE
     if not path.is_file():
 
@@ -265,20 +307,6 @@ def _salt(output_dir: Path) -> str:
 
         write_atomically(path, write)
     return path.read_text(encoding="ascii")
-
-
-def _anonymise(
-    cases: list[dict[str, Any]], left_out: list[dict[str, str]], salt: str
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    def hashed(name: str) -> str:
-        code = hmac.new(salt.encode(), name.encode("utf-8", "surrogateescape"), hashlib.sha256)
-        return f"case_{code.hexdigest()[:16]}"
-
-    def renamed(item: dict[str, Any], told: str) -> dict[str, Any]:
-        name = hashed(item["name"])
-        return {**item, "name": name, told: item[told].replace(item["name"], name)}
-
-    return [renamed(case, "failure") for case in cases], [renamed(file, "reason") for file in left_out]
 
 
 def _tell(left_out: Sequence[dict[str, str]]) -> str:

@@ -15,9 +15,11 @@ from typing import Any
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import dump_json, without_folders, write_atomically
+from icmoe_monai.version import __version__
 
 CASE, VOLUME, NOTE = "case", "volume", "note"
-_MADE_BY = "made_by"
+JOURNAL = "cases.jsonl"
+_MADE_BY, _FORGOTTEN = "made_by", "forgotten"
 
 
 class Journal:
@@ -26,7 +28,8 @@ class Journal:
     Args:
         output_dir: Folder of the results.
         checkpoint: File of the network's weights; its SHA-256 is noted.
-        settings: Plain values that say how the masks are made; of a path only the last part is kept.
+        pretrained: File or name of the encoder's weights; a file's SHA-256 is noted.
+        settings: Plain values that say how the masks are made; of an absolute path only the last part is kept.
         overwrite: Begin anew, whatever was there.
 
     Example:
@@ -36,6 +39,7 @@ class Journal:
         ...     _ = Path(folder, "a.png").write_bytes(b"")
         ...     cases = [{"name": "a.jpg"}, {"name": "b.jpg"}]
         ...     todo = journal.missing(cases)
+        ...     journal.begin()
         ...     journal.add(CASE, {"name": "a.jpg", "status": "done", "mask": "a.png"})
         ...     len(todo), [case["name"] for case in Journal(output_dir=folder).missing(cases)]
         (2, ['b.jpg'])
@@ -46,38 +50,54 @@ class Journal:
         *,
         output_dir: str | Path,
         checkpoint: str | Path | None = None,
+        pretrained: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.path = self.output_dir / "cases.jsonl"
+        self.path = self.output_dir / JOURNAL
         self.checkpoint = checkpoint
+        self.pretrained = pretrained
         self.settings = without_folders(dict(settings or {}))
         self.overwrite = overwrite
         self.model: dict[str, Any] = {}
+        self._header: dict[str, Any] | None = None
         self._records: dict[str, dict[str, dict[str, Any]]] = {CASE: {}, VOLUME: {}, NOTE: {}}
 
     def missing(self, cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Return the cases that have no result yet, and be ready to note more.
+        """Return the cases that have no result yet and are not known to fail.
 
         Args:
-            cases: All cases, each with its `name`.
+            cases: All cases, each with its `name`, and perhaps `stamp` and `failure`.
 
         Raises:
-            InputError: If the folder holds results of another model or other settings, or cannot be written.
+            InputError: If the folder holds results of another model or other settings.
         """
-        self.model = _describe(self.checkpoint)
+        trunk = _describe(self.pretrained)
+        self.model = {**_describe(self.checkpoint), "trunk": trunk["checkpoint"], "trunk_sha256": trunk["sha256"]}
+        self.model["icmoe_monai"] = __version__
         made_by = json.loads(dump_json({"model": self.model, "settings": self.settings}))
         found = {} if self.overwrite else self._read()
         if not found:
-            write_atomically(self.path, lambda path: path.write_bytes(_line(_MADE_BY, made_by)))
+            self._header = made_by
         elif found != made_by:
             differing = [key for part in made_by for key in _differences(found.get(part, {}), made_by[part])]
             raise InputError(
                 f"{self.output_dir} holds results that were made otherwise ({', '.join(differing)} differ): choose "
                 "another output_dir, or redo them with --overwrite true."
             )
-        return [case for case in cases if not self._is_done(case["name"])]
+        return [case for case in cases if not case.get("failure") and not self.is_done(case)]
+
+    def begin(self) -> None:
+        """Be ready to note; a journal begun anew replaces the old one only now, when the run has all that it needs.
+
+        Raises:
+            InputError: If the folder cannot be written.
+        """
+        if self._header is not None:
+            header = _line(_MADE_BY, self._header)
+            write_atomically(self.path, lambda path: path.write_bytes(header))
+            self._header = None
 
     def add(self, kind: str, record: Mapping[str, Any]) -> None:
         """Note a record, which replaces one of its kind and `name`.
@@ -86,25 +106,55 @@ class Journal:
             kind: CASE, VOLUME or NOTE.
             record: Plain values with a `name`.
         """
-        self._records[kind][record["name"]] = dict(record)
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("ab") as file:
+                file.write(_line(kind, record))
+        except OSError as error:
+            os.truncate(self.path, size)
+            raise InputError(f"Cannot write {self.path.name}: {error.strerror}. Free some space.") from error
+        self._remember(kind, dict(record))
+
+    def _remember(self, kind: str, record: dict[str, Any]) -> None:
+        self._records[kind][record["name"]] = record
+        if kind in (VOLUME, NOTE):  # a note says why there is no volume
+            self._records[NOTE if kind == VOLUME else VOLUME].pop(record["name"], None)
+
+    def forget(self, kind: str, name: str) -> None:
+        """Drop a record, here and on the disk.
+
+        Args:
+            kind: CASE, VOLUME or NOTE.
+            name: The record's.
+        """
+        self._records[kind].pop(name, None)
         with self.path.open("ab") as file:
-            file.write(_line(kind, record))
+            file.write(_line(_FORGOTTEN, {"kind": kind, "name": name}))
 
     def records(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return the records of a kind by name."""
         return self._records[kind]
 
-    def _is_done(self, name: str) -> bool:
-        record = self._records[CASE].get(name, {})
-        return record.get("status") == "done" and (self.output_dir / record["mask"]).is_file()
+    def is_done(self, case: Mapping[str, Any]) -> bool:
+        """Tell whether a case has its results, made of the file as it is.
+
+        Args:
+            case: The case, with its `name` and perhaps its `stamp`.
+        """
+        record = self._records[CASE].get(case["name"], {})
+        if record.get("status") != "done" or record.get("stamp") != case.get("stamp"):
+            return False
+        return all((self.output_dir / record[key]).is_file() for key in ("mask", "overlay") if record.get(key))
 
     def _read(self) -> dict[str, Any]:
         made_by: dict[str, Any] = {}
         for kind, record in self._lines():
             if kind == _MADE_BY:
                 made_by = record
+            elif kind == _FORGOTTEN:
+                self._records[record["kind"]].pop(record["name"], None)
             elif kind in self._records:
-                self._records[kind][record["name"]] = record
+                self._remember(kind, record)
         return made_by
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:

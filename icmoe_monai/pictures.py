@@ -119,7 +119,11 @@ def _opened(path: str, *, decode: bool = True, frame: int = 0) -> Iterator[Image
     if os.path.getsize(path) == 0:
         raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
     # Never Image.open(path): then Pillow maps an uncompressed TIFF into memory, and scrambles it where it is turned.
-    with open(path, "rb") as handle:
+    try:
+        handle = open(path, "rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}): make it readable or remove it.") from error
+    with handle:
         yield from _decoded(path, handle, decode, frame)
 
 

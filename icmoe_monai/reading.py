@@ -304,7 +304,7 @@ def _decoder(path: str) -> _Decoder:
     """Choose the decoder: the one place that tells kinds of file apart."""
     if path.lower().endswith(nifti.SUFFIXES):
         return nifti
-    if not path.lower().endswith(pictures.SUFFIXES) and dicom.is_dicom(path):
+    if dicom.is_dicom(path):
         return dicom
     return pictures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import Counter, deque
@@ -21,6 +22,7 @@ from icmoe_monai.version import __version__
 from icmoe_monai.volumes import VolumeWriter
 
 _SECONDS_BETWEEN_REPORTS = 30.0
+_OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
 
 
@@ -34,8 +36,8 @@ class InferenceReport:
     first handler of an exception only, so put this handler before `StatsHandler` and `CheckpointSaver`.
 
     A report may leave the clinic, so it holds no path of this machine: names are relative to the dataset, masks to
-    `output_dir`, of a path among the settings only the last part is kept, and of an exception only its class. Names
-    themselves are kept, unless the run is anonymous: a folder called after a patient appears.
+    `output_dir`, of an absolute path among the settings only the last part is kept, of an exception only its class.
+    Names themselves are kept, unless the run is anonymous: a folder called after a patient appears.
 
     Args:
         journal: Where each case is noted as it is done.
@@ -93,8 +95,12 @@ class InferenceReport:
         """Write what earlier runs did, and volumes that they had no time for."""
         self._complete, self._last_case = False, time.monotonic()
         self._writing.clear()
+        self.journal.begin()
         if self.volumes is not None:
             self.volumes.start()
+        for case in self.cases.values():
+            if case.get("failure"):
+                self._add(self._record(case, 0.0))
         self._write(self._content(stopped_by=None))
 
     def iteration_completed(self, engine: Engine) -> None:
@@ -146,11 +152,24 @@ class InferenceReport:
             if writing is not None and not writing.done() and len(self._writing) <= most_waiting:
                 return
             self._writing.popleft()
-            if writing is not None:
-                writing.result()
-            self.journal.add(CASE, record)
-            if self.volumes is not None:
-                self.volumes.add(record["name"])
+            self._add(record if writing is None else self._written(record, writing))
+
+    def _written(self, record: dict[str, Any], writing: Future) -> dict[str, Any]:
+        """Return the record once its files are there, or as failed if the system refuses these very files."""
+        try:
+            writing.result()
+        except InputError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _OF_ONE_NAME:
+                raise
+            sentence = str(error).replace(str(self.journal.output_dir), "output_dir")
+            kept = {key: record[key] for key in ("name", "stamp", "frame", "seconds")}
+            return {**dict.fromkeys(record), **kept, "status": "failed", "error": sentence}
+        return record
+
+    def _add(self, record: dict[str, Any]) -> None:
+        self.journal.add(CASE, record)
+        if self.volumes is not None:
+            self.volumes.add(record["name"])
 
     def _record(self, item: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         failure = item.get("failure") or None
@@ -160,6 +179,7 @@ class InferenceReport:
             "name": str(item["name"]),
             "status": "failed" if failure else "done",
             "error": failure,
+            "stamp": item.get("stamp"),
             "frame": frame if source is not None and self._num_frames[source] > 1 else None,
             "height": height,
             "width": width,
@@ -176,6 +196,9 @@ class InferenceReport:
         volumes = self.journal.records(VOLUME).values()
         file_of = {name: volume["file"] for volume in volumes for name in volume["cases"]}
         cases = [{**records[name], "volume": file_of.get(name)} for name in self.cases if name in records]
+        for case in cases:
+            case.pop("stamp", None)
+        notes = self.journal.records(NOTE)
         return {
             "complete": self._complete,
             "stopped_by": stopped_by,
@@ -186,7 +209,7 @@ class InferenceReport:
             "settings": self.journal.settings,
             "labels": self.labels,
             "left_out": self.left_out,
-            "notes": [note["text"] for note in self.journal.records(NOTE).values()],
+            "notes": [note["text"] for name, note in notes.items() if name in self.cases],
             "cases": cases,
         }
 
@@ -229,7 +252,9 @@ def _row(case: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
             missing = "uncalibrated" if key == "area_mm2" and case["status"] == "done" else None
             row |= {key + end: part for end, part in zip(ends, value or [missing] * len(ends), strict=True)}
         else:
-            row[key] = value
+            # a spreadsheet would take such a name for a formula
+            is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
+            row[key] = f"'{value}" if is_formula else value
     return row
 
 

@@ -1,13 +1,15 @@
 """What inference writes per volume: a DICOM Segmentation of a series or of a file's frames, a NIfTI file of a stack.
 
-A volume is written when the last of its cases is done, from the masks (or probability maps) on the disk, so that no
-volume is kept in memory and a stopped run needs no case again for it.
+A volume is written when the last of its cases is done, from the masks (or probability maps) on the disk, so that only
+one volume at a time is in memory and a stopped run needs no case again for it.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,11 +19,13 @@ from PIL import Image
 from icmoe_monai import dicom, nifti
 from icmoe_monai.dicom_seg import NoSegmentationError, as_segment, write_segmentation
 from icmoe_monai.errors import InputError
-from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.journal import NOTE, VOLUME, Journal
 from icmoe_monai.reading import split_suffix
 from icmoe_monai.version import __version__
 from icmoe_monai.writing import probability_paths
 
+_NO_FILE = "{} has no volume: its file could not be made ({}). The PNG masks hold the result."
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 DICOM_SEG = ("binary", "fractional", "none")
 
 
@@ -72,14 +76,29 @@ class VolumeWriter:
         for case in cases:
             self.volumes.setdefault(case["group"] or case["name"], []).append(case)
         self._volume_of = {case["name"]: key for key, cases in self.volumes.items() for case in cases}
+        self._files: dict[str, str] = {}  # of each volume, no two alike
+        taken: set[str] = set()
+        for key, cases in self.volumes.items():
+            path = self._file_of(cases)
+            if path is not None:
+                stem, suffix = split_suffix(path)
+                numbered = (f"{stem}_{number}{suffix}" for number in count(2))
+                self._files[key] = next(free for free in chain([path], numbered) if free not in taken)
+                taken.add(self._files[key])
         self._open: dict[str, int] = {}
 
     def start(self) -> None:
-        """Count the cases that are to come, and write the volumes that lack none but were not written."""
-        done = {name for name, record in self.journal.records(CASE).items() if record["status"] == "done"}
-        self._open = {key: sum(case["name"] not in done for case in cases) for key, cases in self.volumes.items()}
+        """Count the cases that are to come, remove volumes of other cases, and write those that lack only a file."""
+        self._open = {key: sum(not self.journal.is_done(case) for case in cases) for key, cases in self.volumes.items()}
+        for record in list(self.journal.records(VOLUME).values()):
+            key = self._volume_of.get(record["name"])
+            if key is None or [case["name"] for case in self.volumes[key]] != record["of"]:
+                self._remove(record)
         for key, num_open in self._open.items():
-            if num_open == 0 and self.volumes[key][0]["name"] not in self._noted():
+            name = self.volumes[key][0]["name"]
+            volume = self.journal.records(VOLUME).get(name)
+            is_there = volume is not None and (self.journal.output_dir / volume["file"]).is_file()
+            if num_open == 0 and not is_there and name not in self.journal.records(NOTE):
                 self._write(key)
 
     def add(self, name: str) -> None:
@@ -93,37 +112,40 @@ class VolumeWriter:
         if self._open[key] == 0:
             self._write(key)
 
-    def _noted(self) -> set[str]:
-        return {*self.journal.records(VOLUME), *self.journal.records(NOTE)}
+    def _remove(self, record: Mapping[str, Any]) -> None:
+        """Remove a volume of a series that has other cases now, where some are of this run."""
+        if any(name in self._volume_of for name in record["of"]):
+            (self.journal.output_dir / record["file"]).unlink(missing_ok=True)
+            self.journal.forget(VOLUME, record["name"])
 
     def _write(self, key: str) -> None:
-        records = self.journal.records(CASE)
-        cases = [case for case in self.volumes[key] if records.get(case["name"], {}).get("status") == "done"]
-        first = self.volumes[key][0]
-        source = str(first["source"])
+        cases = [case for case in self.volumes[key] if self.journal.is_done(case)]
+        if not cases or key not in self._files:
+            return
+        name, path = self.volumes[key][0]["name"], self._files[key]
         try:
-            if not cases:
-                return
-            if source.lower().endswith(nifti.SUFFIXES):
-                path = self._write_nifti(cases, source)
-            elif dicom.is_dicom(source) and self.dicom_seg != "none":
-                path = self._write_dicom(cases)
+            if path.startswith("volumes"):
+                self._write_nifti(path, cases, self.volumes[key])
             else:
-                return
-        except NoSegmentationError as error:
-            sentence = str(error).replace(source, first["name"])
-            self.journal.add(NOTE, {"name": first["name"], "text": sentence})
-            logging.getLogger(__name__).warning("%s", sentence)
+                self._write_dicom(path, cases)
+        except (InputError, ValueError, TypeError, RuntimeError, OSError) as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_DISK:
+                raise
+            told = str(error) if isinstance(error, NoSegmentationError) else _NO_FILE.format(name, type(error).__name__)
+            for case in sorted(self.volumes[key], key=lambda case: -len(case["source"])):
+                told = told.replace(case["source"], case["name"])
+            self.journal.add(NOTE, {"name": name, "text": told})
+            logging.getLogger(__name__).warning("%s", told)
         else:
-            self.journal.add(VOLUME, {"name": first["name"], "file": path, "cases": [case["name"] for case in cases]})
+            of = [case["name"] for case in self.volumes[key]]
+            done = [case["name"] for case in cases]
+            self.journal.add(VOLUME, {"name": name, "file": path, "cases": done, "of": of})
 
-    def _write_dicom(self, cases: Sequence[Mapping[str, Any]]) -> str:
+    def _write_dicom(self, path: str, cases: Sequence[Mapping[str, Any]]) -> None:
         name = cases[0]["name"]
         if self.anonymous:
             raise NoSegmentationError(f"{name} has no DICOM Segmentation, which would hold the patient's data: "
                                       "the run is anonymous. Its PNG masks hold the result.")  # fmt: skip
-        stem = split_suffix(name)[0] + ("_series" if len({case["source"] for case in cases}) > 1 else "")
-        path = Path("segmentations", f"{stem}.dcm").as_posix()
         fractional = self.dicom_seg == "fractional"
         write_segmentation(
             self.journal.output_dir / path,
@@ -133,18 +155,26 @@ class VolumeWriter:
             segments=self.segments,
             algorithm={"name": "IC-MoE for MONAI", "version": __version__},
         )
-        return path
 
-    def _write_nifti(self, cases: Sequence[Mapping[str, Any]], source: str) -> str:
-        volume = self.volumes[self._volume_of[cases[0]["name"]]]
+    def _write_nifti(self, path: str, cases: Sequence[Mapping[str, Any]], volume: Sequence[Mapping[str, Any]]) -> None:
+        source = cases[0]["source"]
         if len(cases) < len(volume):
             raise NoSegmentationError(f"{source} has no NIfTI volume, as {len(volume) - len(cases)} of its slices "
                                       "could not be used. The PNG masks hold the others.")  # fmt: skip
-        stem, suffix = split_suffix(cases[0]["name"])
-        path = Path("volumes", stem.removesuffix("_frame0001") + suffix.lower()).as_posix()
         slices = [self._classes(case) for case in cases]
         nifti.write_like(self.journal.output_dir / path, source=source, slices=slices)
-        return path
+
+    def _file_of(self, cases: Sequence[Mapping[str, Any]]) -> str | None:
+        """Return where a volume belongs, or None for a picture, which is no volume."""
+        source = str(cases[0]["source"])
+        stem = split_suffix(cases[0]["name"])[0]
+        if source.lower().endswith(nifti.SUFFIXES):
+            suffix = split_suffix(source)[1].lower()
+            return Path("volumes", f"{stem.removesuffix('_frame0001') if len(cases) > 1 else stem}{suffix}").as_posix()
+        if self.dicom_seg == "none" or not dicom.is_dicom(source):
+            return None
+        is_series = len({case["source"] for case in cases}) > 1
+        return Path("segmentations", f"{stem}{'_series' if is_series else ''}.dcm").as_posix()
 
     def _classes(self, case: Mapping[str, Any]) -> np.ndarray:
         with Image.open(self.journal.output_dir / "masks" / f"{split_suffix(case['name'])[0]}.png") as mask:

@@ -105,24 +105,26 @@ class SaveImage2Dd(SaveImaged):
         for key in map(str, self.keys):
             try:
                 probabilities = self._probabilities(item[key], name)
+                classes = self._decide(probabilities)
+                frame, num_classes = int(item.get("frame", 0)), max(self.out_channels, 2)
+                item |= measure(classes, num_classes=num_classes, source=item.get("source"), frame=frame)
             except InputError as error:
                 if "failure" not in item:
                     raise
-                item["failure"] = str(error)
+                item["failure"] = str(error).replace(str(item.get("source")), name.as_posix())
                 return item
-            self._write(item, probabilities, PurePath(split_suffix(name.as_posix())[0]))
+            self._write(item, probabilities, classes, PurePath(split_suffix(name.as_posix())[0]))
         return item
 
-    def _write(self, item: dict[str, Any], probabilities: np.ndarray, stem: PurePath) -> None:
+    def _decide(self, probabilities: np.ndarray) -> np.ndarray:
         if self.out_channels == 1:
-            classes = (probabilities[0] > self.threshold).astype(np.uint8)
-            mask = Image.fromarray(classes * np.uint8(255))
-        else:
-            classes = probabilities.argmax(0).astype(np.uint8)
-            mask = Image.fromarray(classes)
+            return (probabilities[0] > self.threshold).astype(np.uint8)
+        return probabilities.argmax(0).astype(np.uint8)
+
+    def _write(self, item: dict[str, Any], probabilities: np.ndarray, classes: np.ndarray, stem: PurePath) -> None:
+        mask = Image.fromarray(classes * np.uint8(255) if self.out_channels == 1 else classes)
+        if self.out_channels > 1:
             mask.putpalette(_palette())
-        frame = int(item.get("frame", 0))
-        item |= measure(classes, num_classes=max(self.out_channels, 2), source=item.get("source"), frame=frame)
         item["mask_path"] = Path("masks", f"{stem}.png").as_posix()
         item["mask_shape"] = (int(classes.shape[0]), int(classes.shape[1]))
         if self.overlays:

@@ -167,7 +167,22 @@ def test_anonymous_results_hold_no_names_and_no_dicom(folder: Path, tmp_path: Pa
         assert not [name for name in names if name.decode() in path.name], path
 
 
-def test_front_door_runs_the_same_workflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_file_of_the_same_name_is_done_again_and_other_settings_are_refused(tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for size in ((40, 50), (60, 45)):
+        Image.new("RGB", size).save(folder / "a.png")
+        run(folder, output)
+        assert (report_of(output)["cases"][0]["width"], report_of(output)["cases"][0]["height"]) == size
+    for overrides in ({"probability_maps": True}, {"anonymous": "salt"}, {"pixel_mean": [1.0, 2.0, 3.0]}):
+        with pytest.raises((InputError, RuntimeError)) as raised:
+            run(folder, output, **overrides)
+        assert f"({next(iter(overrides))} differ)" in str(find_input_error(raised.value))
+
+
+def test_front_door_runs_the_same_workflow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = tmp_path / "-in put"
     images.mkdir()
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(images / "-a b.png")
@@ -176,6 +191,10 @@ def test_front_door_runs_the_same_workflow(tmp_path: Path, capsys: pytest.Captur
     report = report_of(tmp_path / "out")
     assert report["model"]["checkpoint"] == "experts_busi.safetensors"
     assert (report["labels"], report["cases"][0]["mask"]) == (["breast lesion"], "masks/-a b.png")
+    monkeypatch.chdir(tmp_path)
+    os.symlink(images, tmp_path / "$HOME")
+    assert main(["predict", *settings, "$HOME", "@output_dir"]) == 0  # MONAI's signs are names here
+    assert report_of(tmp_path / "@output_dir")["num_cases"] == 1
     (images / "bad.png").write_bytes(b"\x89PNG")
     assert main(["predict", str(images), str(tmp_path / "out2"), *settings]) == 1
     assert "error: 1 of 2 images could not be used" in capsys.readouterr().err

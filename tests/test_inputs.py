@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -16,6 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from icmoe_monai import inputs
 from icmoe_monai.errors import InputError
 from icmoe_monai.inputs import find_inputs
+from icmoe_monai.reading import read_image
 
 
 def put(path: Path, size: tuple[int, int] = (20, 16)) -> Path:
@@ -65,7 +68,10 @@ def test_relative_folder_gives_absolute_paths(tmp_path: Path, monkeypatch: pytes
     path = str(put(tmp_path / "in/a.png"))
     monkeypatch.chdir(tmp_path)
     (case,) = find_inputs("in", output_dir="out").cases
+    stamp = case.pop("stamp")
     assert case == {"image": path, "source": path, "frame": 0, "name": "a.png", "group": "", "failure": ""}
+    put(tmp_path / "in/a.png", (30, 30))
+    assert find_inputs("in", output_dir="out").cases[0]["stamp"] != stamp
 
 
 def test_single_file(tmp_path: Path) -> None:
@@ -81,6 +87,16 @@ def test_results_and_hidden_files_are_not_searched(tmp_path: Path) -> None:
     for name in ("a.png", "output/masks/a.png", "output2/b.png", ".cache/c.png", ".d.png"):
         put(tmp_path / name)
     assert names_in(tmp_path) == ["a.png", "output2/b.png"]
+
+
+def test_results_of_other_runs_are_left_out(tmp_path: Path) -> None:
+    for name in ("a.png", "first/masks/a.png", "second/masks/a.png", "second/b.png"):
+        put(tmp_path / name)
+    for name in ("cases.jsonl", "report.json"):
+        (tmp_path / "first" / name).touch()
+    found = find_inputs(str(tmp_path), output_dir=str(tmp_path / "third"))
+    assert [case["name"] for case in found.cases] == ["a.png", "second/b.png", "second/masks/a.png"]
+    assert found.left_out == [{"name": "first/", "reason": "results of an inference run"}]
 
 
 def test_training_layout_takes_the_images_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -174,7 +190,15 @@ def test_link_out_of_the_folder_fails(tmp_path: Path, target: str) -> None:
     put(tmp_path / "in/b.png")
     (tmp_path / "in/link.png").symlink_to(tmp_path / target)
     (sentence,) = failures_in(tmp_path / "in").values()
-    assert sentence == "The link link.png leads out of dataset_dir: put the file there."
+    assert sentence == "link.png is a link that leads out of dataset_dir: put the file itself there."
+
+
+def test_linked_images_of_the_training_layout_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "outside/a.png")
+    (tmp_path / "in/masks").mkdir(parents=True)
+    (tmp_path / "in/images").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="images is a link that leads out of dataset_dir"):
+        names_in(tmp_path / "in")
 
 
 def test_pages_of_a_tiff_are_cases_of_one_group(tmp_path: Path) -> None:
@@ -198,8 +222,24 @@ def test_series_stands_in_the_order_of_position_at_the_place_of_its_first_name(t
     assert len({case["group"] for case in cases if "." not in case["name"]}) == 1
 
 
+def test_dicom_is_known_by_its_content_whatever_its_name(tmp_path: Path) -> None:
+    dicom_slice(tmp_path / "a.png", 0.0)
+    (case,) = cases_in(tmp_path)
+    assert (case["failure"], read_image(case["image"]).shape) == ("", (16, 20, 3))
+
+
+def test_one_failed_case_for_a_header_that_claims_many_frames(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((1, 1, 5000), np.uint8), np.eye(4)), tmp_path / "b.nii.gz")
+    assert [case["name"] for case in cases_in(tmp_path)] == ["a.png", "b.nii.gz"]
+
+
 def test_anonymous_names_are_hashes_that_a_salt_tells(tmp_path: Path) -> None:
     put(tmp_path / "Jane Doe/a.png")
+    put(tmp_path / "Jane Doe/a.bmp")
+    put(tmp_path / "Jane Doe/small.tif", (8, 8))
+    pages = [Image.new("L", (8, 8)) for _ in range(2)]
+    pages[0].save(tmp_path / "Jane Doe/Jane.tif", save_all=True, append_images=pages[1:])
     (tmp_path / "Jane Doe/bad.png").write_bytes(b"")
     (tmp_path / "Jane Doe/note.txt").write_text("")
 
@@ -211,6 +251,7 @@ def test_anonymous_names_are_hashes_that_a_salt_tells(tmp_path: Path) -> None:
 
     assert names("o", True) == names("o", True) != names("o2", True)
     assert names("o", "salt") == names("o2", "salt")
+    assert all(name.endswith((".png", ".bmp", ".tif")) for name in names("o", "salt"))
     assert (tmp_path / "o" / ".salt").stat().st_mode & 0o77 == 0
 
 

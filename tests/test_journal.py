@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.journal import CASE, NOTE, Journal
+from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
 
 CASES = [{"name": "a.jpg"}, {"name": "b.jpg"}, {"name": "c.jpg"}]
 
@@ -17,12 +17,16 @@ def done(folder: Path, name: str) -> dict:
 
 
 def missing(folder: Path, **arguments: object) -> list[str]:
-    return [case["name"] for case in Journal(output_dir=folder, **arguments).missing(CASES)]
+    journal = Journal(output_dir=folder, **arguments)
+    found = [case["name"] for case in journal.missing(CASES)]
+    journal.begin()
+    return found
 
 
 def test_what_is_done_is_not_missing_but_failures_and_lost_masks_are(tmp_path: Path) -> None:
     journal = Journal(output_dir=tmp_path)
     assert len(journal.missing(CASES)) == 3
+    journal.begin()
     journal.add(CASE, done(tmp_path, "a.jpg"))
     journal.add(CASE, done(tmp_path, "b.jpg"))
     journal.add(CASE, {"name": "c.jpg", "status": "failed", "mask": None})
@@ -38,6 +42,7 @@ def test_what_is_done_is_not_missing_but_failures_and_lost_masks_are(tmp_path: P
 def test_a_line_cut_short_is_passed_over_and_the_next_stands_by_itself(tmp_path: Path) -> None:
     journal = Journal(output_dir=tmp_path)
     journal.missing(CASES)
+    journal.begin()
     journal.add(CASE, done(tmp_path, "a.jpg"))
     with journal.path.open("ab") as file:
         file.write(b'{"kind": "case", "record": {"na')
@@ -62,6 +67,39 @@ def test_results_of_another_model_or_other_settings_are_not_mixed(tmp_path: Path
     assert len(missing(tmp_path / "o", checkpoint=checkpoint, settings=settings, overwrite=True)) == 3
 
 
+def test_changed_file_is_missing_and_a_known_failure_is_not(tmp_path: Path) -> None:
+    journal = Journal(output_dir=tmp_path)
+    cases = [{"name": "a.jpg", "stamp": "1-1"}, {"name": "b.jpg", "stamp": "1-1", "failure": "b.jpg is empty."}]
+    assert [case["name"] for case in journal.missing(cases)] == ["a.jpg"]
+    journal.begin()
+    journal.add(CASE, {**done(tmp_path, "a.jpg"), "stamp": "1-1"})
+    assert Journal(output_dir=tmp_path).missing(cases) == []
+    changed = [{"name": "a.jpg", "stamp": "2-1"}]
+    assert Journal(output_dir=tmp_path).missing(changed) == changed
+
+
+def test_overwriting_keeps_the_old_records_until_the_run_begins(tmp_path: Path) -> None:
+    journal = Journal(output_dir=tmp_path)
+    journal.missing(CASES)
+    journal.begin()
+    journal.add(CASE, done(tmp_path, "a.jpg"))
+    Journal(output_dir=tmp_path, overwrite=True).missing(CASES)  # and then its checkpoint cannot be read
+    assert missing(tmp_path) == ["b.jpg", "c.jpg"]
+
+
+def test_a_note_and_a_volume_replace_each_other_and_what_is_forgotten_stays_so(tmp_path: Path) -> None:
+    journal = Journal(output_dir=tmp_path)
+    journal.missing(CASES)
+    journal.begin()
+    journal.add(NOTE, {"name": "a", "text": "none"})
+    journal.add(VOLUME, {"name": "a", "file": "volumes/a.nii"})
+    journal.add(VOLUME, {"name": "b", "file": "volumes/b.nii"})
+    journal.forget(VOLUME, "b")
+    for one in (journal, Journal(output_dir=tmp_path)):
+        one.missing(CASES)
+        assert (list(one.records(NOTE)), list(one.records(VOLUME))) == ([], ["a"])
+
+
 def test_damaged_journal_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cases.jsonl").write_text("not JSON\n")
     with pytest.raises(InputError, match=r"cases\.jsonl is damaged: redo the results with --overwrite true"):
@@ -72,6 +110,7 @@ def test_names_that_are_not_unicode_come_back(tmp_path: Path) -> None:
     name = b"a\xff.jpg".decode("utf-8", "surrogateescape")
     journal = Journal(output_dir=tmp_path)
     journal.missing([{"name": name}])
+    journal.begin()
     journal.add(CASE, {"name": name, "status": "failed"})
     again = Journal(output_dir=tmp_path)
     again.missing([])

@@ -41,6 +41,7 @@ def evaluator_of(
     fail_at: str | None = None,
     error: BaseException | None = None,
     failures: Mapping[str, str] = MappingProxyType({}),
+    background: bool = False,
 ) -> Engine:
     def fail(item: dict) -> dict:
         if item["name"] == fail_at and error is not None:
@@ -55,7 +56,7 @@ def evaluator_of(
         val_data_loader=DataLoader(Dataset(missing), batch_size=1),
         network=torch.nn.Identity(),
         inferer=SimpleInferer(),
-        postprocessing=Compose([fail, SaveImage2Dd(output_dir=tmp_path)]),
+        postprocessing=Compose([fail, SaveImage2Dd(output_dir=tmp_path, background=background)]),
         val_handlers=[InferenceReport(journal=journal, cases=items, left_out=LEFT_OUT, labels=["lesion"])],
         decollate=True,
     )
@@ -165,5 +166,22 @@ def test_report_is_renewed_during_a_long_run(tmp_path: Path, monkeypatch: pytest
 
 def test_unwritable_folder_ends_the_run_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
+    evaluator = evaluator_of(tmp_path / "file" / "output", ["a.jpg"])
     with pytest.raises(InputError, match=r"Cannot write cases\.jsonl in .*file"):
-        evaluator_of(tmp_path / "file" / "output", ["a.jpg"])
+        evaluator.run()
+    assert evaluator.state.iteration == 0
+
+
+def test_name_that_the_disk_refuses_fails_alone(tmp_path: Path) -> None:
+    names = [f"{'n' * 300}.jpg", "=a.jpg"]
+    with pytest.raises(InputError, match="1 of 2 images could not be used"):
+        evaluator_of(tmp_path, names, background=True).run()
+    assert [case["status"] for case in read_report(tmp_path)["cases"]] == ["failed", "done"]
+    assert str(tmp_path) not in (tmp_path / "report.json").read_text()
+    assert [row["name"] for row in read_csv(tmp_path / "report.csv")] == [names[0], "'=a.jpg"]
+
+
+def test_name_that_is_not_unicode_is_reported(tmp_path: Path) -> None:
+    evaluator_of(tmp_path, [b"\xff.png".decode("utf-8", "surrogateescape")]).run()
+    assert len(read_csv(tmp_path / "report.csv")) == 1
+    assert (tmp_path / "report.html").is_file()

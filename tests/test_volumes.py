@@ -38,6 +38,7 @@ def mask_of(case: dict) -> np.ndarray:
 def writer_of(folder: Path, cases: list[dict], **arguments: object) -> tuple[VolumeWriter, Journal]:
     journal = Journal(output_dir=folder)
     journal.missing(cases)
+    journal.begin()
     writer = VolumeWriter(cases=cases, journal=journal, segments=[SEGMENT], **arguments)
     writer.start()
     return writer, journal
@@ -62,11 +63,8 @@ def test_stack_is_written_when_its_last_slice_is_done(tmp_path: Path) -> None:
     writer, journal = writer_of(tmp_path, cases)  # another run goes on
     do(writer, cases[2])
     (volume,) = journal.records(VOLUME).values()
-    assert volume == {
-        "name": "s_frame0001.nii.gz",
-        "file": "volumes/s.nii.gz",
-        "cases": [case["name"] for case in cases],
-    }
+    names = [case["name"] for case in cases]
+    assert volume == {"name": "s_frame0001.nii.gz", "file": "volumes/s.nii.gz", "cases": names, "of": names}
     voxels = np.asarray(nibabel.load(tmp_path / volume["file"]).dataobj)
     for case in cases:
         np.testing.assert_array_equal(voxels[..., case["frame"]].T, mask_of(case) // 255)
@@ -77,11 +75,47 @@ def test_volume_of_a_run_stopped_before_it_was_written_is_made_up_for(tmp_path: 
     writer, journal = writer_of(tmp_path, cases)
     for case in cases:
         do(writer, case)
-    (tmp_path / "volumes/s.nii.gz").unlink()
-    lines = [line for line in journal.path.read_text().splitlines() if '"volume"' not in line]
-    journal.path.write_text("\n".join(lines) + "\n")
-    writer_of(tmp_path, cases)
-    assert (tmp_path / "volumes/s.nii.gz").is_file()
+    written = journal.path.read_bytes()
+    for content in (written, written[: written.rindex(b"\n", 0, -1) + 1]):  # lost, or not even noted
+        (tmp_path / "volumes/s.nii.gz").unlink()
+        journal.path.write_bytes(content)
+        writer_of(tmp_path, cases)
+        assert (tmp_path / "volumes/s.nii.gz").is_file()
+
+
+def test_volume_of_a_stack_that_has_grown_is_made_anew(tmp_path: Path) -> None:
+    cases = stack(tmp_path)
+    writer, journal = writer_of(tmp_path, cases[1:])  # one slice less, so that another names the volume
+    for case in cases[1:]:
+        journal.add(VOLUME, {"name": case["name"], "file": "volumes/old.nii.gz", "cases": [], "of": [case["name"]]})
+    (tmp_path / "volumes").mkdir()
+    (tmp_path / "volumes/old.nii.gz").touch()
+    writer, journal = writer_of(tmp_path, cases)
+    for case in cases:
+        do(writer, case)
+    assert [path.name for path in (tmp_path / "volumes").iterdir()] == ["s.nii.gz"]
+    assert [volume["file"] for volume in journal.records(VOLUME).values()] == ["volumes/s.nii.gz"]
+
+
+def test_no_two_volumes_share_a_file(tmp_path: Path) -> None:
+    shared = {"frame": 0, "source": "x.dcm"}
+    cases = [{**shared, "name": "s_series.dcm", "group": ""}]
+    cases += [{**shared, "source": f"{k}.dcm", "name": f"{name}.dcm", "group": "g"} for k, name in enumerate("st")]
+    writer = VolumeWriter(cases=cases, journal=Journal(output_dir=tmp_path), segments=[SEGMENT])
+    assert sorted(writer._files.values()) == ["segmentations/s_series.dcm", "segmentations/s_series_2.dcm"]
+
+
+def test_whatever_goes_wrong_with_one_volume_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise TypeError("unhashable SECRET")
+
+    monkeypatch.setattr("icmoe_monai.nifti.write_like", fail)
+    cases = stack(tmp_path)
+    writer, journal = writer_of(tmp_path, cases)
+    for case in cases:
+        do(writer, case)
+    (note,) = journal.records(NOTE).values()
+    assert note["text"].startswith("s_frame0001.nii.gz has no volume: its file could not be made (TypeError)")
 
 
 def test_frames_without_a_frame_of_reference_leave_a_note_without_the_path(tmp_path: Path) -> None:

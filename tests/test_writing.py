@@ -110,6 +110,18 @@ def test_failed_case_writes_nothing_and_a_broken_prediction_becomes_one(tmp_path
     assert files_in(tmp_path) == []
 
 
+def test_scale_that_cannot_be_read_fails_its_case_without_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, source: str, **named: object) -> None:
+        raise InputError(f"{source} is damaged: copy it again.")
+
+    monkeypatch.setattr(writing, "measure", refuse)
+    item = {"pred": probabilities_of(MASK), "name": "a.dcm", "source": str(tmp_path / "a.dcm"), "failure": ""}
+    assert SaveImage2Dd(output_dir=tmp_path)(item)["failure"] == "a.dcm is damaged: copy it again."
+    assert files_in(tmp_path) == []
+
+
 def test_overlay_lies_on_the_picture_and_measures_are_told(tmp_path: Path) -> None:
     picture = torch.arange(3 * 5 * 3, dtype=torch.uint8).reshape(3, 5, 3)
     save = SaveImage2Dd(output_dir=tmp_path, overlays=True, labels=["lesion"])
