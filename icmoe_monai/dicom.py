@@ -34,6 +34,7 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, pixel_array
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.files import check_file
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -266,7 +267,7 @@ def read_dicomdir(path: str) -> list[str]:
     Raises:
         InputError: The file is no DICOMDIR, is damaged, or leads out of its folder.
     """
-    _check_file(path)
+    check_file(path)
     with _stream(path) as stream:
         records = dcmread(stream, force=True).get("DirectoryRecordSequence")
     if records is None:
@@ -317,13 +318,6 @@ def _has_preamble(path: str) -> bool:
         return False
 
 
-def _check_file(path: str) -> None:
-    if not os.path.isfile(path):
-        raise InputError(f"{path} is not a file: correct the path.")
-    if os.path.getsize(path) == 0:
-        raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
-
-
 def _max_pixels() -> float:
     return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
 
@@ -353,7 +347,7 @@ def _inflate(path: str, data: bytes) -> bytes:
 
 @contextmanager
 def _opened(path: str) -> Iterator[_Opened]:
-    _check_file(path)
+    check_file(path)
     with _stream(path) as stream:
         dataset = dcmread(stream, stop_before_pixels=True, force=True, defer_size=_LARGEST_HEADER_VALUE)
         start = stream.tell()

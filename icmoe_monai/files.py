@@ -53,6 +53,21 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
             temporary.unlink()
 
 
+def check_file(path: str) -> None:
+    """Check that there is a file with something in it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If there is none, or it is empty.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is not a file: correct the path.")
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON atomically: UTF-8, indented, a number that is not finite as null.
 

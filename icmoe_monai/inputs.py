@@ -173,13 +173,13 @@ def _search(root: Path, output_dir: Path, rename: _Rename) -> tuple[list[_File],
     files: list[_File] = []
     left_out: list[dict[str, str]] = []
     for path in _visible_files(searched, root, output_dir.resolve()):
-        name = rename(path.relative_to(root).as_posix())
-        if path.is_dir() and not _leads_out(path, root):
-            left_out.append({"name": f"{name}/", "reason": "results of an inference run"})
-        elif _leads_out(path, root) or _may_be_image(path):
-            files.append(_found(path, root, rename))
+        file = _found(path, root, rename)
+        if path.is_dir() and not file.failure:
+            left_out.append({"name": f"{file.name}/", "reason": "results of an inference run"})
+        elif file.failure or _may_be_image(path):
+            files.append(file)
         else:
-            left_out.append({"name": name, "reason": "no image of a kind that is read here"})
+            left_out.append({"name": file.name, "reason": "no image of a kind that is read here"})
     return files, left_out
 
 

@@ -106,6 +106,10 @@ class Journal:
             kind: CASE, VOLUME or NOTE.
             record: Plain values with a `name`.
         """
+        self._append(kind, record)
+        self._remember(kind, dict(record))
+
+    def _append(self, kind: str, record: Mapping[str, Any]) -> None:
         size = self.path.stat().st_size
         try:
             with self.path.open("ab") as file:
@@ -113,7 +117,6 @@ class Journal:
         except OSError as error:
             os.truncate(self.path, size)
             raise InputError(f"Cannot write {self.path.name}: {error.strerror}. Free some space.") from error
-        self._remember(kind, dict(record))
 
     def _remember(self, kind: str, record: dict[str, Any]) -> None:
         self._records[kind][record["name"]] = record
@@ -127,9 +130,8 @@ class Journal:
             kind: CASE, VOLUME or NOTE.
             name: The record's.
         """
+        self._append(_FORGOTTEN, {"kind": kind, "name": name})
         self._records[kind].pop(name, None)
-        with self.path.open("ab") as file:
-            file.write(_line(_FORGOTTEN, {"kind": kind, "name": name}))
 
     def records(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return the records of a kind by name."""

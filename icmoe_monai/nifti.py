@@ -35,7 +35,7 @@ from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically
+from icmoe_monai.files import check_file, write_atomically
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -369,10 +369,7 @@ def _read_layout(path: str) -> _Layout:
 
 
 def _read_header(path: str) -> Nifti1Header:
-    if not os.path.isfile(path):
-        raise InputError(f"{path} is not a file: correct the path.")
-    if os.path.getsize(path) == 0:
-        raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
+    check_file(path)
     with _opened(path) as file:
         block = file.read(max(_HEADERS))
     for length, (kind, magic) in _HEADERS.items():

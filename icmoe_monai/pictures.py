@@ -13,7 +13,6 @@ to a JPEG.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -22,6 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.files import check_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -114,10 +114,7 @@ def decode_size(path: str, *, whole: bool = False) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: str, *, decode: bool = True, frame: int = 0) -> Iterator[Image.Image]:
-    if not os.path.isfile(path):
-        raise InputError(f"{path} is not a file: correct the path.")
-    if os.path.getsize(path) == 0:
-        raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
+    check_file(path)
     # Never Image.open(path): then Pillow maps an uncompressed TIFF into memory, and scrambles it where it is turned.
     try:
         handle = open(path, "rb")  # noqa: SIM115 - closed below

@@ -19,7 +19,7 @@ from PIL import Image
 from icmoe_monai import dicom, nifti
 from icmoe_monai.dicom_seg import NoSegmentationError, as_segment, write_segmentation
 from icmoe_monai.errors import InputError
-from icmoe_monai.journal import NOTE, VOLUME, Journal
+from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
 from icmoe_monai.reading import split_suffix
 from icmoe_monai.version import __version__
 from icmoe_monai.writing import probability_paths
@@ -177,7 +177,7 @@ class VolumeWriter:
         return Path("segmentations", f"{stem}{'_series' if is_series else ''}.dcm").as_posix()
 
     def _classes(self, case: Mapping[str, Any]) -> np.ndarray:
-        with Image.open(self.journal.output_dir / "masks" / f"{split_suffix(case['name'])[0]}.png") as mask:
+        with Image.open(self.journal.output_dir / self.journal.records(CASE)[case["name"]]["mask"]) as mask:
             values = np.asarray(mask)
         return (values > 0).astype(np.uint8) if self.out_channels == 1 else values
 
