@@ -7,7 +7,6 @@ Several processes at once (one for each GPU) make one download.
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import logging
 import os
@@ -23,6 +22,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.files import digest_of
 
 _logger = logging.getLogger(__name__)
 _CHUNK = 1 << 16  # bytes
@@ -236,16 +236,12 @@ def _other_means(path: Path) -> str:
 
 def _difference(official: OfficialWeights, path: Path) -> str | None:
     """Return what a file holds instead of the official weights, None if nothing else."""
-    digest = hashlib.new(official.algorithm, usedforsecurity=False)
+    digest = digest_of(path, official.algorithm)
+    if digest == official.digest:
+        return None
     with path.open("rb") as file:
         start = file.read(64)
-        digest.update(start)
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-        num_bytes = file.tell()
-    if digest.hexdigest() == official.digest:
-        return None
     is_page = start.lstrip().lower().startswith((b"<!doctype", b"<html"))
     content = "a web page, not weights" if is_page else "other bytes"
-    digests = f"{digest.hexdigest()[:12]} instead of {official.digest[:12]}"
-    return f"{content} ({num_bytes} bytes, {official.algorithm} {digests})"
+    digests = f"{digest[:12]} instead of {official.digest[:12]}"
+    return f"{content} ({path.stat().st_size} bytes, {official.algorithm} {digests})"

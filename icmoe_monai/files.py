@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import math
@@ -17,6 +18,7 @@ import numpy as np
 
 from icmoe_monai.errors import InputError
 
+_CHUNK = 1 << 20
 _REMEDIES = {
     errno.ENOSPC: "Free some space there",
     errno.EDQUOT: "Free some of your quota there",
@@ -66,6 +68,20 @@ def check_file(path: str) -> None:
         raise InputError(f"{path} is not a file: correct the path.")
     if os.path.getsize(path) == 0:
         raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
+
+
+def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
+    """Return a file's digest, hexadecimal.
+
+    Args:
+        path: The file.
+        algorithm: What `hashlib` calls the kind of digest.
+    """
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -6,7 +6,6 @@ with its kind. A line cut short by a crash is passed over.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import dump_json, without_folders, write_atomically
+from icmoe_monai.files import digest_of, dump_json, without_folders, write_atomically
 from icmoe_monai.version import __version__
 
 CASE, VOLUME, NOTE = "case", "volume", "note"
@@ -181,8 +180,7 @@ def _line(kind: str, record: Mapping[str, Any]) -> bytes:
 def _describe(checkpoint: str | Path | None) -> dict[str, Any]:
     if checkpoint is None or not Path(checkpoint).is_file():
         return {"checkpoint": None if checkpoint is None else Path(checkpoint).name, "sha256": None}
-    with Path(checkpoint).open("rb") as file:
-        return {"checkpoint": Path(checkpoint).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"checkpoint": Path(checkpoint).name, "sha256": digest_of(checkpoint)}
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
