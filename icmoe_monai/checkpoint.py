@@ -18,20 +18,18 @@ from torch.optim.lr_scheduler import LRScheduler
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import unwrapped
 from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
-from icmoe_monai.trunk import describe_trunk, has_frozen_trunk
+from icmoe_monai.trunk import describe_trunk, frozen_parts, has_frozen_trunk
 
 TRAINER = "trainer"
 MODEL = "model"  # key of the network's weights in a checkpoint that also holds something else
 TRUNK = "trunk"  # key of what is known of the frozen encoder that the weights belong to
-_ENCODER = "encoder."
+_NOTES = ("fingerprint", "source", "detail")  # of a frozen encoder and a frozen image pyramid
 
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return what a training changes: the whole state, without the encoder where that is frozen."""
-    state = network.state_dict()
-    if not has_frozen_trunk(network):
-        return state
-    return {name: value for name, value in state.items() if not name.startswith(_ENCODER)}
+    """Return what a training changes: the whole state, without the encoder and the image pyramid if they are frozen."""
+    frozen = tuple(f"{part}." for part in frozen_parts(network))
+    return {name: value for name, value in network.state_dict().items() if not name.startswith(frozen)}
 
 
 def save_weights(
@@ -74,7 +72,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint; one in safetensors with a trunk's fingerprint comes as {MODEL: weights, TRUNK: ...}."""
     content = read_checkpoint(path)
     metadata = read_metadata(path)
-    trunk = {key: metadata[f"{TRUNK}_{key}"] for key in ("fingerprint", "source") if f"{TRUNK}_{key}" in metadata}
+    trunk = {key: metadata[f"{TRUNK}_{key}"] for key in _NOTES if f"{TRUNK}_{key}" in metadata}
     return {MODEL: content, TRUNK: trunk} if trunk else content
 
 
@@ -88,7 +86,15 @@ def _load_network(network: nn.Module, content: Mapping[str, Any], path: str | Pa
 
 
 def _check_trunk(network: nn.Module, trunk: Mapping[str, str], path: str | Path) -> None:
-    found = describe_trunk(network)["fingerprint"]
+    here = describe_trunk(network)
+    found = here["fingerprint"]
+    if found == trunk["fingerprint"] and here.get("detail") != trunk.get("detail"):
+        has, held = ("an image pyramid" if "detail" in noted else "none" for noted in (here, trunk))
+        other = "another" if has == held else has
+        raise InputError(
+            f"{path} was trained with {held} and this network has {other}: give the pyramid and detail that it was "
+            "trained with, --pyramid."
+        )
     if found != trunk["fingerprint"]:
         name = trunk["source"] or "an encoder"
         raise InputError(
@@ -113,7 +119,8 @@ def check_state(
     """
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if without_trunk:
-        expected = {name: shape for name, shape in expected.items() if not name.startswith(_ENCODER)}
+        frozen = tuple(f"{part}." for part in frozen_parts(network))
+        expected = {name: shape for name, shape in expected.items() if not name.startswith(frozen)}
     found = {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in state.items()}
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     differing = [name for name in expected if name in found and expected[name] != found[name]]

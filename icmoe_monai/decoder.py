@@ -14,18 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DETAIL_CHANNELS = (32, 16)  # of the detail maps at stride 4 and 2
+STEM_CHANNELS = (16, 32)  # of the trained stem at strides 2 and 4
 
 
 class ExpertDecoder(nn.Module):
-    """Stride 16 -> 4 -> 2 by transposed convolutions, then bilinear to the image's size.
+    """A U-shaped decoder: at strides 16, 8, 4 and 2 it joins what it has with what it sees of the image there.
 
     Args:
         in_channels: Channels of the expert's feature map.
         out_channels: K.
-        width: Channels at stride 4; half of it at stride 2.
-        detail_channels: Channels of the detail maps at stride 4 and 2 that it sees; (c, 0) for the first alone, (0, 0)
-            for none.
+        width: Channels at stride 4; the double and fourfold of it at 8 and 16, half of it at 2.
+        level_channels: Channels of the image's levels at strides 2, 4, 8 and 16 that it sees; 0 where it sees none.
         context: Module that keeps the feature map's shape and adds context to it, or None.
 
     Example:
@@ -41,38 +40,44 @@ class ExpertDecoder(nn.Module):
         in_channels: int,
         out_channels: int,
         width: int = 32,
-        detail_channels: tuple[int, int] = (0, 0),
+        level_channels: tuple[int, int, int, int] = (0, 0, 0, 0),
         context: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.num_details = sum(channels > 0 for channels in detail_channels)
+        see2, see4, see8, see16 = level_channels
+        self.seen = [channels > 0 for channels in level_channels]
         self.context = nn.Identity() if context is None else context
-        self.up4 = nn.Sequential(
-            nn.ConvTranspose2d(in_channels, 2 * width, 2, stride=2, bias=False),
-            nn.BatchNorm2d(2 * width),
-            nn.GELU(),
-            nn.ConvTranspose2d(2 * width, width, 2, stride=2),
+        self.fuse16 = nn.Sequential(
+            nn.Conv2d(in_channels + see16, 4 * width, 1),
+            nn.GELU(),  # no normalisation before it: it would take away what experts tell each other everywhere alike
+            _convolve(4 * width, 4 * width, stride=1),
         )
-        self.fuse4 = _fuse(width + detail_channels[0], width)
+        self.up8 = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
+        self.fuse8 = _convolve(2 * width + see8, 2 * width, stride=1)
+        self.up4 = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.fuse4 = _convolve(width + see4, width, stride=1)
         self.up2 = nn.ConvTranspose2d(width, width // 2, 2, stride=2)
-        self.fuse2 = _fuse(width // 2 + detail_channels[1], width // 2)
+        self.fuse2 = _convolve(width // 2 + see2, width // 2, stride=1)
         self.head = nn.Conv2d(width // 2, out_channels, 1)
 
-    def forward(self, features: Tensor, details: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Decode one expert's features.
 
         Args:
             features: Feature map, (B, C, h, w).
-            details: Detail maps at stride 4 and 2 as `DetailStem` returns them, of which it takes what it sees; may be
-                empty if that is none.
+            levels: Levels of the image at strides 2, 4, 8 and 16; may be empty if it sees none.
 
         Returns:
             Decoder features at stride 4, (B, width, H/4, W/4), and logits, (B, K, H, W).
         """
-        seen = details[: self.num_details]
-        at4 = self.fuse4(torch.cat([self.up4(self.context(features))] + seen[:1], dim=1))
-        at2 = self.fuse2(torch.cat([self.up2(at4)] + seen[1:], dim=1))
+        at16 = self.fuse16(self._join(self.context(features), levels, 3))
+        at8 = self.fuse8(self._join(self.up8(at16), levels, 2))
+        at4 = self.fuse4(self._join(self.up4(at8), levels, 1))
+        at2 = self.fuse2(self._join(self.up2(at4), levels, 0))
         return at4, F.interpolate(self.head(at2), scale_factor=2.0, mode="bilinear", align_corners=False)
+
+    def _join(self, x: Tensor, levels: list[Tensor], i: int) -> Tensor:
+        return torch.cat([x, levels[i]], dim=1) if self.seen[i] else x
 
 
 class PyramidContext(nn.Module):
@@ -100,23 +105,31 @@ class PyramidContext(nn.Module):
 
 
 class DetailStem(nn.Module):
-    """The image's fine structure, which a patch embedding of stride 16 blurs: convolutions at stride 2 and 4.
+    """The image's fine structure, which a patch embedding of stride 16 blurs: trained convolutions."""
 
-    Args:
-        channels: Channels at stride 4 and at stride 2.
-    """
+    channels: tuple[int, int, int, int] = (*STEM_CHANNELS, 0, 0)  # at strides 2, 4, 8 and 16
 
-    def __init__(self, *, channels: tuple[int, int] = DETAIL_CHANNELS) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.channels = channels
-        at4, at2 = channels
+        at2, at4 = STEM_CHANNELS
         self.to2 = nn.Sequential(_convolve(3, at2, stride=2), _convolve(at2, at2, stride=1))
         self.to4 = nn.Sequential(_convolve(at2, at4, stride=2), _convolve(at4, at4, stride=1))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Map an image (B, 3, H, W) to detail maps at stride 4 and 2, (B, c4, H/4, W/4) and (B, c2, H/2, W/2)."""
+        """Map an image (B, 3, H, W) to its levels at stride 2 and 4, (B, c2, H/2, W/2) and (B, c4, H/4, W/4)."""
         at2 = self.to2(image)
-        return [self.to4(at2), at2]
+        return [at2, self.to4(at2)]
+
+
+class NoDetail(nn.Module):
+    """Nothing of the image: what a decoder draws has then come through the encoder."""
+
+    channels: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Map an image to no levels."""
+        levels: list[Tensor] = []
+        return levels
 
 
 def _convolve(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
@@ -125,7 +138,3 @@ def _convolve(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
         nn.BatchNorm2d(out_channels),
         nn.GELU(),
     )
-
-
-def _fuse(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.GELU(), *_convolve(in_channels, out_channels, stride=1))

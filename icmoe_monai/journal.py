@@ -28,6 +28,7 @@ class Journal:
         output_dir: Folder of the results.
         checkpoint: File of the network's weights; its SHA-256 is noted.
         pretrained: File or name of the encoder's weights; a file's SHA-256 is noted.
+        pyramid: File of the image pyramid's weights, likewise.
         settings: Plain values that say how the masks are made; of an absolute path only the last part is kept.
         overwrite: Begin anew, whatever was there.
 
@@ -50,6 +51,7 @@ class Journal:
         output_dir: str | Path,
         checkpoint: str | Path | None = None,
         pretrained: str | Path | None = None,
+        pyramid: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -57,6 +59,7 @@ class Journal:
         self.path = self.output_dir / JOURNAL
         self.checkpoint = checkpoint
         self.pretrained = pretrained
+        self.pyramid = pyramid
         self.settings = without_folders(dict(settings or {}))
         self.overwrite = overwrite
         self.model: dict[str, Any] = {}
@@ -72,8 +75,9 @@ class Journal:
         Raises:
             InputError: If the folder holds results of another model or other settings.
         """
-        trunk = _describe(self.pretrained)
-        self.model = {**_describe(self.checkpoint), "trunk": trunk["checkpoint"], "trunk_sha256": trunk["sha256"]}
+        self.model = _describe(self.checkpoint)
+        for part, file in (("trunk", _describe(self.pretrained)), ("pyramid", _describe(self.pyramid))):
+            self.model |= {part: file["checkpoint"], f"{part}_sha256": file["sha256"]}
         self.model["icmoe_monai"] = __version__
         made_by = json.loads(dump_json({"model": self.model, "settings": self.settings}))
         found = {} if self.overwrite else self._read()

@@ -45,7 +45,7 @@ class ICMoELoss(_Loss):
         *,
         out_channels: int = 1,
         experts: tuple[str, ...] | list[str] = EXPERTS,
-        expert_weight: float = 1.0,
+        expert_weight: float = 0.2,
         vote_weight: float = 0.2,
         balance_weight: float = 0.02,
         contrast_weight: float = 0.1,

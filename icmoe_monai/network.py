@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icmoe_monai.decoder import DETAIL_CHANNELS, DetailStem, ExpertDecoder, PyramidContext
+from icmoe_monai.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
 from icmoe_monai.errors import InputError
 from icmoe_monai.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
 from icmoe_monai.precision import at_least_float32
+from icmoe_monai.pyramid import ImagePyramid
 from icmoe_monai.sam import BACKBONES, bands, build_sam_encoder, join
 from icmoe_monai.voting import PixelVoting, VoteGate, to_probabilities
 
@@ -52,7 +53,8 @@ class ICMoE(nn.Module):
         rank: Rank of the experts' low-rank updates.
         num_updates: R: how many low-rank updates the adaptive expert mixes.
         communicate: Whether the experts attend to each other's features.
-        detailed: Which experts' decoders see the image's detail: at stride 4, the adaptive expert's also at stride 2.
+        detail: What shows the decoders the image beside the encoder: an `ImagePyramid`, frozen; a `DetailStem`, which
+            is trained, if None; or `NoDetail`.
         voting: One of `icmoe_monai.voting.STRATEGIES`.
         best_expert: Index of the expert that voting "best" returns.
         train_trunk: Train the encoder too (without pretrained weights there is nothing to keep).
@@ -79,7 +81,7 @@ class ICMoE(nn.Module):
         rank: int = 8,
         num_updates: int = 4,
         communicate: bool = True,
-        detailed: tuple[str, ...] | list[str] = EXPERTS,
+        detail: ImagePyramid | DetailStem | NoDetail | None = None,
         voting: str = "adaptive",
         best_expert: int = 0,
         train_trunk: bool = False,
@@ -89,7 +91,7 @@ class ICMoE(nn.Module):
         self.encoder = build_sam_encoder(backbone)
         size = BACKBONES[backbone]
         width, depth, channels = size["width"], size["depth"], size["neck_channels"]
-        _check(experts, detailed, expert_depth, depth, out_channels)
+        _check(experts, expert_depth, depth, out_channels)
         self.out_channels = out_channels
         self.expert_names = [name for name in EXPERTS if name in experts]
         self.split = depth - expert_depth
@@ -107,9 +109,9 @@ class ICMoE(nn.Module):
             if communicate and adapted and len(self.expert_names) > 1
             else nn.Identity()
         )
-        self.detail = DetailStem() if any(name in detailed for name in self.expert_names) else None
+        self.detail = DetailStem() if detail is None else detail
         self.decoders = nn.ModuleDict(
-            {name: _build_decoder(name, channels, out_channels, name in detailed) for name in self.expert_names}
+            {name: _build_decoder(name, channels, out_channels, self.detail) for name in self.expert_names}
         )
         self.embedding_channels = embedding_channels
         self.embed = nn.Conv2d(DECODER_WIDTH, embedding_channels, 1) if "semantic" in self.expert_names else None
@@ -210,18 +212,16 @@ class ICMoE(nn.Module):
 
         Args:
             features: Feature maps, (B, E, neck_channels, h, w).
-            image: Normalised RGB, (B, 3, H, W), for its detail.
+            image: Normalised RGB, (B, 3, H, W).
 
         Returns:
             Decoder features at stride 4, E maps (B, D, H/4, W/4), and expert logits, (B, E, K, H, W).
         """
         decoded: list[Tensor] = []
         logits: list[Tensor] = []
-        details: list[Tensor] = []
-        if self.detail is not None:
-            details = self.detail(image)
+        levels = self.detail(image)
         for i, decoder in enumerate(self.decoders.values()):
-            at4, expert_logits = decoder(features[:, i], details)
+            at4, expert_logits = decoder(features[:, i], levels)
             decoded.append(at4)
             logits.append(expert_logits)
         return decoded, torch.stack(logits, dim=1)
@@ -232,21 +232,20 @@ def unwrapped(part: Any) -> Any:
     return getattr(part, "module", part)
 
 
-def _build_decoder(name: str, channels: int, out_channels: int, detailed: bool) -> ExpertDecoder:
-    """Build the decoder of one expert: what it sees besides its features is what makes it that expert."""
-    at4, at2 = DETAIL_CHANNELS
+def _build_decoder(
+    name: str, channels: int, out_channels: int, detail: ImagePyramid | DetailStem | NoDetail
+) -> ExpertDecoder:
     return ExpertDecoder(
         in_channels=channels,
         out_channels=out_channels,
         width=DECODER_WIDTH,
-        detail_channels=(at4 if detailed else 0, at2 if detailed and name == "adaptive" else 0),
+        level_channels=detail.channels,
         context=PyramidContext(channels=channels) if name == "semantic" else None,
     )
 
 
 def _check(
     experts: tuple[str, ...] | list[str],
-    detailed: tuple[str, ...] | list[str],
     expert_depth: int,
     depth: int,
     out_channels: int,
@@ -255,8 +254,6 @@ def _check(
         raise InputError(
             f"experts must be some of {', '.join(EXPERTS)}, each once, in this order, got {list(experts)}."
         )
-    if any(name not in EXPERTS for name in detailed):
-        raise InputError(f"detailed must be some of {', '.join(EXPERTS)}, got {list(detailed)}.")
     if not 1 <= expert_depth <= depth:
         raise InputError(f"expert_depth must be in 1..{depth} for this backbone, got {expert_depth}.")
     if out_channels < 1:

@@ -1,4 +1,4 @@
-"""The frozen encoder of a network: load it, know it again, and prove that a training leaves it as it was."""
+"""The frozen parts of a network: load them, know them again, and prove that a training leaves them as they were."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import cast
 from ignite.engine import Engine, Events
 from torch import nn
 
+from icmoe_monai.errors import InputError
 from icmoe_monai.network import ICMoE, unwrapped
+from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.pyramid_weights import load_pyramid_weights
 from icmoe_monai.weights import load_sam_weights, trunk_fingerprint
+
+_PARTS = ("encoder", "detail")
 
 
 class PretrainedTrunk:
@@ -51,12 +56,44 @@ class PretrainedTrunk:
         self.logger.info(f"Loaded the encoder ({million:.1f} million weights) from {self.source}; it {fate}.")
 
 
+class PretrainedPyramid:
+    """Load the image pyramid's weights when an engine starts.
+
+    Args:
+        network: The whole network; its `detail` is loaded. A network without a pyramid takes nothing.
+        source: The file, as `load_pyramid_weights` takes it.
+    """
+
+    def __init__(self, network: nn.Module, source: str | None = None) -> None:
+        self.network = network
+        self.source = source
+        self.logger = logging.getLogger(__name__)
+
+    def attach(self, engine: Engine) -> None:
+        """Load at the start of a MONAI engine, before a checkpoint is."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load.
+
+        Raises:
+            InputError: If the network has a pyramid and there is no file, or it does not fit.
+        """
+        pyramid = getattr(unwrapped(self.network), "detail", None)
+        if not isinstance(pyramid, ImagePyramid):
+            return
+        if self.source is None:
+            raise InputError("The image pyramid is frozen and has no weights: name its file with --pyramid.")
+        load_pyramid_weights(self.source, pyramid)
+        self.logger.info(f"Loaded the image pyramid from {self.source}; it stays as it is.")
+
+
 class TrunkChangedError(RuntimeError):
-    """A frozen encoder is not what it was; what was trained on it fits no encoder that there is a file of."""
+    """A frozen part is not what it was; what was trained on it fits nothing that there is a file of."""
 
 
 class UntouchedTrunk:
-    """Prove that a training leaves the frozen encoder as it was, bit for bit; stands before handlers that save.
+    """Prove that a training leaves the frozen parts as they were, bit for bit; stands before handlers that save.
 
     Args:
         network: The whole network. With an encoder that is trained there is nothing to prove.
@@ -64,7 +101,7 @@ class UntouchedTrunk:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.fingerprint = ""
+        self.fingerprints: dict[str, str] = {}
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
@@ -75,47 +112,72 @@ class UntouchedTrunk:
         engine.add_event_handler(Events.COMPLETED, self.tell)
 
     def forget(self, engine: Engine) -> None:
-        """Forget the fingerprint of an earlier run."""
-        self.fingerprint = ""
+        """Forget the fingerprints of an earlier run."""
+        self.fingerprints = {}
 
     def note(self, engine: Engine) -> None:
-        """Note the fingerprint, in the first epoch of a run."""
-        network = unwrapped(self.network)
-        if not self.fingerprint and has_frozen_trunk(network):
-            self.fingerprint = trunk_fingerprint(network.encoder)
+        """Note the fingerprints, in the first epoch of a run."""
+        if not self.fingerprints:
+            self.fingerprints = fingerprints(self.network)
 
     def compare(self, engine: Engine) -> None:
         """Compare.
 
         Raises:
-            TrunkChangedError: If a weight of the encoder has changed.
+            TrunkChangedError: If a frozen weight has changed.
         """
-        if not self.fingerprint:
-            return
-        found = trunk_fingerprint(unwrapped(self.network).encoder)
-        if found != self.fingerprint:
-            raise TrunkChangedError(
-                f"The frozen encoder has changed: {self.fingerprint} before, {found} after training."
-            )
+        found = fingerprints(self.network) if self.fingerprints else {}
+        for part, fingerprint in self.fingerprints.items():
+            if found.get(part) != fingerprint:
+                raise TrunkChangedError(
+                    f"The frozen {part} has changed: {fingerprint} before, {found.get(part)} after training."
+                )
 
     def tell(self, engine: Engine) -> None:
         """Say that nothing has changed."""
-        if self.fingerprint:
-            self.logger.info(f"The encoder is untouched by this training: fingerprint {self.fingerprint}.")
+        for part, fingerprint in self.fingerprints.items():
+            self.logger.info(f"The {part} is untouched by this training: fingerprint {fingerprint}.")
 
 
 def has_frozen_trunk(network: nn.Module) -> bool:
     """Say whether the network has an encoder of which nothing is trained."""
-    encoder = getattr(network, "encoder", None)
-    return encoder is not None and not any(weight.requires_grad for weight in encoder.parameters())
+    return "encoder" in frozen_parts(network)
+
+
+def frozen_parts(network: nn.Module) -> list[str]:
+    """Name the parts that a training leaves as they are: the encoder, and what shows the image's detail.
+
+    Args:
+        network: Any network; none if its encoder is trained, for its checkpoints are then whole.
+    """
+    parts = {name: getattr(unwrapped(network), name, None) for name in _PARTS}
+    frozen = [name for name, part in parts.items() if part is not None and _is_frozen(part)]
+    return frozen if "encoder" in frozen else []
+
+
+def fingerprints(network: nn.Module) -> dict[str, str]:
+    """Return the fingerprint of every frozen part."""
+    return {name: trunk_fingerprint(getattr(unwrapped(network), name)) for name in frozen_parts(network)}
 
 
 def describe_trunk(network: nn.Module, source: str | Path | None = None) -> dict[str, str]:
-    """Return what a checkpoint notes of the encoder that it leaves out: its fingerprint, and where it came from.
+    """Return what a checkpoint notes of the frozen parts that it leaves out: fingerprints, and where they came from.
 
     Args:
         network: The network.
         source: Name or file of the encoder's weights; of a file only its name is noted.
+
+    Returns:
+        The encoder's `fingerprint` and `source`, and the `detail`'s fingerprint where that is frozen too.
     """
-    name = Path(source).name if source is not None else ""
-    return {"fingerprint": trunk_fingerprint(cast(ICMoE, network).encoder), "source": name}
+    noted = {
+        "fingerprint": trunk_fingerprint(cast(ICMoE, network).encoder),
+        "source": Path(source).name if source is not None else "",
+    }
+    found = fingerprints(network)
+    return {**noted, "detail": found["detail"]} if "detail" in found else noted
+
+
+def _is_frozen(part: nn.Module) -> bool:
+    weights = list(part.parameters())
+    return bool(weights) and not any(weight.requires_grad for weight in weights)

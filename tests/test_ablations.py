@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from icmoe_monai.baselines import Baseline
 from icmoe_monai.network import EXPERTS, ICMoE
 from icmoe_monai.settings import trainable_parameters
-from icmoe_monai.trunk import has_frozen_trunk
+from icmoe_monai.trunk import frozen_parts, has_frozen_trunk
 from icmoe_monai.voting import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
@@ -148,7 +148,7 @@ def test_the_experts_are_those_that_the_name_says(name, experts):
 
 def test_decoder_only_trains_nothing_of_the_encoders_kind(full):
     network = parser_of(by_name("decoder_only")).get_parsed_content("network_def")
-    decoder = {name for name in names_trained(full[0]) if name.startswith(("decoders.basic.", "detail."))}
+    decoder = {name for name in names_trained(full[0]) if name.startswith("decoders.basic.")}
     assert names_trained(network) == decoder
 
 
@@ -159,10 +159,19 @@ def test_an_expert_trained_alone_is_that_of_the_whole(name, full):
     assert names_trained(network) < names_trained(full[0])
 
 
-def test_detail_can_be_the_adaptive_experts_alone(full):
-    network = parser_of(by_name("detail_adaptive")).get_parsed_content("network_def")
-    assert [network.decoders[name].fuse4[1].in_channels for name in EXPERTS] == [32, 32, 64]
-    assert [full[0].decoders[name].fuse4[1].in_channels for name in EXPERTS] == [64, 64, 64]
+def test_the_pyramid_gives_way_to_a_stem_that_is_trained(full):
+    assert frozen_parts(full[0]) == ["encoder", "detail"]
+    parser = parser_of(by_name("detail_stem"))
+    network = parser.get_parsed_content("network_def")
+    assert frozen_parts(network) == ["encoder"]
+    assert parser["pyramid"] is None
+    assert {name for name in names_trained(network) if name.startswith("detail.")}
+
+
+def test_experts_can_be_trained_to_stand_alone(full):
+    weights = parser_of(by_name("expert_weight_1")).get_parsed_content("loss_def").weights
+    assert weights == full[1] | {"experts": 1.0}
+    assert full[1]["experts"] < 1
 
 
 def test_low_rank_updates_stand_in_every_block():

@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from icmoe_monai.decoder import DetailStem, ExpertDecoder, PyramidContext
+from icmoe_monai.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
+
+LEVELS = (2, 4, 8, 16)
+CHANNELS = (4, 8, 5, 7)  # of an image's levels, at these strides
 
 
 def build(kind: str, out_channels: int = 1) -> ExpertDecoder:
@@ -12,19 +15,22 @@ def build(kind: str, out_channels: int = 1) -> ExpertDecoder:
         in_channels=12,
         out_channels=out_channels,
         width=16,
-        detail_channels=(8, 4) if kind == "detail" else (0, 0),
+        level_channels={"levels": CHANNELS, "stem": DetailStem.channels}.get(kind, NoDetail.channels),
         context=PyramidContext(channels=12) if kind == "context" else None,
     )
 
 
-def details_of(kind: str, image: Tensor) -> list[Tensor]:
-    return DetailStem(channels=(8, 4))(image) if kind == "detail" else []
+def levels_of(kind: str, image: Tensor) -> list[Tensor]:
+    if kind == "levels":
+        B, _, H, W = image.shape
+        return [torch.randn(B, channels, H // s, W // s) for channels, s in zip(CHANNELS, LEVELS, strict=True)]
+    return (DetailStem() if kind == "stem" else NoDetail())(image)
 
 
-@pytest.mark.parametrize("kind", ["plain", "context", "detail"])
+@pytest.mark.parametrize("kind", ["plain", "context", "stem", "levels"])
 @pytest.mark.parametrize("out_channels", [1, 3])
 def test_shapes_on_a_grid_that_is_not_square(kind: str, out_channels: int) -> None:
-    at4, logits = build(kind, out_channels)(torch.randn(2, 12, 3, 5), details_of(kind, torch.randn(2, 3, 48, 80)))
+    at4, logits = build(kind, out_channels)(torch.randn(2, 12, 3, 5), levels_of(kind, torch.randn(2, 3, 48, 80)))
     assert at4.shape == (2, 16, 12, 20)
     assert logits.shape == (2, out_channels, 48, 80)
     assert torch.isfinite(logits).all()
@@ -32,7 +38,7 @@ def test_shapes_on_a_grid_that_is_not_square(kind: str, out_channels: int) -> No
 
 def test_detail_stem_keeps_what_a_patch_embedding_averages() -> None:
     stem = DetailStem()
-    at4, at2 = stem(torch.zeros(1, 3, 32, 48))
+    at2, at4 = stem(torch.zeros(1, 3, 32, 48))
     assert at4.shape == (1, 32, 8, 12)
     assert at2.shape == (1, 16, 16, 24)
     stripes = torch.zeros(1, 3, 32, 48)
@@ -46,29 +52,33 @@ def test_context_reaches_across_the_map_and_a_plain_decoder_does_not() -> None:
     context = PyramidContext(channels=12)
     assert (context(here + elsewhere) - context(here))[..., 0, 0].abs().max() > 1e-3
     plain = build("plain")
-    plain.up4[1], plain.fuse4[2], plain.fuse2[2] = nn.Identity(), nn.Identity(), nn.Identity()  # norms reach, too
+    for part in [module for module in plain.modules() if isinstance(module, nn.Sequential)]:
+        part[1] = nn.Identity()  # a batch's statistics reach everywhere, too
     difference = (plain(here + elsewhere, [])[1] - plain(here, [])[1]).abs()
     assert difference[..., -16:, -16:].max() > 1e-4
-    assert difference[..., :144, :144].max() == 0
+    assert difference[..., :112, :112].max() == 0
 
 
 def test_context_keeps_the_shape_of_maps_smaller_than_its_bins() -> None:
     assert PyramidContext(channels=12)(torch.randn(1, 12, 1, 2)).shape == (1, 12, 1, 2)
 
 
-def test_details_change_the_result() -> None:
-    decoder = build("detail")
-    features = torch.randn(1, 12, 2, 2)
-    first, second = (decoder(features, details_of("detail", torch.randn(1, 3, 32, 32)))[1] for _ in range(2))
-    assert (first - second).abs().max() > 1e-3
+@pytest.mark.parametrize("i", range(4), ids=lambda i: f"stride {LEVELS[i]}")
+def test_every_level_changes_the_result(i: int) -> None:
+    decoder = build("levels")
+    features, levels = torch.randn(1, 12, 2, 2), levels_of("levels", torch.randn(1, 3, 32, 32))
+    other = [*levels[:i], torch.randn_like(levels[i]), *levels[i + 1 :]]
+    assert (decoder(features, levels)[1] - decoder(features, other)[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["plain", "context", "detail"])
+@pytest.mark.parametrize("kind", ["plain", "context", "stem", "levels"])
 def test_every_weight_gets_a_gradient(kind: str) -> None:
-    decoder, stem = build(kind), DetailStem(channels=(8, 4))
-    details = stem(torch.randn(2, 3, 32, 48)) if kind == "detail" else []
-    decoder(torch.randn(2, 12, 2, 3), details)[1].square().sum().backward()
-    modules = [decoder, stem] if kind == "detail" else [decoder]
+    decoder, stem = build(kind), DetailStem()
+    image = torch.randn(2, 3, 64, 96)
+    decoder(torch.randn(2, 12, 4, 6), stem(image) if kind == "stem" else levels_of(kind, image))[
+        1
+    ].square().sum().backward()
+    modules = [decoder, stem] if kind == "stem" else [decoder]
     for name, parameter in (item for module in modules for item in module.named_parameters()):
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

@@ -9,9 +9,11 @@ import torch
 from modes import in_training
 from torch import Tensor, nn
 
+from icmoe_monai.decoder import NoDetail
 from icmoe_monai.errors import InputError
 from icmoe_monai.losses import ICMoELoss
 from icmoe_monai.network import EXPERTS, ICMoE, ICMoEOutput
+from icmoe_monai.pyramid import ImagePyramid
 from icmoe_monai.sam import BACKBONES
 from icmoe_monai.voting import STRATEGIES
 
@@ -228,12 +230,19 @@ def test_experts_have_one_order_by_which_all_results_are_named(experts: list[str
         build(experts=experts)
 
 
-def test_detail_is_for_experts_that_there_are() -> None:
-    with pytest.raises(InputError, match=r"detailed must be some of basic, semantic, adaptive, got \['fine'\]"):
-        build(detailed=["fine"])
-    assert build(detailed=[]).detail is None
-    decoders = build(detailed=["semantic"]).decoders
-    assert [decoders[name].fuse4[1].in_channels for name in decoders] == [32, 64, 32]
+@pytest.mark.parametrize(
+    ("detail", "trained"), [(None, True), (ImagePyramid(), False), (NoDetail(), False)], ids=["stem", "pyramid", "none"]
+)
+def test_what_shows_the_image_to_the_decoders(detail: nn.Module | None, trained: bool, image: Tensor) -> None:
+    network = build(detail=detail)
+    assert any(weight.requires_grad for weight in network.detail.parameters()) == trained
+    gradients = [weight.grad for weight in network.detail.parameters()]
+    network(image).logits.sum().backward()
+    gradients = [weight.grad is not None for weight in network.detail.parameters()]
+    assert gradients == [trained] * len(gradients)
+    features = network.expert_features(network.trunk(image))
+    changed = (network.decode(features, image)[1] - network.decode(features, -image)[1]).abs().max() > 1e-4
+    assert changed == (not isinstance(detail, NoDetail))
 
 
 def test_one_expert_alone_votes_for_itself(image: Tensor) -> None:

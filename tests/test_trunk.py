@@ -8,8 +8,18 @@ from torch import nn
 from icmoe_monai.errors import InputError
 from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.network import ICMoE
+from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.pyramid_weights import save_pyramid_weights
 from icmoe_monai.tensor_files import read_checkpoint
-from icmoe_monai.trunk import PretrainedTrunk, TrunkChangedError, UntouchedTrunk, describe_trunk, has_frozen_trunk
+from icmoe_monai.trunk import (
+    PretrainedPyramid,
+    PretrainedTrunk,
+    TrunkChangedError,
+    UntouchedTrunk,
+    describe_trunk,
+    frozen_parts,
+    has_frozen_trunk,
+)
 from icmoe_monai.weights import save_sam_weights, trunk_fingerprint
 
 
@@ -46,33 +56,54 @@ def test_no_trunk_is_said_in_the_log(caplog):
     assert "No pretrained encoder (pretrained: null): its 4.0 million weights start at random, or" in caplog.text
 
 
+def test_a_pyramid_is_loaded_before_the_first_step(tmp_path, caplog):
+    network, other = ICMoE(detail=ImagePyramid()), ImagePyramid()
+    save_pyramid_weights(other, tmp_path / "pyramid.safetensors")
+    engine = Engine(lambda engine, batch: None)
+    PretrainedPyramid(network, str(tmp_path / "pyramid.safetensors")).attach(engine)
+    with caplog.at_level(logging.INFO):
+        engine.run([0], max_epochs=1)
+    assert trunk_fingerprint(network.detail) == trunk_fingerprint(other)
+    assert f"Loaded the image pyramid from {tmp_path}" in caplog.text
+
+
+def test_a_frozen_pyramid_without_weights_is_an_error_and_a_trained_stem_needs_none():
+    with pytest.raises(InputError, match=r"pyramid is frozen and has no weights: name its file with --pyramid"):
+        PretrainedPyramid(ICMoE(detail=ImagePyramid()))(Engine(lambda engine, batch: None))
+    PretrainedPyramid(ICMoE())(Engine(lambda engine, batch: None))
+    PretrainedPyramid(nn.Linear(1, 1), "no file")(Engine(lambda engine, batch: None))
+
+
 def test_a_missing_trunk_is_said_in_a_sentence(tmp_path):
     with pytest.raises(InputError, match=r"no weights at .*trunk\.pth: name a file, .* or one of sam_vit_b"):
         PretrainedTrunk(ICMoE(), str(tmp_path / "trunk.pth"))(Engine(lambda engine, batch: None))
 
 
 def test_a_training_proves_that_it_left_the_trunk_alone(caplog):
-    network = ICMoE()
+    network = ICMoE(detail=ImagePyramid())
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
 
     def step() -> None:
         network(torch.randn(2, 3, 32, 32)).logits.sum().backward()
         optimizer.step()
 
-    before = trunk_fingerprint(network.encoder)
+    before, pyramid = trunk_fingerprint(network.encoder), trunk_fingerprint(network.detail)
     with caplog.at_level(logging.INFO):
         run(network, step)
-    assert f"untouched by this training: fingerprint {before}" in caplog.text
+    assert f"The encoder is untouched by this training: fingerprint {before}" in caplog.text
+    assert f"The detail is untouched by this training: fingerprint {pyramid}" in caplog.text
 
 
-def test_a_trunk_that_was_touched_is_an_error():
-    network = ICMoE()
+@pytest.mark.parametrize("part", ["encoder", "detail"])
+def test_a_frozen_part_that_was_touched_is_an_error(part):
+    network = ICMoE(detail=ImagePyramid())
 
     def touch() -> None:
         with torch.no_grad():
-            network.encoder.pos_embed[0, 0, 0, 0] += 1e-6
+            next(getattr(network, part).parameters()).view(-1)[0] += 1e-3
 
-    with pytest.raises(TrunkChangedError, match=r"frozen encoder has changed: [0-9a-f]{64} before, [0-9a-f]{64} after"):
+    match = rf"frozen {part} has changed: [0-9a-f]{{64}} before, [0-9a-f]{{64}} after"
+    with pytest.raises(TrunkChangedError, match=match):
         run(network, touch)
 
 
@@ -115,3 +146,12 @@ def test_what_is_noted_of_a_trunk():
     noted = describe_trunk(network, "/home/somebody/trunk.pth")
     assert noted == {"fingerprint": trunk_fingerprint(network.encoder), "source": "trunk.pth"}
     assert describe_trunk(network)["source"] == ""
+    network = ICMoE(detail=ImagePyramid())
+    assert describe_trunk(network)["detail"] == trunk_fingerprint(network.detail)
+
+
+def test_what_a_training_leaves_as_it_is():
+    assert frozen_parts(ICMoE(detail=ImagePyramid())) == ["encoder", "detail"]
+    assert frozen_parts(ICMoE()) == ["encoder"]
+    assert frozen_parts(ICMoE(detail=ImagePyramid(), train_trunk=True)) == []  # its checkpoints are whole
+    assert frozen_parts(nn.Linear(1, 1)) == []

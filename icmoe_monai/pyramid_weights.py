@@ -1,0 +1,104 @@
+"""Weights of the image pyramid: from a trained EfficientNet-Lite0, its normalisations folded in, or our own file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.pyramid import STAGES, ImagePyramid
+from icmoe_monai.tensor_files import read_checkpoint, save_tensors
+from icmoe_monai.weight_formats import name_some
+
+_EPS = 1e-3  # of EfficientNet's batch normalisation
+_ITS_FIRST = "_conv_stem.weight"
+
+
+def load_pyramid_weights(source: str | Path, pyramid: ImagePyramid) -> None:
+    """Load a pyramid's weights, all of them or none.
+
+    Args:
+        source: A file that `save_pyramid_weights` wrote, or one of a whole EfficientNet-Lite0 under the names of the
+            `efficientnet_pytorch` family (`_conv_stem.weight`, `_blocks.0._bn1.bias`, ...).
+        pyramid: What to load into.
+
+    Raises:
+        InputError: If the file cannot be read or is of another network; the pyramid is then as it was.
+    """
+    path = Path(source)
+    state = read_checkpoint(path)
+    weights = fold_efficientnet(state, path) if _ITS_FIRST in state else state
+    expected = pyramid.state_dict()
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or unknown:
+        what = f"lacks {name_some(missing)}" if missing else f"has {name_some(unknown)}, which it has not"
+        raise InputError(f"{path} is not the image pyramid's: it {what}: give models/*_imagenet.safetensors.")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(value.shape)} in it and {tuple(expected[name].shape)} in the pyramid"
+            raise InputError(f"{path} is not the image pyramid's: {name} is {shapes}.")
+        if not value.isfinite().all():
+            raise InputError(f"{path} holds numbers in {name} that are not finite: give another file.")
+    pyramid.load_state_dict(weights)
+
+
+def save_pyramid_weights(pyramid: ImagePyramid, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write a pyramid as a safetensors file.
+
+    Args:
+        pyramid: The pyramid.
+        path: The file; its folder is made.
+        dtype: What the weights are rounded to; None keeps theirs.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    weights = {name: value.to(device="cpu", dtype=dtype) for name, value in pyramid.state_dict().items()}
+    save_tensors(weights, path, metadata={"network": "EfficientNet-Lite0 without head, normalisations folded in"})
+
+
+def fold_efficientnet(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """Fold a trained EfficientNet-Lite0's batch normalisations into its convolutions, and leave its head out.
+
+    Args:
+        state: Its weights.
+        path: Where they came from.
+
+    Returns:
+        Weights of an `ImagePyramid`.
+
+    Raises:
+        InputError: If one is missing.
+    """
+    weights: dict[str, Tensor] = {}
+    convolutions = [(name, part) for name, part in ImagePyramid().named_modules() if isinstance(part, nn.Conv2d)]
+    for (ours, part), (convolution, norm) in zip(convolutions, _its_layers(), strict=True):
+        names = [f"{convolution}.weight", *(f"{norm}.{p}" for p in ("running_mean", "running_var", "weight", "bias"))]
+        missing = [name for name in names if name not in state]
+        if missing:
+            raise InputError(f"{path} lacks {name_some(missing)} of EfficientNet-Lite0: give a whole one.")
+        kernel, mean, variance, scale, shift = (state[name] for name in names)
+        kernel, bias = fuse_conv_bn_weights(kernel, None, mean, variance, _EPS, scale, shift)
+        longer = part.kernel_size[0] - kernel.shape[-1]  # 1 at stride 2: a first row and column of zeros
+        weights[f"{ours}.weight"] = F.pad(kernel.detach(), [longer, 0, longer, 0])
+        weights[f"{ours}.bias"] = bias.detach()
+    return weights
+
+
+def _its_layers() -> Iterator[tuple[str, str]]:
+    """Return the names of its convolutions with those of their normalisations, in their order."""
+    yield "_conv_stem", "_bn0"
+    block = 0
+    for num_blocks, _, _, expansion, _ in STAGES:
+        for _ in range(num_blocks):
+            prefix = f"_blocks.{block}."
+            if expansion > 1:
+                yield prefix + "_expand_conv", prefix + "_bn0"
+            yield prefix + "_depthwise_conv", prefix + "_bn1"
+            yield prefix + "_project_conv", prefix + "_bn2"
+            block += 1
