@@ -12,6 +12,8 @@ from icmoe_monai.errors import InputError, show_input_errors
 from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
 from icmoe_monai.losses import ICMoELoss
 from icmoe_monai.network import ICMoE, ICMoEOutput
+from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.pyramid_weights import load_pyramid_weights, save_pyramid_weights
 from icmoe_monai.sam import SamImageEncoder, build_sam_encoder
 from icmoe_monai.version import __version__
 from icmoe_monai.voting import PixelVoting
@@ -21,6 +23,7 @@ __all__ = [
     "ICMoE",
     "ICMoELoss",
     "ICMoEOutput",
+    "ImagePyramid",
     "InputError",
     "PixelVoting",
     "SamImageEncoder",
@@ -29,9 +32,11 @@ __all__ = [
     "VotingInferer",
     "__version__",
     "build_sam_encoder",
+    "load_pyramid_weights",
     "load_sam_weights",
     "load_weights",
     "register",
+    "save_pyramid_weights",
     "save_sam_weights",
     "save_weights",
     "trunk_fingerprint",

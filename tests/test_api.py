@@ -12,9 +12,10 @@ from icmoe_monai.settings import check_settings, find_bundle_root, trainable_par
 
 def test_public_names():
     assert icmoe_monai.__all__ == [
-        "ICMoE", "ICMoELoss", "ICMoEOutput", "InputError", "PixelVoting", "SamImageEncoder", "SemanticContrastiveLoss",
-        "SlidingWindowVotingInferer", "VotingInferer", "__version__", "build_sam_encoder", "load_sam_weights",
-        "load_weights", "register", "save_sam_weights", "save_weights", "trunk_fingerprint",
+        "ICMoE", "ICMoELoss", "ICMoEOutput", "ImagePyramid", "InputError", "PixelVoting", "SamImageEncoder",
+        "SemanticContrastiveLoss", "SlidingWindowVotingInferer", "VotingInferer", "__version__", "build_sam_encoder",
+        "load_pyramid_weights", "load_sam_weights", "load_weights", "register", "save_pyramid_weights",
+        "save_sam_weights", "save_weights", "trunk_fingerprint",
     ]  # fmt: skip
     assert all(hasattr(icmoe_monai, name) for name in icmoe_monai.__all__)
 
@@ -22,7 +23,8 @@ def test_public_names():
 def test_documents_name_the_public_names():
     root = Path(icmoe_monai.__file__).parent.parent
     text = "".join(
-        (root / name).read_text() for name in ("README.md", "docs/method.md", "docs/data.md", "docs/encoder.md")
+        (root / name).read_text()
+        for name in ("README.md", "docs/method.md", "docs/data.md", "docs/encoder.md", "docs/models.md")
     )
     for name in set(icmoe_monai.__all__) - {"__version__", "register"}:
         assert name in text, name

@@ -13,13 +13,22 @@ from torch import Tensor
 from icmoe_monai.checkpoint import load_weights
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import ICMoE
+from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.pyramid_weights import load_pyramid_weights
 from icmoe_monai.sam import build_sam_encoder
 from icmoe_monai.tensor_files import read_metadata
+from icmoe_monai.trunk import fingerprints
 from icmoe_monai.weights import load_sam_weights, trunk_fingerprint
 
 ROOT = Path(__file__).parent.parent
-TRUNK, MODEL, BUSI = (
-    ROOT / "models" / name for name in ("sam_vit_t_medical.safetensors", "model.pt", "experts_busi.safetensors")
+TRUNK, PYRAMID, MODEL, BUSI = (
+    ROOT / "models" / name
+    for name in (
+        "sam_vit_t_medical.safetensors",
+        "efficientnet_lite0_imagenet.safetensors",
+        "model.pt",
+        "experts_busi.safetensors",
+    )
 )
 DOCUMENT = (ROOT / "docs" / "models.md").read_text()
 
@@ -30,8 +39,9 @@ def image() -> Tensor:
 
 
 def on_trunk() -> ICMoE:
-    network = ICMoE().eval()
+    network = ICMoE(detail=ImagePyramid()).eval()
     load_sam_weights(TRUNK, network.encoder)
+    load_pyramid_weights(PYRAMID, network.detail)
     return network
 
 
@@ -41,18 +51,18 @@ def test_the_trunk_is_the_one_that_the_document_tells_of():
     assert read_metadata(TRUNK)["backbone"] == "vit_t"
 
 
-@pytest.mark.parametrize("path", [TRUNK, MODEL, BUSI], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [TRUNK, PYRAMID, MODEL, BUSI], ids=lambda path: path.name)
 def test_a_file_is_as_large_as_the_document_says(path):
     (size,) = re.findall(rf"`models/{re.escape(path.name)}` \|.*\| ([\d.]+) MB \|", DOCUMENT)
     assert path.stat().st_size / 1e6 == pytest.approx(float(size), abs=0.05)
     assert path.stat().st_size <= 12e6 or path == MODEL
 
 
-def test_the_model_is_whole_and_on_that_trunk(image):
+def test_the_model_is_whole_and_on_that_trunk_and_pyramid(image):
     state = torch.load(MODEL, weights_only=True)
-    network = ICMoE().eval()
+    network = ICMoE(detail=ImagePyramid()).eval()
     network.load_state_dict(state)  # as monai.bundle.load does
-    assert trunk_fingerprint(network.encoder) == trunk_fingerprint(load_sam_weights(TRUNK))
+    assert fingerprints(network) == fingerprints(on_trunk())
     with torch.no_grad():
         assert not torch.equal(network(image), on_trunk()(image))
 
@@ -62,7 +72,7 @@ def test_experts_for_ultrasound_fit_the_trunk_and_no_other(image):
     load_weights(network, BUSI)
     with torch.no_grad():
         assert network(image).isfinite().all()
-    other = ICMoE()
+    other = ICMoE(detail=ImagePyramid())
     other.encoder.load_state_dict(build_sam_encoder("vit_t").state_dict())
     with pytest.raises(InputError, match=r"experts_busi\.safetensors was trained on sam_vit_t_medical\.safetensors"):
         load_weights(other, BUSI)
