@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from monai.metrics.meandice import compute_dice
 from monai.utils.type_conversion import convert_to_tensor
@@ -40,6 +39,7 @@ QUALITY_SIGNS = {
     "disagreement": -1,
     "vote_entropy": -1,
 }
+_DECIDED = ("voted", "label")
 Quality = Callable[[Mapping[str, Any]], Mapping[str, float]]
 
 
@@ -136,9 +136,8 @@ class ShiftMetrics:
 
     def _dice(self, item: Mapping[str, Any]) -> float:
         K = self.out_channels
-        maps = [convert_to_tensor(item[key], track_meta=False, device="cpu")[None] for key in ("voted", "label")]
-        classes = K if K > 1 else None
-        dice = compute_dice(*(each.to(torch.uint8) for each in maps), K == 1, ignore_empty=False, num_classes=classes)
+        voted, label = (convert_to_tensor(item[key], track_meta=False, device="cpu")[None] for key in _DECIDED)
+        dice = compute_dice(voted, label, K == 1, ignore_empty=False, num_classes=K if K > 1 else None)
         return float(dice.mean())
 
 

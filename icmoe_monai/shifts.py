@@ -183,8 +183,8 @@ def _grain(image: Tensor, std: float, num_grains: int, seed: int) -> Tensor:
     small = torch.zeros(1 if _is_grey(image) else 3, ceil(H / scale), ceil(W / scale))
     draw = RandGaussianNoise(prob=1.0, std=std, sample_std=False)
     draw.set_random_state(seed)
-    noise = draw(small)
-    return torch.as_tensor(Resize((H, W), mode="bicubic")(noise) if scale > 1 else noise)
+    noise = torch.as_tensor(draw(small))
+    return torch.as_tensor(Resize((H, W), mode="bicubic")(noise)) if scale > 1 else noise
 
 
 def _contrast(image: Tensor, gamma: float, seed: int) -> Tensor:
