@@ -103,7 +103,7 @@ class AmbiguityTest:
 def make_ambiguous_set(
     folder: str | Path, *, look: str = "dermoscopy", num_phantoms: int = 8, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Write the phantoms, `images/` and `masks/` (the outer border), and return them as cases.
+    """Write the phantoms, `images/` and `masks/` (0, and 1 up to the outer border), and return them as cases.
 
     Args:
         folder: Where to.
@@ -207,7 +207,7 @@ def _write(
     image, mask = draw(np.random.default_rng(seed), _SHAPE, **{family: level})
     name = f"{family}_{level:g}_{index:03d}"
     paths = {"image": folder / "images" / f"{name}.png", "label": folder / "masks" / f"{name}.png"}
-    for path, pixels in zip(paths.values(), (image, mask.astype(np.uint8) * 255), strict=True):
+    for path, pixels in zip(paths.values(), (image, mask.astype(np.uint8)), strict=True):
         _save(path, pixels)
     return {
         **{key: str(path) for key, path in paths.items()},

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,6 +20,7 @@ from icmoe_monai.analysis_figures import COLOURS, DASHES, GRID, MARKERS, WIDTH_I
 
 _CLASS_COLOURS = ("#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#222222")
 _ALL_RIGHT, _SOME_RIGHT, _ALL_WRONG = "#EEEEEE", "#B0B0B0", "#222222"
+_GAP = 6  # pixels between pictures of a strip
 _PAIR_COLOURS = {"foreground": "#D55E00", "background": "#56B4E9", "between": "#222222"}
 DEPTH_TITLES = {"features": "features", "decoded": "decoder", "embeddings": "embeddings"}
 
@@ -40,7 +42,12 @@ def draw_spread(spread: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]
     classes = sorted({int(c) for *_, found in panels for c in found})
     for axis, (depth, name, places, found) in zip(_in_order(axes, len(spread["features"])), panels, strict=False):
         for c in classes:
-            style = {"color": _CLASS_COLOURS[c % 7], "marker": MARKERS[c % 7], "s": 14, "linewidths": 0.3}
+            style: dict[str, Any] = {
+                "color": _CLASS_COLOURS[c % 7],
+                "marker": MARKERS[c % 7],
+                "s": 14,
+                "linewidths": 0.3,
+            }
             axis.scatter(*places[found == c].T, edgecolors="white", **style)
         axis.set_title(f"{name}: {DEPTH_TITLES.get(depth, depth)}", fontsize=10)
         axis.set(xticks=[], yticks=[], xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)")
@@ -131,19 +138,20 @@ def draw_ambiguity(summary: Mapping[str, Any], examples: Mapping[str, Sequence[M
         examples: By family, one phantom's pictures in the order of the levels: `image` (H, W, 3), `probability` and
             `disagreement` (H, W).
     """
-    figure = new_figure(12.4)
-    upper, lower = figure.subfigures(2, 1, height_ratios=(3.6, 8.8))
+    strips = [_strip(examples[family]) for family in summary]
+    heights = [WIDTH_INCHES * strip.shape[0] / strip.shape[1] for strip in strips]
+    figure = new_figure(4.4 + sum(heights))
+    grid = figure.add_gridspec(3, 2, height_ratios=(3.6, *heights))
     labels = {"rim": "rim's share of the lesion (ambiguous at 0.5)", "softness": "width of the border (factor)"}
-    for axis, family in zip(upper.subplots(1, 2, sharey=True), summary, strict=True):
+    for i, family in enumerate(summary):
+        axis = figure.add_subplot(grid[0, i])
         _draw_measures(axis, summary[family])
-        axis.set(xlabel=labels[family], ylim=(0, 1))
+        axis.set(xlabel=labels[family], ylabel="mean over the zone, 0 to 1", ylim=(0, 1))
         if family == "softness":
             axis.set_xscale("log", base=2)
             axis.set_xticks(LEVELS[family], [f"{level:g}" for level in LEVELS[family]])
         axis.grid(color=GRID, linewidth=0.6)
-    upper.axes[0].set_ylabel("mean over the zone, 0 to 1")
-    for strip, family in zip(lower.subfigures(2, 1), summary, strict=True):
-        _draw_strip(strip.subplots(3, len(LEVELS[family])), examples[family], LEVELS[family])
+        _draw_strip(figure.add_subplot(grid[1 + i, :]), strips[i], LEVELS[family], labels[family])
     return figure
 
 
@@ -165,16 +173,25 @@ def _draw_measures(axis: Axes, family: Mapping[str, Any]) -> None:
     axis.legend(fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
 
 
-def _draw_strip(axes: np.ndarray, pictures: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> None:
-    for column, picture, level in zip(axes.T, pictures, levels, strict=True):
-        column[0].imshow(picture["image"])
-        column[0].set_title(f"{level:g}", fontsize=9, pad=2)
-        column[1].imshow(picture["probability"], cmap="cividis", vmin=0, vmax=1)
-        column[2].imshow(picture["disagreement"], cmap="magma", vmin=0, vmax=1)
-        for axis in column:
-            axis.set(xticks=[], yticks=[])
-    for axis, words in zip(axes[:, 0], ("phantom", "voted\nprobability", "disagree-\nment"), strict=True):
-        axis.set_ylabel(words, rotation=0, ha="right", va="center", fontsize=8)
+def _strip(pictures: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Lay pictures side by side, (H, W, 3) in 0..1: the phantom, below it the probability and the disagreement."""
+    maps = {"probability": colormaps["cividis"], "disagreement": colormaps["magma"]}
+    columns = [
+        [picture["image"] / 255, *(colours(picture[key])[..., :3] for key, colours in maps.items())]
+        for picture in pictures
+    ]
+    gap = ((_GAP, 0), (_GAP, 0), (0, 0))
+    rows = [[np.pad(one, gap, constant_values=1) for one in row] for row in zip(*columns, strict=True)]
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+
+
+def _draw_strip(axis: Axes, strip: np.ndarray, levels: Sequence[float], label: str) -> None:
+    axis.imshow(strip)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    axis.set_xticks((np.arange(len(levels)) + 0.5) / len(levels) * strip.shape[1], [f"{level:g}" for level in levels])
+    axis.set_yticks((np.arange(3) + 0.5) / 3 * len(strip), ["phantom", "voted\nprobability", "disagree-\nment"])
+    axis.set_xlabel(label)
 
 
 def _wins_map(right: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def case_maps(item: Mapping[str, Any], longest_side: int = _LONGEST_SIDE) -> tup
     scale = min(1.0, longest_side / max(label.shape[1:]))
     size = [max(1, round(length * scale)) for length in label.shape[1:]]
     decisions, votes, label = (_fit(maps, size) for maps in (decisions, votes, label))
-    return decisions.numpy().astype(np.int64), votes.numpy(), label[0].numpy().astype(np.int64)
+    return decisions.numpy().astype(np.int64), votes.double().numpy(), label[0].numpy().astype(np.int64)
 
 
 def find_regions(label: np.ndarray, decisions: np.ndarray) -> dict[str, np.ndarray]:
