@@ -132,6 +132,11 @@ def _draw_condition(axis: Axes, entries: Sequence[Mapping[str, Any]]) -> None:
         values = [entry["quality"][name] for entry in entries]
         colour, dashes = _QUALITY_COLOURS[i % len(_QUALITY_COLOURS)], _DASHES[i % len(_DASHES)]
         axis.plot(strengths, values, color=colour, linestyle=dashes, linewidth=1.8, label=name.replace("_", " "))
+    worst = entries[-1]
+    words = f"Dice at {worst['strength']}, minus as read: {worst['minus_clean']:+.3f}"
+    if worst["minus_clean_interval"]:
+        words += " ({:+.3f} to {:+.3f})".format(*worst["minus_clean_interval"])
+    axis.text(0.02, 0.03, words, transform=axis.transAxes, fontsize=8.5)
     axis.set_ylim(0, 1)
     axis.set_xticks(strengths)
     axis.grid(color="#dddddd", linewidth=0.6)

@@ -82,6 +82,7 @@ def test_all_experts_are_looked_into(dataset, tmp_path):
     assert str(tmp_path) not in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experts", "K"), [(("basic",), 1), (("basic", "adaptive"), 3)], ids=["one expert", "two experts, classes"]
 )
@@ -97,6 +98,7 @@ def test_fewer_experts_and_more_classes(dataset, tmp_path, experts, K):
     assert ("wins" in drawn) == (len(experts) > 1)
 
 
+@pytest.mark.slow
 def test_an_analysis_is_the_same_when_it_is_repeated(dataset, tmp_path):
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:

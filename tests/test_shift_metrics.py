@@ -107,7 +107,7 @@ def run_handler(folder: Path, items: list[dict], **arguments: object) -> ShiftMe
     return handler
 
 
-@pytest.mark.parametrize("K", [1, 3], ids=["binary", "classes"])
+@pytest.mark.parametrize("K", [1, pytest.param(3, marks=pytest.mark.slow)], ids=["binary", "classes"])
 def test_handler_writes_scores_and_figures(tmp_path, K):
     Image.fromarray(np.tile(np.arange(0, 250, 5, dtype=np.uint8), (40, 1))).save(tmp_path / "a.png")
     image = MetaTensor(torch.zeros(3, 32, 32), meta={"filename_or_obj": str(tmp_path / "a.png")})
