@@ -166,7 +166,8 @@ def _ambiguity(content: Mapping[str, Any], uris: Mapping[str, str]) -> Section:
         "right: the border is drawn wider and wider. Means over the zone in which the truth is open; bands are "
         "quartiles over the phantoms. Experts that know when a case is ambiguous disagree most in the middle on "
         "the left, and more and more on the right. rho: Spearman's correlation with the known ambiguity within a "
-        "phantom, mean over phantoms. Phantoms are no patients: this is about behaviour, not about performance."
+        "phantom, mean over phantoms. Phantoms are no patients: this is about behaviour, not about performance. "
+        "In the maps below, of one lesion at every level, bright is 1 and dark is 0."
     )
     rows = [
         (

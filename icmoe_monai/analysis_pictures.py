@@ -107,11 +107,13 @@ def draw_wins(cases: Sequence[Mapping[str, Any]], expert_names: Sequence[str]) -
     num_columns = min(3, len(cases))
     num_rows = -(-len(cases) // num_columns)
     ratios = [min(1.5, case["image"].shape[0] / case["image"].shape[1]) for case in cases]
+    heights = [max(ratios[row * num_columns : (row + 1) * num_columns]) for row in range(num_rows)]
     panel = WIDTH_INCHES / (2 * num_columns)
-    figure = new_figure(num_rows * (panel * max(ratios) + 0.3) + 0.6)
-    axes = figure.subplots(num_rows, 2 * num_columns, squeeze=False).reshape(-1, 2)
+    figure = new_figure(sum(panel * height + 0.3 for height in heights) + 0.6)
+    axes = figure.subplots(num_rows, 2 * num_columns, squeeze=False, height_ratios=heights).reshape(-1, 2)
     for axis in axes.ravel():
         axis.set_axis_off()
+        axis.set_anchor("N")
     for (left, right), case in zip(axes, cases, strict=False):
         left.imshow(case["image"])
         label = case["label"] > 0
@@ -146,7 +148,8 @@ def draw_ambiguity(summary: Mapping[str, Any], examples: Mapping[str, Sequence[M
     for i, family in enumerate(summary):
         axis = figure.add_subplot(grid[0, i])
         _draw_measures(axis, summary[family])
-        axis.set(xlabel=labels[family], ylabel="mean over the zone, 0 to 1", ylim=(0, 1))
+        axis.set(xlabel=labels[family], ylabel="mean over the zone, 0 to 1", ylim=(0, 1.3))
+        axis.set_yticks(np.linspace(0, 1, 6))
         if family == "softness":
             axis.set_xscale("log", base=2)
             axis.set_xticks(LEVELS[family], [f"{level:g}" for level in LEVELS[family]])
@@ -170,7 +173,7 @@ def _draw_measures(axis: Axes, family: Mapping[str, Any]) -> None:
         words = f"{name.replace('_', ' ')} (rho {'-' if rho is None else format(rho, '+.2f')})"
         axis.plot(levels, mean, color=COLOURS[i], linestyle=DASHES[i], marker=MARKERS[i], label=words)
         axis.fill_between(levels, low, high, color=COLOURS[i], alpha=0.15, linewidth=0)
-    axis.legend(fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    axis.legend(fontsize=8.5, loc="upper center", ncols=2)
 
 
 def _strip(pictures: Sequence[Mapping[str, Any]]) -> np.ndarray:
