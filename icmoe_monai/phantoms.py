@@ -18,14 +18,19 @@ Drawing = tuple[np.ndarray, np.ndarray]
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.13, 0.92, 0.40])
 _DYNAMIC_RANGE_DB = 48
+_RIM_DEPTH = 1 / 3  # of a lesion's depth
 
 
-def draw_dermoscopy(rng: np.random.Generator, shape: tuple[int, int]) -> Drawing:
+def draw_dermoscopy(
+    rng: np.random.Generator, shape: tuple[int, int], *, rim: float = 1.0, softness: float = 1.0
+) -> Drawing:
     """Draw a pigmented lesion on skin: fuzzy border, pigment network, hairs, dark corners.
 
     Args:
         rng: Source of everything random.
         shape: (H, W).
+        rim: How much of the lesion its rim shows, 0 (skin: the border is the core's) to 1 (lesion: it is the mask's).
+        softness: Factor of the border's width.
 
     Example:
         >>> image, mask = draw_dermoscopy(np.random.default_rng(0), (60, 80))
@@ -39,8 +44,8 @@ def draw_dermoscopy(rng: np.random.Generator, shape: tuple[int, int]) -> Drawing
     field = blob(rng, shape, centre=(0.5, 0.5), radius=rng.uniform(0.2, 0.36), roughness=rng.uniform(0.05, 0.14))
     # the border is sharp on one side and fades on the other
     side = np.cos(np.arctan2(rows - 0.5, cols - 0.5) - rng.uniform(0, 6.3))
-    softness = 0.035 + 0.13 * np.clip(0.5 + 0.5 * side + 0.2 * noise(rng, shape, 12), 0, 1) ** 2
-    share = sigmoid((field + 0.05 * noise(rng, shape, 3)) / softness)
+    width = softness * (0.035 + 0.13 * np.clip(0.5 + 0.5 * side + 0.2 * noise(rng, shape, 12), 0, 1) ** 2)
+    share = sigmoid((field + 0.05 * noise(rng, shape, 3)) / width) * _rim_share(field, rim)
     strength = rng.uniform(0.4, 1.15)
     pigment = 0.62 + 0.16 * noise(rng, shape, 14) + 0.1 * noise(rng, shape, 4) + 0.3 * np.clip(field, 0, 0.6)
     pigment += rng.uniform(0.1, 0.3) * _network(rng, shape, 2.4) * sigmoid(2 * noise(rng, shape, 18))
@@ -57,12 +62,16 @@ def draw_dermoscopy(rng: np.random.Generator, shape: tuple[int, int]) -> Drawing
     return _to_uint8(image), field > 0
 
 
-def draw_ultrasound(rng: np.random.Generator, shape: tuple[int, int]) -> Drawing:
+def draw_ultrasound(
+    rng: np.random.Generator, shape: tuple[int, int], *, rim: float = 1.0, softness: float = 1.0
+) -> Drawing:
     """Draw a breast in ultrasound: tissue layers in speckle, a dark lesion, its shadow or enhancement.
 
     Args:
         rng: Source of everything random.
         shape: (H, W).
+        rim: How much of the lesion its rim shows, 0 (tissue: the border is the core's) to 1 (lesion: it is the mask's).
+        softness: Factor of the border's width.
 
     Example:
         >>> image, mask = draw_ultrasound(np.random.default_rng(0), (60, 80))
@@ -85,8 +94,9 @@ def draw_ultrasound(rng: np.random.Generator, shape: tuple[int, int]) -> Drawing
     radius = rng.uniform(0.11, 0.2)
     flat = rng.uniform(0.8, 1.15) if malignant else rng.uniform(0.5, 0.75)
     field = blob(rng, shape, centre, radius, rng.uniform(0.12, 0.2) if malignant else rng.uniform(0.03, 0.07), flat)
-    softness = (0.16 if malignant else 0.06) * (1 + 0.6 * np.clip(noise(rng, shape, 14), -1, 2))
-    inside = sigmoid((field + 0.06 * noise(rng, shape, 3)) / np.maximum(softness, 0.03))
+    width = (0.16 if malignant else 0.06) * (1 + 0.6 * np.clip(noise(rng, shape, 14), -1, 2))
+    width = softness * np.maximum(width, 0.03)
+    inside = sigmoid((field + 0.06 * noise(rng, shape, 3)) / width) * _rim_share(field, rim)
     halo = np.exp(-(((field + 0.12) / 0.14) ** 2))
     echo += inside * (-rng.uniform(9, 17) - echo * 0.55 - 14 * 0.55) + 3.5 * halo * rng.random()
     echo += 10 * specks(rng, shape, int(rng.integers(0, 9)), (0.6, 1.2), field > 0.2)
@@ -141,6 +151,26 @@ def draw_glands(rng: np.random.Generator, shape: tuple[int, int]) -> Drawing:
     density = strength[0] * blue[..., None] * _HAEMATOXYLIN * 1.5 + strength[1] * eosin[..., None] * _EOSIN * 0.75
     image = 244 * np.exp(-np.clip(density, 0, None)) + noise(rng, shape, 0.6)[..., None] * 3
     return _to_uint8(image), mask
+
+
+def core_of(mask: np.ndarray) -> np.ndarray:
+    """Return what a lesion is without its rim, which is a third of its depth; bool, (H, W).
+
+    Args:
+        mask: bool, (H, W).
+    """
+    return _depth(mask) > _RIM_DEPTH
+
+
+def _depth(mask: np.ndarray) -> np.ndarray:
+    """How deep a pixel lies in the mask, 0 at its border and 1 at its deepest."""
+    depth = distance_transform_edt(mask)
+    return depth / max(depth.max(), 1)
+
+
+def _rim_share(field: np.ndarray, rim: float) -> np.ndarray:
+    """How much of the lesion is seen: all of it in the core, `rim` of it in the rim and beyond."""
+    return rim + (1 - rim) * sigmoid((_depth(field > 0) - _RIM_DEPTH) / 0.03)
 
 
 def _network(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.ndarray:

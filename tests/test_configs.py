@@ -129,7 +129,14 @@ def test_evaluation_overrides_only_what_training_has():
 
 
 OVERLAYS = sorted(path for path in CONFIGS.glob("**/*.yaml") if path.parent.name not in ("studies", "experts"))
-NEW_IN_OVERLAYS = {"pretrain": {"sets", "trunk_file", "load_best", "exporting"}}
+NEW_IN_OVERLAYS = {
+    "pretrain": {"sets", "trunk_file", "load_best", "exporting"},
+    "evaluate_shift": {"num_cases", "shifts"},
+    "analyze": {
+        "compare_with", "training_dir", "phantoms", "num_phantoms", "num_windows", "num_points", "dead_below",
+        "before_def", "before", "analyzing",
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
@@ -148,6 +155,18 @@ def test_an_overlay_says_what_it_is_for_and_overrides_what_training_has(overlay)
             component, _, argument = key.rpartition("#")
             target = locate(ConfigParser(train)[component]["_target_"])
             assert argument in inspect.signature(target).parameters, key
+
+
+@pytest.mark.parametrize("name", ["analyze.yaml", "evaluate_shift.yaml"])
+def test_what_looks_at_a_network_loads_it_as_evaluation_does(name):
+    evaluate, other = read("evaluate.json"), ConfigParser.load_config_file(str(CONFIGS / name))
+    handlers = [handler for handler in other["validate#handlers"] if handler.get("network", "@network") == "@network"]
+    assert handlers[:2] == evaluate["validate#handlers"][:2]
+    for path, text in strings(other):
+        if text.startswith("$"):
+            assert len(re.findall(r"[\w\]]\(", text)) <= 1, (path, text)
+        if path.endswith("_target_") and text.startswith("icmoe_monai"):
+            assert locate(text) is not None, text
 
 
 @pytest.mark.parametrize("overlay", sorted(CONFIGS.glob("experts/*.yaml")), ids=lambda path: path.stem)

@@ -1,0 +1,260 @@
+"""What an expert's features know of the classes: points to draw, and how alike the same and different classes are.
+
+Features are taken on one window of a case, at three depths: `features`, what each expert hands to its decoder (stride
+16); `decoded`, what its decoder makes of it; `embeddings`, which the contrastive loss acts on, where there is a
+semantic expert. A *point* is a cell of such a map that is purely one class. The cells are drawn by the label and a
+seed alone, so that two networks are compared at the same places.
+
+Letters: E experts; D channels of a map; H W window; n points.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.transforms import CenterSpatialCrop, SpatialPad
+from monai.utils.type_conversion import convert_to_tensor
+from scipy.stats import mannwhitneyu
+from sklearn.manifold import TSNE
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from icmoe_monai.network import ICMoE, ICMoEOutput
+from icmoe_monai.splits import take_evenly
+
+NO_CLASS = -1
+_MOST_PER_CLASS = 400  # points of a class whose pairs are compared
+_LEAST_PER_CLASS = 5
+
+
+class Window(NamedTuple):
+    """One window of a case.
+
+    Attributes:
+        image: Normalised RGB, (3, H, W).
+        label: Class numbers, (H, W); `NO_CLASS` beyond the image.
+    """
+
+    image: Tensor
+    label: Tensor
+
+
+class Points(NamedTuple):
+    """Features of cells.
+
+    Attributes:
+        features: (n, D).
+        classes: (n,).
+    """
+
+    features: np.ndarray
+    classes: np.ndarray
+
+
+class FeatureComparison:
+    """Compare a network's features with those of another of the same kind, on the same windows of some cases.
+
+    Args:
+        network: The network that is looked at.
+        before: What it is compared with.
+        before_name: What that is, for titles.
+        window_size: Side of the window that is cut from each case, pixels, a multiple of 16.
+        num_windows: From how many cases, spread evenly.
+        num_points: About how many points.
+        seed: Of everything random.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        before: nn.Module,
+        before_name: str | None = None,
+        window_size: int = 256,
+        num_windows: int = 40,
+        num_points: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.network = network
+        self.before = before
+        self.before_name = Path(before_name).name if before_name else "before training"
+        self.window_size = window_size
+        self.num_windows = num_windows
+        self.num_points = num_points
+        self.seed = seed
+        self.windows: list[Window] = []
+        self._chosen: set[int] = set()
+
+    def start(self, num_cases: int) -> None:
+        """Forget the windows of the run before and choose those of this one."""
+        self.windows = []
+        self._chosen = set(take_evenly(range(num_cases), min(self.num_windows, num_cases))[0])
+
+    def add(self, index: int, image: Tensor, label: Tensor) -> None:
+        """Keep the window of a chosen case: its number from 0, image and label as `take_window` has them."""
+        if index in self._chosen:
+            self.windows.append(take_window(image, label, self.window_size))
+
+    def compare(self) -> tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]:
+        """Return t-SNE's plane of the network's points by depth and expert, and the similarities before and after.
+
+        The similarities are by "depth: expert"; all three are empty for a network that is no mixture over a trunk.
+        """
+        drawing = {"num_points": self.num_points, "seed": self.seed}
+        after = collect_points(self.network, self.windows, **drawing)
+        before = collect_points(self.before, self.windows, **drawing)
+        spread = {
+            depth: {name: (flatten(points, seed=self.seed), points.classes) for name, points in by_expert.items()}
+            for depth, by_expert in after.items()
+        }
+        similarities = [
+            {
+                f"{depth}: {name}": similarity(points, seed=self.seed)
+                for depth, by_expert in each.items()
+                for name, points in by_expert.items()
+            }
+            for each in (before, after)
+        ]
+        return spread, similarities[0], similarities[1]
+
+
+def take_window(image: Tensor, label: Tensor, size: int) -> Window:
+    """Cut the window at an image's centre, or pad an image that is smaller.
+
+    Args:
+        image: Resized and normalised RGB, (3, h, w).
+        label: Class numbers, (1, H, W), of any size.
+        size: Side of the window, pixels.
+
+    Example:
+        >>> take_window(torch.zeros(3, 48, 80), torch.zeros(1, 96, 160), 64).label.shape
+        torch.Size([64, 64])
+    """
+    image, label = (convert_to_tensor(each, track_meta=False, device="cpu").float() for each in (image, label))
+    label = F.interpolate(label[None], size=image.shape[1:], mode="nearest-exact")[0]
+    crop = CenterSpatialCrop((size, size))
+    image = SpatialPad((size, size))(crop(image))
+    label = SpatialPad((size, size), value=NO_CLASS)(crop(label))
+    return Window(torch.as_tensor(image), torch.as_tensor(label)[0].long())
+
+
+@torch.no_grad()
+def collect_points(
+    network: nn.Module, windows: Sequence[Window], *, num_points: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Points]]:
+    """Return points at each depth, by expert; a network without experts over a trunk (a baseline) has none.
+
+    Args:
+        network: The network.
+        windows: The windows, at least one.
+        num_points: About how many points, as many of each class where there are.
+        seed: Of the cells that are drawn.
+    """
+    if not isinstance(network, ICMoE):
+        return {}
+    device = next(network.parameters()).device
+    network.eval()
+    training = _in_training(network) if "semantic" in network.expert_names else None
+    num_classes = max(network.out_channels, 2)
+    per_class = -(-num_points // (len(windows) * num_classes))
+    drawn: dict[str, dict[str, list[Points]]] = {}
+    for index, window in enumerate(windows):
+        image = window.image[None].to(device)
+        features = network.expert_features(network.trunk(image))
+        decoded, _ = network.decode(features, image)
+        maps = {"features": dict(zip(network.expert_names, features[0], strict=True))}
+        maps["decoded"] = {name: each[0] for name, each in zip(network.expert_names, decoded, strict=True)}
+        if training is not None:
+            output: ICMoEOutput = training(image)
+            maps["embeddings"] = {"semantic": output.embeddings[0]}
+        for depth, by_expert in maps.items():
+            for name, one in by_expert.items():
+                points = _points(one.float().cpu(), window.label, num_classes, per_class, [seed, index])
+                drawn.setdefault(depth, {}).setdefault(name, []).append(points)
+    return {
+        depth: {name: Points(*map(np.concatenate, zip(*parts, strict=True))) for name, parts in by_expert.items()}
+        for depth, by_expert in drawn.items()
+    }
+
+
+def flatten(points: Points, *, seed: int = 0) -> np.ndarray:
+    """Return t-SNE's two coordinates of points, (n, 2).
+
+    Args:
+        points: At least 4.
+        seed: Of t-SNE.
+    """
+    perplexity = min(30.0, (len(points.classes) - 1) / 3)
+    spread = TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=seed)
+    return np.asarray(spread.fit_transform(points.features.astype(np.float32)))
+
+
+def similarity(points: Points, *, seed: int = 0) -> dict[str, Any] | None:
+    """Return how alike points are, by cosine: of one foreground class, of the background, and one of each.
+
+    Args:
+        points: The points.
+        seed: Of those that are compared, where there are many.
+
+    Returns:
+        `foreground`, `background` and `between`, each the cosines (arrays); `means` of the three; `separation`, the
+        mean of the first two means less the third; `auc`, the chance that a pair of one class is more alike than a
+        pair of two. None if foreground or background has too few points.
+    """
+    rng = np.random.default_rng(seed)
+    taken = np.concatenate(
+        [rng.permutation(np.flatnonzero(points.classes == c))[:_MOST_PER_CLASS] for c in np.unique(points.classes)]
+    )
+    classes, features = points.classes[taken], points.features[taken].astype(np.float64)
+    if min((classes == 0).sum(), (classes > 0).sum()) < _LEAST_PER_CLASS:
+        return None
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    first, second = np.triu_indices(len(taken), k=1)
+    cosines = np.einsum("nd,md->nm", unit, unit)[first, second]
+    a, b = classes[first], classes[second]
+    groups = {
+        "foreground": cosines[(a == b) & (a > 0)],
+        "background": cosines[(a == b) & (a == 0)],
+        "between": cosines[(a == 0) != (b == 0)],
+    }
+    means = {name: round(float(group.mean()), 6) for name, group in groups.items()}
+    within = np.concatenate([groups["foreground"], groups["background"]])
+    wins = float(mannwhitneyu(within, groups["between"]).statistic) / (len(within) * len(groups["between"]))
+    separation = (means["foreground"] + means["background"]) / 2 - means["between"]
+    return {**groups, "means": means, "separation": round(separation, 6), "auc": round(wins, 6)}
+
+
+def _points(one: Tensor, label: Tensor, num_classes: int, per_class: int, seed: Sequence[int]) -> Points:
+    """Draw cells of each class of a map (D, h, w), by a label (H, W)."""
+    h, w = one.shape[1:]
+    classes = pure_classes(label, (h, w), num_classes).flatten().numpy()
+    rng = np.random.default_rng(seed)
+    cells = np.concatenate([rng.permutation(np.flatnonzero(classes == c))[:per_class] for c in range(num_classes)])
+    return Points(one.flatten(1).T.numpy()[cells], classes[cells])
+
+
+def pure_classes(label: Tensor, size: tuple[int, int], num_classes: int) -> Tensor:
+    """Return the class of every cell (h, w) of which all pixels have it, else `NO_CLASS`.
+
+    Args:
+        label: Class numbers, (H, W).
+        size: h and w.
+        num_classes: Their number.
+    """
+    one_hot = torch.stack([label == c for c in range(num_classes)]).float()
+    share, cell_class = F.adaptive_avg_pool2d(one_hot[None], size)[0].max(dim=0)
+    return torch.where(share > 1 - 1e-6, cell_class, NO_CLASS)
+
+
+def _in_training(network: ICMoE) -> ICMoE:
+    """Return a copy that gives its structured output, with the statistics of evaluation."""
+    copied = copy.deepcopy(network).train()
+    for module in copied.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return copied

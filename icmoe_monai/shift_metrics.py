@@ -1,0 +1,241 @@
+"""What shifts of the images do to the masks, and whether figures of quality notice: `shifts.csv`, `.json`, pictures.
+
+A *condition* is a shift at a strength, or the clean images. Every case is scored under every condition by the Dice of
+its voted mask at the label's size (empty label and mask: 1; only one empty: 0; K>1: mean over the foreground classes),
+and beside it stand the figures of quality that a run without labels would have given it. Intervals are 95 % percentile
+bootstrap intervals over the cases, differences from the clean images paired by case.
+
+Spearman's correlation of Dice with each figure is reported three ways: over the conditions' means, which asks whether a
+set of worse pictures is noticed; over all cases and conditions; and within each case over its conditions, averaged over
+the cases in which both vary. Letters: C conditions; N cases.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.metrics.meandice import compute_dice
+from monai.utils.type_conversion import convert_to_tensor
+from scipy.stats import spearmanr
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import without_folders, write_csv, write_json
+from icmoe_monai.metrics import split_items
+from icmoe_monai.reliability import reliability
+from icmoe_monai.report import versions
+from icmoe_monai.shift_figures import draw_conditions, draw_examples, draw_quality
+from icmoe_monai.shifts import CLEAN, SHIFTS
+
+# A figure of quality, and what it should do when masks get worse: fall (1) or rise (-1).
+QUALITY_SIGNS = {
+    "predicted_dice": 1,
+    "confidence": 1,
+    "expert_agreement": 1,
+    "disagreement": -1,
+    "vote_entropy": -1,
+}
+_DECIDED = ("voted", "label")
+Quality = Callable[[Mapping[str, Any]], Mapping[str, float]]
+
+
+def case_quality(item: Mapping[str, Any]) -> dict[str, float]:
+    """Return a case's figures of quality: those under its `reliability`, else those that its probabilities give.
+
+    Args:
+        item: A case that has gone through `SplitVotesd`.
+    """
+    if item.get("reliability"):
+        return dict(item["reliability"])
+    maps = [convert_to_tensor(item[key], track_meta=False) for key in ("probability", "expert_probabilities", "votes")]
+    return reliability(*maps)
+
+
+class ShiftMetrics:
+    """Handler that scores shifted cases and writes `shifts.csv`, `shifts.json` and the figures when all are done.
+
+    Needs `SplitVotesd` in the evaluator's postprocessing, a label, and the cases of `shifted_cases`.
+
+    Args:
+        output_dir: Folder of the files.
+        out_channels: K.
+        quality: Returns a case's figures of quality, by name; see `QUALITY_SIGNS`.
+        num_bootstrap: Number of bootstrap samples.
+        seed: Of the bootstrap, and of the example picture's shifts.
+        bundle_info: Settings to note, such as the checkpoint; absolute paths are cut to their last part.
+
+    Raises:
+        InputError: If a case has no label.
+
+    Example:
+        >>> handler = ShiftMetrics(output_dir="nowhere")
+        >>> evaluator = Engine(lambda engine, batch: batch)
+        >>> handler.attach(evaluator)
+        >>> evaluator.has_event_handler(handler.iteration_completed)
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str | Path,
+        out_channels: int = 1,
+        quality: Quality = case_quality,
+        num_bootstrap: int = 1000,
+        seed: int = 0,
+        bundle_info: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.out_channels = out_channels
+        self.quality = quality
+        self.num_bootstrap = num_bootstrap
+        self.seed = seed
+        self.settings = {"versions": versions(), "seed": seed, **without_folders(dict(bundle_info or {}))}
+        self._rows: list[dict[str, Any]] = []
+        self._example = ""
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: Evaluator whose output is decollated.
+        """
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.COMPLETED, self.completed)
+
+    def started(self, engine: Engine) -> None:
+        """Forget the run before."""
+        self._rows, self._example = [], ""
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Score the cases of one iteration."""
+        for item in split_items(engine):
+            if item.get("label") is None:
+                raise InputError(f"{item['name']} has no label: evaluate labelled cases only.")
+            self._example = self._example or str(getattr(item.get("image"), "meta", {}).get("filename_or_obj", ""))
+            condition = {"case": item["name"], "shift": item["shift"], "strength": int(item["strength"])}
+            self._rows.append({**condition, "dice": self._dice(item), **self.quality(item)})
+
+    def completed(self, engine: Engine) -> None:
+        """Write the files and log the table."""
+        summary = summarise(self._rows, num_bootstrap=self.num_bootstrap, seed=self.seed)
+        rows = [{k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} for row in self._rows]
+        write_csv(self.output_dir / "shifts.csv", rows)
+        write_json(self.output_dir / "shifts.json", {**summary, "settings": self.settings})
+        draw_conditions(summary, self.output_dir / "shifts.png")
+        draw_quality(summary, self.output_dir / "shift_quality.png")
+        if self._example:
+            shifts = [name for name in SHIFTS if any(row["shift"] == name for row in self._rows)]
+            draw_examples(self._example, shifts, self.output_dir / "shift_examples.png", seed=self.seed)
+        logging.getLogger(__name__).info("%s", _table(summary))
+
+    def _dice(self, item: Mapping[str, Any]) -> float:
+        K = self.out_channels
+        voted, label = (convert_to_tensor(item[key], track_meta=False, device="cpu")[None] for key in _DECIDED)
+        dice = compute_dice(voted, label, K == 1, ignore_empty=False, num_classes=K if K > 1 else None)
+        return float(dice.mean())
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], *, num_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Return what the cases amount to, as `shifts.json` holds it.
+
+    Args:
+        rows: A row per case and condition: `case`, `shift`, `strength`, `dice` and the figures of quality; every case
+            under every condition.
+        num_bootstrap: Number of bootstrap samples.
+        seed: Of the bootstrap.
+
+    Returns:
+        `num_cases`; `conditions`, each with `shift`, `strength`, `amount`, `unit`, `dice`, `interval`, `minus_clean`,
+        `minus_clean_interval` and `quality`, the figures' means; `spearman`, by figure: `expected_sign`,
+        `over_conditions`, `over_cases_and_conditions`, `within_cases`.
+    """
+    names = list(dict.fromkeys(row["case"] for row in rows))
+    conditions = list(dict.fromkeys((row["shift"], row["strength"]) for row in rows))
+    figures = [key for key in rows[0] if key not in ("case", "shift", "strength")]
+    values = np.full((len(figures), len(conditions), len(names)), np.nan)
+    place = {condition: i for i, condition in enumerate(conditions)}, {name: i for i, name in enumerate(names)}
+    for row in rows:
+        c, n = place[0][row["shift"], row["strength"]], place[1][row["case"]]
+        values[:, c, n] = [row[figure] for figure in figures]
+    dice, quality = values[0], dict(zip(figures[1:], values[1:], strict=True))
+    drawn = np.random.default_rng(seed).integers(0, len(names), (num_bootstrap, len(names)))
+    clean = dice[place[0][CLEAN, 0]]
+    entries = []
+    for c, (shift, strength) in enumerate(conditions):
+        means = {name: _rounded(figure[c].mean()) for name, figure in quality.items()}
+        amount = SHIFTS[shift].amounts[strength - 1] if shift in SHIFTS else None
+        entries.append(
+            {
+                "shift": shift,
+                "strength": strength,
+                "amount": amount,
+                "unit": SHIFTS[shift].unit if shift in SHIFTS else None,
+                "dice": _rounded(dice[c].mean()),
+                "interval": _interval(dice[c], drawn),
+                "minus_clean": _rounded((dice[c] - clean).mean()),
+                "minus_clean_interval": _interval(dice[c] - clean, drawn),
+                "quality": means,
+            }
+        )
+    return {
+        "num_cases": len(names),
+        "conditions": entries,
+        "spearman": {name: _correlations(dice, figure, QUALITY_SIGNS.get(name)) for name, figure in quality.items()},
+    }
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Return Spearman's correlation of two columns, or None where one does not vary.
+
+    Args:
+        first: (n,).
+        second: (n,).
+    """
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return _rounded(spearmanr(first, second).statistic)
+
+
+def _correlations(dice: np.ndarray, figure: np.ndarray, sign: int | None) -> dict[str, Any]:
+    """Return the three correlations of values (C, N)."""
+    within = [rho for d, q in zip(dice.T, figure.T, strict=True) if (rho := correlation(d, q)) is not None]
+    return {
+        "expected_sign": sign,
+        "over_conditions": correlation(dice.mean(1), figure.mean(1)),
+        "over_cases_and_conditions": correlation(dice.ravel(), figure.ravel()),
+        "within_cases": _rounded(np.mean(within)) if within else None,
+        "num_cases_within": len(within),
+    }
+
+
+def _interval(column: np.ndarray, drawn: np.ndarray) -> list[float] | None:
+    if len(column) < 2:
+        return None
+    return [_rounded(bound) for bound in np.percentile(column[drawn].mean(axis=1), [2.5, 97.5])]
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 6)
+
+
+def _table(summary: Mapping[str, Any]) -> str:
+    lines = [f"{summary['num_cases']} cases, Dice [95 % interval], minus clean [95 % interval]:"]
+    for entry in summary["conditions"]:
+        name = f"{entry['shift']} {entry['strength'] or ''}".ljust(16)
+        lines.append(f"{name} {_cell(entry['dice'], entry['interval'])}  ")
+        if entry["strength"]:
+            lines[-1] += _cell(entry["minus_clean"], entry["minus_clean_interval"])
+    for name, rho in summary["spearman"].items():
+        over, within = rho["over_conditions"], rho["within_cases"]
+        lines.append(f"Dice and {name}: Spearman {over} over conditions, {within} within cases")
+    return "\n".join(lines)
+
+
+def _cell(value: float, interval: Sequence[float] | None) -> str:
+    return f"{value:+.4f}" + (f" [{interval[0]:+.4f} {interval[1]:+.4f}]" if interval else "")
