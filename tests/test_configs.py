@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from pydicom.sr.codedict import codes
 
 import icmoe_monai
+from icmoe_monai.calibration import OUTPUT_SETTINGS
 from icmoe_monai.download import OFFICIAL_WEIGHTS
 from icmoe_monai.sam import BACKBONES
 from icmoe_monai.trunk import has_frozen_trunk
@@ -122,14 +123,19 @@ def test_version_and_requirements_are_one_value():
 
 def test_evaluation_overrides_only_what_training_has():
     train, evaluate = read("train.json"), read("evaluate.json")
-    new = {"split", "num_bootstrap", "num_pictures", "evaluating"}
+    new = {"split", "num_bootstrap", "num_pictures", "evaluating", "calibration", "calibrated"}
     for key in evaluate.keys() - new:
         section, _, name = key.partition("#")
         assert name in train[section] if name else section in train, key
 
 
 OVERLAYS = sorted(path for path in CONFIGS.glob("**/*.yaml") if path.parent.name not in ("studies", "experts"))
-NEW_IN_OVERLAYS = {"pretrain": {"sets", "trunk_file", "load_best", "exporting"}}
+NEW_IN_OVERLAYS = {
+    "pretrain": {"sets", "trunk_file", "load_best", "exporting"},
+    "calibrate": {
+        "split", "alpha", "review_share", "calibration", "calibration_file", "calibration_folder", "calibrating",
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
@@ -148,6 +154,22 @@ def test_an_overlay_says_what_it_is_for_and_overrides_what_training_has(overlay)
             component, _, argument = key.rpartition("#")
             target = locate(ConfigParser(train)[component]["_target_"])
             assert argument in inspect.signature(target).parameters, key
+
+
+def test_a_calibration_is_tied_to_the_settings_that_change_what_the_network_says():
+    settings = {name: f"@{name}" for name in OUTPUT_SETTINGS}
+    inference, evaluate = read("inference.json"), read("evaluate.json")
+    assert inference["calibrated"] == evaluate["calibrated"]
+    assert inference["calibrated"]["settings"] == settings
+    assert settings.items() <= inference["journal"]["settings"].items()
+
+
+def test_evaluation_and_inference_take_the_same_features_and_bring_them_to_the_image_alike():
+    evaluated = read("evaluate.json")["validate#postprocessing"]["transforms"]
+    inferred = read("inference.json")["postprocessing"]["transforms"]
+    assert evaluated[0] == inferred[0]
+    assert evaluated[1] | {"transform": "@preprocessing"} == inferred[2]
+    assert evaluated[2] == read("train.json")["validate"]["postprocessing"]["transforms"][1]
 
 
 @pytest.mark.parametrize("overlay", sorted(CONFIGS.glob("experts/*.yaml")), ids=lambda path: path.stem)
