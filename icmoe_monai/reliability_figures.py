@@ -69,7 +69,7 @@ def draw_risk_coverage(curves: Mapping[str, np.ndarray], path: str | Path) -> No
         axes.set_ylim(bottom=0)
         axes.set_xlabel("cases kept, the most confident first (%)")
         axes.set_ylabel("mean risk of the kept cases (1 - Dice)")
-        axes.legend(frameon=False, loc="upper left", title="sorted by")
+        figure.legend(frameon=False, loc="outside upper left", ncols=2, title="sorted by", alignment="left")
         _save(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""The calibration file: which one is found, what is refused, what it makes of a case; and how it is fitted and written."""
+"""The calibration file: which is found, what is refused, what it makes of a case; and how it is fitted and written."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def cases(n: int, *, empty: int = 0, seed: int = 0) -> list[dict[str, Any]]:
     split, take = SplitVotesd(expert_names=EXPERTS), TakeVoteFeaturesd()
     items = []
     for i in range(n):
-        label = torch.zeros(1, 40, 40)
-        top, left = rng.integers(2, 18, 2)
+        label = torch.zeros(1, 32, 32)
+        top, left = rng.integers(2, 14, 2)
         quality = rng.uniform()
-        logits = torch.full((2, 40, 40), -2.0 - 2 * quality)
+        logits = torch.full((2, 32, 32), -2.0 - 2 * quality)
         for expert in logits:
-            row, column = np.clip(rng.integers(-6, 7, 2) * (1 - quality), -6, 6).astype(int) + (top, left)
-            expert[max(row, 0) : row + 18, max(column, 0) : column + 18] = 0.5 + 3 * quality
+            row, column = np.array([top, left]) + (rng.integers(-6, 7, 2) * (1 - quality)).astype(int)
+            expert[max(row, 0) : row + 14, max(column, 0) : column + 14] = 0.5 + 3 * quality
         if i >= empty:
-            label[:, top : top + 18, left : left + 18] = 1
+            label[:, top : top + 14, left : left + 14] = 1
         else:
             logits -= 6
         experts = torch.sigmoid(logits + 0.3 * torch.from_numpy(rng.normal(size=logits.shape)).float())

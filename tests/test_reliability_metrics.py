@@ -1,4 +1,4 @@
-"""What an evaluation says of a model's own word: against literal definitions, with and without a calibration; figures."""
+"""What an evaluation says of a model's own word: literal definitions, with and without a calibration, and figures."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ def colours_of(path: Path) -> tuple[np.ndarray, set[tuple[int, ...]]]:
     with Image.open(path) as image:
         assert image.width == 1200
         pixels = np.asarray(image.convert("RGB"))
-    return pixels, set(map(tuple, np.unique(pixels.reshape(-1, 3), axis=0)))
+    coded = np.unique(pixels.astype(int) @ [65536, 256, 1])
+    return pixels, {(int(code >> 16), int(code >> 8 & 255), int(code & 255)) for code in coded}
 
 
 def test_the_reliability_diagram_shows_both(tmp_path: Path) -> None:
