@@ -10,7 +10,7 @@
   pixels of the entropy of the plain mean of the experts' probabilities. `optimal` sorts by the true Dice, `random` is
   the expectation of any order.
 - *Control*: the false-negative rate of the risk-controlled masks, mean over images with foreground, beside alpha, and
-  that of the default masks.
+  that of the default masks; the share of the image that either covers is what the promise costs.
 - *No lesion*: sensitivity (images with a lesion that are not called lesion-free) and specificity (lesion-free images
   that are called so).
 
@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from icmoe_monai.calibration import Calibration
-from icmoe_monai.conformal import level_index, miss_curve
+from icmoe_monai.conformal import controlled_mask, level_index, miss_curve
 from icmoe_monai.files import write_csv, write_json
 from icmoe_monai.fit_calibration import mean_dice, names_digest
 from icmoe_monai.metrics import split_items
@@ -117,6 +117,8 @@ class ReliabilityMetrics:
                     "has_lesion": curve is not None,
                     "false_negative_rate": None if curve is None else float(curve[level_index(0.5) + 1]),
                     "controlled_false_negative_rate": self._controlled_rate(curve),
+                    "foreground_share": float((voted > 0).float().mean()),
+                    "controlled_foreground_share": self._controlled_share(probability),
                     "no_lesion_probability": self.calibration.no_lesion_probability(features),
                     "no_lesion": self.calibration.says_no_lesion(features),
                 }
@@ -129,6 +131,11 @@ class ReliabilityMetrics:
         if curve is None or not self.calibration.is_there:
             return None
         return float(curve[level_index(self.calibration.threshold)])
+
+    def _controlled_share(self, probability: Tensor) -> float | None:
+        if not self.calibration.is_there:
+            return None
+        return float((controlled_mask(probability, self.calibration.threshold) > 0).float().mean())
 
     def completed(self, engine: Engine) -> None:
         """Write the files."""
@@ -194,14 +201,16 @@ class ReliabilityMetrics:
         rates = rates[~np.isnan(rates)]
         if not rates.size:
             return None
-        result = {"num_images": len(rates), "default_rate": float(rates.mean()), "alpha": None, "threshold": None}
+        result = {"num_images": len(rates), "default_rate": float(rates.mean())}
+        result["default_share"] = float(self._column("foreground_share").mean())
         if not self.calibration.is_there:
-            return {**result, "rate": None, "interval": None}
+            return {**result, **dict.fromkeys(("alpha", "threshold", "rate", "interval", "share"))}
         controlled = self._column("controlled_false_negative_rate")
         controlled = controlled[~np.isnan(controlled)]
         chosen = {key: self.calibration.content["control"][key] for key in ("alpha", "threshold")}
         interval = self._interval([controlled], np.mean)
-        return {**result, **chosen, "rate": float(controlled.mean()), "interval": interval}
+        share = float(self._column("controlled_foreground_share").mean())
+        return {**result, **chosen, "rate": float(controlled.mean()), "interval": interval, "share": share}
 
     def _no_lesion(self) -> dict[str, Any]:
         has_lesion = np.array([row["has_lesion"] for row in self._rows], dtype=bool)

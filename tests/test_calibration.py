@@ -263,6 +263,25 @@ def test_images_of_both_kinds_are_told_apart_by_their_own_vote() -> None:
     assert chance["sensitivity"] + chance["specificity"] < 1.5
 
 
+def test_three_classes_are_calibrated_and_controlled_together(tmp_path: Path) -> None:
+    split, take, items = SplitVotesd(out_channels=3, expert_names=EXPERTS), TakeVoteFeaturesd(out_channels=3), []
+    for i in range(12):
+        label = torch.zeros(1, 24, 24, dtype=torch.int64)
+        label[:, 4 : 12 + i % 4, 4:12], label[:, 14:20, 6 : 18 + i % 3] = 1, 2
+        logits = 2 * torch.nn.functional.one_hot(label[0], 3).permute(2, 0, 1) + torch.randn(2, 3, 24, 24)
+        experts = torch.softmax(logits, dim=1)
+        pred = MetaTensor(torch.cat([experts.mean(0), experts.flatten(0, 1), torch.full((2, 24, 24), 0.5)]))
+        items.append(split(take({"pred": pred, "label": label, "name": f"case {i}"})))
+    handler = fit(tmp_path, items, out_channels=3, settings=SETTINGS | {"out_channels": 3})
+    assert len(handler.content["temperature"]["bias"]) == 3
+    assert handler.content["fit"]["temperature"]["nll_after"] < handler.content["fit"]["temperature"]["nll_before"]
+    made = ApplyCalibrationd(calibration=find(tmp_path, out_channels=3))({**items[0], "pred": items[0]["probability"]})
+    assert made["calibrated"].shape == (3, 24, 24)
+    assert torch.allclose(made["calibrated"].as_tensor().sum(0), torch.ones(24, 24))
+    assert made["controlled"].unique().tolist() == [0, 1, 2]
+    assert (made["controlled"] > 0).sum() > (items[0]["voted"] > 0).sum()
+
+
 def test_names_are_known_again_in_any_order_and_are_not_kept() -> None:
     assert names_digest(["b", "a"]) == names_digest(["a", "b"]) != names_digest(["a", "c"])
 

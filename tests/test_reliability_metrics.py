@@ -61,6 +61,10 @@ def test_a_calibrated_evaluation(calibration: Calibration, tmp_path: Path) -> No
     missed = [1 - item["voted"].numpy()[item["label"].numpy() > 0].mean() for item in items if item["label"].any()]
     assert result["control"]["default_rate"] == pytest.approx(np.mean(missed), abs=0.01)
 
+    assert result["control"]["share"] == pytest.approx(np.mean(found), abs=1e-6)
+    voted = [item["voted"].numpy().mean() for item in items]
+    assert result["control"]["default_share"] == pytest.approx(np.mean(voted), abs=1e-6)
+
     quality, dice = result["predicted_dice"], np.array([float(row["dice"]) for row in rows])
     order = np.argsort([-float(row["predicted_dice"]) for row in rows])
     assert quality["mean_dice_of_the_rest"] == pytest.approx(dice[order[:24]].mean())
@@ -80,8 +84,8 @@ def test_without_a_calibration_what_can_be_told_is(tmp_path: Path) -> None:
     assert result["images_of_the_calibration"] is None
     assert set(result["aurc"]) == {"naive_confidence", "mean_vote_confidence", "optimal", "random"}
     assert result["control"] == {
-        **{"num_images": 6, "default_rate": pytest.approx(result["control"]["default_rate"])},
-        **dict.fromkeys(("alpha", "threshold", "rate", "interval")),
+        **{key: result["control"][key] for key in ("num_images", "default_rate", "default_share")},
+        **dict.fromkeys(("alpha", "threshold", "rate", "interval", "share")),
     }
     assert result["no_lesion"]["sensitivity"] is None
     assert result["no_lesion"]["reason"] == "No calibration was given."
