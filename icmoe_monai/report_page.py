@@ -146,7 +146,12 @@ def _calibration_entries(calibration: Mapping[str, Any], done: Sequence[Mapping[
     if not control:
         return [("Calibration", _text(calibration["reason"]))] if calibration.get("reason") else []
     entries = [("Calibration", _text(calibration.get("file")))]
-    entries.append(("Risk-controlled masks miss, on average", f"at most {100 * control['alpha']:g} % of a lesion"))
+    entries.append(
+        (
+            "Risk-controlled masks miss, on average",
+            f"at most {100 * control['alpha']:g} % of a lesion, in images like the calibration's",
+        )
+    )
     if any(_known(case, "review") for case in done):
         entries.append(("Review advised", f"{sum(bool(case.get('review')) for case in done):,}"))
     return entries
