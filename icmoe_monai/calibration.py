@@ -132,6 +132,10 @@ class ApplyCalibrationd(MapTransform):
         keys: Key of the vote's probabilities, (K, H, W), at the input's own size. Each item also needs
             `TakeVoteFeaturesd`'s `vote_features`, and `disagreement` at the same size.
         review_below: The predicted Dice under which review is advised; None takes the file's.
+
+    Example:
+        >>> ApplyCalibrationd(calibration=Calibration(reason="none"))({"name": "a.png"})
+        {'name': 'a.png'}
     """
 
     def __init__(

@@ -59,6 +59,12 @@ class FitCalibration:
     Raises:
         InputError: If the split is another, or alpha or the share is no rate; later, if the file cannot be written, or
             there are too few images for alpha.
+
+    Example:
+        >>> given = {"path": "c.json", "checkpoint": None, "pretrained": None, "settings": {}}
+        >>> FitCalibration(split="test", **given)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        icmoe_monai.errors.InputError: A calibration is fitted on the validation images ... split 'test': ...
     """
 
     def __init__(

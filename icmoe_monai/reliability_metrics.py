@@ -62,6 +62,10 @@ class ReliabilityMetrics:
         calibration: The calibration to judge; None: none.
         num_bootstrap: Number of bootstrap samples.
         seed: Seed of the bootstrap.
+
+    Example:
+        >>> ReliabilityMetrics(output_dir="evaluation").calibration.reason
+        'No calibration was given.'
     """
 
     def __init__(

@@ -63,6 +63,12 @@ class PixelSample(NamedTuple):
     """Pixels of some images.
 
     Fields: log P, (N, C); d, (N,); classes, (N,); how many pixels each stands for, (N,); index of their image, (N,).
+
+    Example:
+        >>> flat = torch.full((1, 2, 2), 0.5), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
+        >>> sample = sample_pixels(*flat, image=0, num_pixels=2)
+        >>> sample.classes.tolist(), sample.weights.tolist()
+        ([1, 1], [2.0, 2.0])
     """
 
     log_probabilities: np.ndarray
