@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigWorkflow
 
+from icmoe_monai.calibration import AUTO, NONE
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.settings import find_bundle_root
 
-_OPTIONS = ("--help", "--experts", "--checkpoint", "--device", "--overwrite", "--anonymous")
+_OPTIONS = ("--help", "--experts", "--checkpoint", "--calibration", "--device", "--overwrite", "--anonymous")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +61,11 @@ def _parser(experts: Sequence[str]) -> argparse.ArgumentParser:
     predict.add_argument("output", metavar="OUT", help="folder of the results")
     predict.add_argument("--experts", choices=experts, help="what the experts were trained for (default: skin)")
     predict.add_argument("--checkpoint", metavar="FILE", help="weights of your own training")
+    predict.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="calibration of the weights, or none (default: STEM.calibration.json beside them, where it is there)",
+    )
     predict.add_argument("--device", help="such as cpu or cuda:0 (default: CUDA where there is one)")
     predict.add_argument("--overwrite", action="store_true", help="do finished cases again")
     predict.add_argument(
@@ -76,6 +82,9 @@ def _predict(root: Path, known: argparse.Namespace, overrides: dict[str, Any]) -
         configs.append(root / "configs" / "experts" / f"{known.experts}.yaml")
     if known.checkpoint:
         overrides["checkpoint"] = os.path.abspath(known.checkpoint)
+    if known.calibration:
+        is_word = known.calibration in (AUTO, NONE)
+        overrides["calibration"] = known.calibration if is_word else os.path.abspath(known.calibration)
     if known.device:
         overrides["device"] = known.device
     # whole paths, as MONAI would read "$HOME" and the like as an expression

@@ -19,6 +19,7 @@ from icmoe_monai.version import __version__
 CASE, VOLUME, NOTE = "case", "volume", "note"
 JOURNAL = "cases.jsonl"
 _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
+_FILES = ("mask", "overlay", "controlled", "disagreement_map")
 
 
 class Journal:
@@ -75,10 +76,7 @@ class Journal:
         Raises:
             InputError: If the folder holds results of another model or other settings.
         """
-        self.model = _describe(self.checkpoint)
-        for part, file in (("trunk", _describe(self.pretrained)), ("pyramid", _describe(self.pyramid))):
-            self.model |= {part: file["checkpoint"], f"{part}_sha256": file["sha256"]}
-        self.model["icmoe_monai"] = __version__
+        self.model = {**describe_model(self.checkpoint, self.pretrained, self.pyramid), "icmoe_monai": __version__}
         made_by = json.loads(dump_json({"model": self.model, "settings": self.settings}))
         found = {} if self.overwrite else self._read()
         if not found:
@@ -149,7 +147,7 @@ class Journal:
         record = self._records[CASE].get(case["name"], {})
         if record.get("status") != "done" or record.get("stamp") != case.get("stamp"):
             return False
-        return all((self.output_dir / record[key]).is_file() for key in ("mask", "overlay") if record.get(key))
+        return all((self.output_dir / record[key]).is_file() for key in _FILES if record.get(key))
 
     def _read(self) -> dict[str, Any]:
         made_by: dict[str, Any] = {}
@@ -175,6 +173,22 @@ class Journal:
                 yield content["kind"], content["record"]
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{self.path} is damaged: redo the results with --overwrite true.") from error
+
+
+def describe_model(
+    checkpoint: str | Path | None, pretrained: str | Path | None = None, pyramid: str | Path | None = None
+) -> dict[str, Any]:
+    """Return what tells a model from others: name and SHA-256 of the files of its weights.
+
+    Args:
+        checkpoint: File of the network's weights.
+        pretrained: File or name of the encoder's weights; a name has no SHA-256.
+        pyramid: File of the image pyramid's weights.
+    """
+    model = _describe(checkpoint)
+    for part, file in (("trunk", _describe(pretrained)), ("pyramid", _describe(pyramid))):
+        model |= {part: file["checkpoint"], f"{part}_sha256": file["sha256"]}
+    return model
 
 
 def _line(kind: str, record: Mapping[str, Any]) -> bytes:

@@ -27,9 +27,13 @@ from torch import Tensor
 from icmoe_monai.metrics import decide
 from icmoe_monai.voting import as_distribution, disagreement
 
+FIGURES = ("confidence", "disagreement", "vote_entropy", "expert_agreement")
+
 
 class TakeReliabilityd(MapTransform):
     """Keep the vote's probabilities (K, H, W) of a voting inferer's tensor, and add `reliability`, a dict of floats.
+
+    The figures are taken from `vote_features` where `TakeVoteFeaturesd` has them already.
 
     Args:
         keys: Key of the tensor, (K + E K + E, H, W): voted probabilities, the experts', votes.
@@ -62,7 +66,10 @@ class TakeReliabilityd(MapTransform):
                 raise ValueError(f"The voted prediction must be (K + E K + E, H, W) for K={K}, got {shape}.")
             voted, experts, votes = pred.split([K, E * K, E])
             item[key] = convert_to_dst_type(voted, item[key])[0]
-            item["reliability"] = reliability(voted, rearrange(experts, "(e k) h w -> e k h w", e=E), votes)
+            known = item.get("vote_features")
+            if known is None:
+                known = reliability(voted, rearrange(experts, "(e k) h w -> e k h w", e=E), votes)
+            item["reliability"] = {name: known[name] for name in FIGURES}
         return item
 
 
@@ -79,7 +86,7 @@ def reliability(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, floa
     region = region if bool(region.any()) else torch.ones_like(region)
     E = len(experts)
     entropy = torch.special.entr(votes).sum(0)[region].mean() / log(E) if E > 1 else torch.zeros(())
-    pairs = [_dice(found[1 + i], found[1 + j]) for i, j in combinations(range(E), 2)]
+    pairs = [dice_overlap(found[1 + i], found[1 + j]) for i, j in combinations(range(E), 2)]
     return {
         "confidence": float(as_distribution(voted[None, None])[0, 0].amax(0)[region].mean()),
         "disagreement": float(disagreement(experts[None])[0][region].mean()),
@@ -88,6 +95,7 @@ def reliability(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, floa
     }
 
 
-def _dice(first: Tensor, second: Tensor) -> float:
+def dice_overlap(first: Tensor, second: Tensor) -> float:
+    """Return the Dice overlap of two masks (H, W), 1 if both are empty."""
     total = int(first.sum() + second.sum())
     return 2 * int((first & second).sum()) / total if total else 1.0

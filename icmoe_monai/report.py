@@ -15,12 +15,13 @@ import torch
 from ignite.engine import Engine, Events
 
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.files import write_atomically, write_csv, write_json
+from icmoe_monai.files import without_folders, write_atomically, write_csv, write_json
 from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
 from icmoe_monai.report_page import render_report
 from icmoe_monai.version import __version__
 from icmoe_monai.volumes import VolumeWriter
 
+CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
 _SECONDS_BETWEEN_REPORTS = 30.0
 _OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
@@ -45,6 +46,7 @@ class InferenceReport:
         left_out: Name and reason of the files that are no images.
         labels: Names of the foreground classes.
         volumes: Who writes volumes, and is told of each case that is done.
+        calibration: What is to be said of the run's calibration, as `Calibration.summary` returns it.
 
     Example:
         >>> import json, tempfile
@@ -68,6 +70,7 @@ class InferenceReport:
         left_out: Sequence[Mapping[str, str]] = (),
         labels: Sequence[str] = ("foreground",),
         volumes: VolumeWriter | None = None,
+        calibration: Mapping[str, Any] | None = None,
     ) -> None:
         self.journal = journal
         self.cases = {case["name"]: case for case in cases}
@@ -75,6 +78,7 @@ class InferenceReport:
         self.left_out = [dict(file) for file in left_out]
         self.labels = list(labels)
         self.volumes = volumes
+        self.calibration = without_folders(dict(calibration or {}))
         self._writing: deque[tuple[dict[str, Any], Future | None]] = deque()
         self._complete = False
         self._last_case = self._last_report = 0.0
@@ -186,8 +190,10 @@ class InferenceReport:
             "spacing_mm": item.get("spacing_mm"),
             "mask": item.get("mask_path"),
             "overlay": item.get("overlay_path"),
+            "controlled": item.get("controlled_path"),
+            "disagreement_map": item.get("disagreement_path"),
         }
-        for key in ("foreground_pixels", "foreground_share", "area_mm2", "num_components", "reliability"):
+        for key in ("foreground_pixels", "foreground_share", "area_mm2", "num_components", "reliability", *CALIBRATED):
             record[key] = item.get(key) if not failure else None
         return {**record, "seconds": round(seconds, 4)}
 
@@ -207,6 +213,7 @@ class InferenceReport:
             "versions": versions(),
             "model": self.journal.model,
             "settings": self.journal.settings,
+            "calibration": self.calibration,
             "labels": self.labels,
             "left_out": self.left_out,
             "notes": [note["text"] for name, note in notes.items() if name in self.cases],

@@ -33,6 +33,13 @@ _RELIABILITY = {
     "expert_agreement": ("Expert agreement", "Mean Dice overlap of what any two experts found (1: the same)"),
 }
 
+_CALIBRATED = {
+    "predicted_dice": ("Predicted Dice", "The Dice score to be expected, by cases like the calibration's (1: perfect)"),
+    "review": ("Review", "Whether the predicted Dice is so low that a look is advised"),
+    "no_lesion_probability": ("No-lesion probability", "How probable it is that there is no lesion at all"),
+    "no_lesion": ("No lesion", "Whether that probability is above the calibration's threshold"),
+}
+
 
 class _Cell(NamedTuple):
     """A value of the table: its text, the number to sort by if it is one, and the class of its style."""
@@ -127,9 +134,26 @@ def _summary(
     model = report.get("model") or {}
     names = {"checkpoint": "Model", "sha256": "Model's SHA-256", "trunk": "Encoder"}
     entries += [(names.get(key, str(key)), _text(value)) for key, value in model.items() if value is not None]
+    entries += _calibration_entries(report.get("calibration") or {}, done)
     versions = report.get("versions") or {}
     if versions:
         entries.append(("Versions", _text(", ".join(f"{name} {number}" for name, number in versions.items()))))
+    return entries
+
+
+def _calibration_entries(calibration: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    control = calibration.get("control")
+    if not control:
+        return [("Calibration", _text(calibration["reason"]))] if calibration.get("reason") else []
+    entries = [("Calibration", _text(calibration.get("file")))]
+    entries.append(
+        (
+            "Risk-controlled masks miss, on average",
+            f"at most {100 * control['alpha']:g} % of a lesion, in images like the calibration's",
+        )
+    )
+    if any(_known(case, "review") for case in done):
+        entries.append(("Review advised", f"{sum(bool(case.get('review')) for case in done):,}"))
     return entries
 
 
@@ -165,8 +189,28 @@ def _columns(
     ]
     present = {key for case in cases for key in case.get("reliability") or {}}
     columns += [(*_RELIABILITY[key], figure(key)) for key in _RELIABILITY if key in present]
+    columns += [(*_CALIBRATED[key], show) for key, show in _calibrated_cells() if any(_known(c, key) for c in cases)]
     columns.append(("Time (s)", "", lambda case: _number_cell(case.get("seconds"), lambda value: f"{value:.2f}")))
     return columns
+
+
+def _known(case: Mapping[str, Any], key: str) -> bool:
+    return case.get(key) is not None
+
+
+def _calibrated_cells() -> list[tuple[str, Callable[[Mapping[str, Any]], _Cell]]]:
+    def figure(key: str) -> Callable[[Mapping[str, Any]], _Cell]:
+        return lambda case: _number_cell(case.get(key), lambda value: f"{value:.2f}")
+
+    def answer(key: str) -> Callable[[Mapping[str, Any]], _Cell]:
+        return lambda case: _Cell(_text(case[key]), float(case[key]), "status") if _known(case, key) else _Cell("")
+
+    return [
+        ("predicted_dice", figure("predicted_dice")),
+        ("review", answer("review")),
+        ("no_lesion_probability", figure("no_lesion_probability")),
+        ("no_lesion", answer("no_lesion")),
+    ]
 
 
 def _is_done(case: Mapping[str, Any]) -> bool:
@@ -264,7 +308,13 @@ def _picture(path: Path, case: Mapping[str, Any], num_labels: int) -> tuple[str,
 
 def _links(case: Mapping[str, Any]) -> list[tuple[str, str]]:
     is_dicom = str(case.get("volume")).endswith(".dcm")
-    titles = {"overlay": "overlay", "mask": "mask", "volume": "DICOM Segmentation" if is_dicom else "NIfTI volume"}
+    titles = {
+        "overlay": "overlay",
+        "mask": "mask",
+        "controlled": "risk-controlled mask",
+        "disagreement_map": "disagreement",
+    }
+    titles["volume"] = "DICOM Segmentation" if is_dicom else "NIfTI volume"
     paths = [(title, str(case[key])) for key, title in titles.items() if case.get(key)]
     # After "./" and with ":" quoted no name is taken for a scheme such as "javascript:".
     return [(title, "./" + quote(os.fsencode(path))) for title, path in paths if _is_safe(path)]

@@ -5,7 +5,7 @@ Letters: K output channels (1: sigmoid, else softmax), H W image size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any
@@ -27,9 +27,10 @@ class SaveImage2Dd(SaveImaged):
 
     `<output_dir>/masks/<name>.png` holds 0 and 255 for K = 1, and class indices with visible palette colours for K > 1;
     both have 8 bits. Probability maps are grey PNGs of 16 bits (value / 65535) in `<output_dir>/probabilities/`:
-    `<name>.png` for K = 1, `<name>_class1.png`, ... otherwise. Overlays, the image with what was found outlined, are in
-    `<output_dir>/overlays/`. The mask is written last: where it is, the case is done. `<name>` is the case's without
-    the suffix of its kind of file.
+    `<name>.png` for K = 1, `<name>_class1.png`, ... otherwise; of the item's `calibrated` probabilities where it has
+    them. Its risk-controlled mask, `controlled`, is in `<output_dir>/controlled/`. Overlays, the image with what was
+    found outlined, are in `<output_dir>/overlays/`. The mask is written last: where it is, the case is done. `<name>`
+    is the case's without the suffix of its kind of file.
 
     The class is a `SaveImaged` because MONAI Label leaves out transforms of that class; nothing of it is used here,
     since its writers transpose images and name files by their stem alone.
@@ -40,6 +41,8 @@ class SaveImage2Dd(SaveImaged):
             `name`, the input's POSIX path relative to the dataset.
         out_channels: K, at most 256.
         probability_maps: Whether to write the probability maps too.
+        disagreement_maps: Whether to write the item's `disagreement`, (1, H, W) in 0..1, like a probability map, to
+            `<output_dir>/disagreement/`.
         overlays: Whether to write the overlays, which takes the item's `picture`, uint8 (H, W, 3).
         labels: Names of the foreground classes, for the overlays; "class 1", ... by default.
         background: Write in a thread, while the network goes on; the item's `writing` is then a future that is done
@@ -70,6 +73,7 @@ class SaveImage2Dd(SaveImaged):
         keys: str | tuple[str, ...] = "pred",
         out_channels: int = 1,
         probability_maps: bool = False,
+        disagreement_maps: bool = False,
         overlays: bool = False,
         labels: Sequence[str] | None = None,
         background: bool = False,
@@ -81,6 +85,7 @@ class SaveImage2Dd(SaveImaged):
         self.output_dir = Path(output_dir)
         self.out_channels = out_channels
         self.probability_maps = probability_maps
+        self.disagreement_maps = disagreement_maps
         self.overlays = overlays
         self.labels = list(labels or [f"class {k}" for k in range(1, max(out_channels, 2))])
         if len(self.labels) != max(out_channels, 2) - 1:
@@ -122,18 +127,17 @@ class SaveImage2Dd(SaveImaged):
         return probabilities.argmax(0).astype(np.uint8)
 
     def _write(self, item: dict[str, Any], probabilities: np.ndarray, classes: np.ndarray, stem: PurePath) -> None:
-        mask = Image.fromarray(classes * np.uint8(255) if self.out_channels == 1 else classes)
-        if self.out_channels > 1:
-            mask.putpalette(_palette())
         item["mask_path"] = Path("masks", f"{stem}.png").as_posix()
         item["mask_shape"] = (int(classes.shape[0]), int(classes.shape[1]))
+        mask = self._mask_image(classes)
+        further = self._further_images(item, probabilities, stem)
         if self.overlays:
             item["overlay_path"] = Path("overlays", f"{stem}.png").as_posix()
             picture, spacing = np.asarray(item["picture"]), item["spacing_mm"]
 
         def write() -> None:
-            if self.probability_maps:
-                self._write_probability_maps(probabilities, stem)
+            for path, image in further():
+                _write_png(self.output_dir / path, image)
             if self.overlays:
                 overlay = draw_overlay(picture, classes, labels=self.labels, spacing=spacing)
                 _write_png(self.output_dir / item["overlay_path"], overlay, effort=1)  # 6 takes as long as the network
@@ -144,8 +148,38 @@ class SaveImage2Dd(SaveImaged):
         else:
             item["writing"] = self._thread.submit(write)
 
+    def _further_images(
+        self, item: dict[str, Any], probabilities: np.ndarray, stem: PurePath
+    ) -> Callable[[], Iterator[tuple[str | Path, Image.Image]]]:
+        """Note the paths of what is written beside the mask, and return what makes the images, for the thread."""
+        controlled = None if item.get("controlled") is None else _array(item["controlled"])[0].astype(np.uint8)
+        disagreement = _array(item["disagreement"])[0] if self.disagreement_maps else None
+        if item.get("calibrated") is not None:
+            probabilities = _array(item["calibrated"])
+        for name, there in (("controlled", controlled is not None), ("disagreement", disagreement is not None)):
+            if there:
+                item[f"{name}_path"] = Path(name, f"{stem}.png").as_posix()
+
+        def images() -> Iterator[tuple[str | Path, Image.Image]]:
+            if self.probability_maps:
+                paths = probability_paths(stem, self.out_channels)
+                maps = probabilities[-len(self.labels) :]
+                yield from ((path, _sixteen_bits(values)) for path, values in zip(paths, maps, strict=True))
+            if disagreement is not None:
+                yield item["disagreement_path"], _sixteen_bits(disagreement)
+            if controlled is not None:
+                yield item["controlled_path"], self._mask_image(controlled)
+
+        return images
+
+    def _mask_image(self, classes: np.ndarray) -> Image.Image:
+        mask = Image.fromarray(classes * np.uint8(255) if self.out_channels == 1 else classes)
+        if self.out_channels > 1:
+            mask.putpalette(_palette())
+        return mask
+
     def _probabilities(self, prediction: Any, name: PurePath) -> np.ndarray:
-        array = torch.as_tensor(prediction).detach().float().cpu().numpy()
+        array = _array(prediction)
         if array.ndim != 3 or array.shape[0] != self.out_channels:
             raise ValueError(f"pred must be ({self.out_channels}, H, W) for {name}, got {array.shape}.")
         if not np.isfinite(array).all():
@@ -159,11 +193,6 @@ class SaveImage2Dd(SaveImaged):
                 "put Activationsd before SaveImage2Dd."
             )
         return array
-
-    def _write_probability_maps(self, probabilities: np.ndarray, stem: PurePath) -> None:
-        levels = np.rint(np.clip(probabilities, 0.0, 1.0) * 65535).astype(np.uint16)
-        for path, channel in zip(probability_paths(stem, self.out_channels), levels[-len(self.labels) :], strict=True):
-            _write_png(self.output_dir / path, Image.fromarray(channel))
 
 
 def probability_paths(stem: PurePath | str, out_channels: int) -> list[Path]:
@@ -184,6 +213,14 @@ def _checked_name(name: str) -> PurePath:
             f"The case name {name!r} leads out of the output folder: names must be relative and without '..'."
         )
     return path
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(torch.as_tensor(values).detach().float().cpu().numpy())
+
+
+def _sixteen_bits(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.rint(np.clip(values, 0.0, 1.0) * 65535).astype(np.uint16))
 
 
 def _write_png(path: Path, image: Image.Image, *, effort: int = 6) -> None:

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from pydicom.sr.codedict import codes
 
 import icmoe_monai
+from icmoe_monai.calibration import OUTPUT_SETTINGS
 from icmoe_monai.download import OFFICIAL_WEIGHTS
 from icmoe_monai.sam import BACKBONES
 from icmoe_monai.trunk import has_frozen_trunk
@@ -122,7 +123,7 @@ def test_version_and_requirements_are_one_value():
 
 def test_evaluation_overrides_only_what_training_has():
     train, evaluate = read("train.json"), read("evaluate.json")
-    new = {"split", "num_bootstrap", "num_pictures", "evaluating"}
+    new = {"split", "num_bootstrap", "num_pictures", "evaluating", "calibration", "calibrated"}
     for key in evaluate.keys() - new:
         section, _, name = key.partition("#")
         assert name in train[section] if name else section in train, key
@@ -135,6 +136,9 @@ NEW_IN_OVERLAYS = {
     "analyze": {
         "compare_with", "training_dir", "phantoms", "num_phantoms", "num_windows", "num_points", "dead_below",
         "before_def", "before", "analyzing",
+    },
+    "calibrate": {
+        "split", "alpha", "review_share", "calibration", "calibration_file", "calibration_folder", "calibrating",
     },
 }  # fmt: skip
 
@@ -161,12 +165,28 @@ def test_an_overlay_says_what_it_is_for_and_overrides_what_training_has(overlay)
 def test_what_looks_at_a_network_loads_it_as_evaluation_does(name):
     evaluate, other = read("evaluate.json"), ConfigParser.load_config_file(str(CONFIGS / name))
     handlers = [handler for handler in other["validate#handlers"] if handler.get("network", "@network") == "@network"]
-    assert handlers[:2] == evaluate["validate#handlers"][:2]
+    assert handlers[:3] == evaluate["validate#handlers"][:3]
     for path, text in strings(other):
         if text.startswith("$"):
             assert len(re.findall(r"[\w\]]\(", text)) <= 1, (path, text)
         if path.endswith("_target_") and text.startswith("icmoe_monai"):
             assert locate(text) is not None, text
+
+
+def test_a_calibration_is_tied_to_the_settings_that_change_what_the_network_says():
+    settings = {name: f"@{name}" for name in OUTPUT_SETTINGS}
+    inference, evaluate = read("inference.json"), read("evaluate.json")
+    assert inference["calibrated"] == evaluate["calibrated"]
+    assert inference["calibrated"]["settings"] == settings
+    assert settings.items() <= inference["journal"]["settings"].items()
+
+
+def test_evaluation_and_inference_take_the_same_features_and_bring_them_to_the_image_alike():
+    evaluated = read("evaluate.json")["validate#postprocessing"]["transforms"]
+    inferred = read("inference.json")["postprocessing"]["transforms"]
+    assert evaluated[0] == inferred[0]
+    assert evaluated[1] | {"transform": "@preprocessing"} == inferred[2]
+    assert evaluated[2] == read("train.json")["validate"]["postprocessing"]["transforms"][1]
 
 
 @pytest.mark.parametrize("overlay", sorted(CONFIGS.glob("experts/*.yaml")), ids=lambda path: path.stem)

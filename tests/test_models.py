@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from icmoe_monai.calibration import OUTPUT_SETTINGS, find_calibration
 from icmoe_monai.checkpoint import load_weights
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import ICMoE
@@ -76,6 +77,17 @@ def test_experts_for_ultrasound_fit_the_trunk_and_no_other(image):
     other.encoder.load_state_dict(build_sam_encoder("vit_t").state_dict())
     with pytest.raises(InputError, match=r"experts_busi\.safetensors was trained on sam_vit_t_medical\.safetensors"):
         load_weights(other, BUSI)
+
+
+@pytest.mark.parametrize("path", [MODEL, BUSI], ids=lambda path: path.name)
+def test_a_shipped_models_calibration_lies_beside_it_and_holds_for_the_settings_of_inference(path):
+    config = json.loads((ROOT / "configs" / "inference.json").read_text())
+    settings = {name: config[name] for name in OUTPUT_SETTINGS} | {"longest_side": config["image_size"]}
+    calibration = find_calibration("auto", checkpoint=path, settings=settings)
+    assert calibration.reason is None
+    assert calibration.content["data"]["split"] == "val"
+    assert 0 < calibration.review_below < 1
+    assert calibration.threshold < 0.5
 
 
 def test_what_the_document_says_of_the_pretraining_is_in_its_files():

@@ -18,7 +18,7 @@ from icmoe_monai import report
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import read_csv
 from icmoe_monai.journal import Journal
-from icmoe_monai.report import InferenceReport, run_missing
+from icmoe_monai.report import CALIBRATED, InferenceReport, run_missing
 from icmoe_monai.writing import SaveImage2Dd
 
 # Differs from each of its mirror images and from its transpose, and H != W.
@@ -78,7 +78,8 @@ def test_report_of_a_whole_run(tmp_path: Path) -> None:
     shared = {
         **{"status": "done", "error": None, "frame": None, "height": 3, "width": 5, "spacing_mm": None},
         **{"foreground_pixels": [4], "foreground_share": [4 / 15], "area_mm2": None, "num_components": [2]},
-        **{"overlay": None, "reliability": None, "volume": None},
+        **{"overlay": None, "reliability": None, "volume": None, "controlled": None, "disagreement_map": None},
+        **dict.fromkeys(CALIBRATED),
     }
     assert report["cases"] == [
         {"name": "x y/a.jpg", "mask": "masks/x y/a.png"} | shared,

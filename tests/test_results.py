@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import reliability_table, tables
+from icmoe_monai.files import digest_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -57,3 +58,17 @@ def test_the_tables_of_cost_are_those_of_the_files():
 def test_the_tables_of_the_studies_are_those_that_the_command_would_write():
     """Mended by `python -m benchmarks.tables`."""
     assert tables.main(["--check", "--docs", str(DOCS)]) == 0
+
+
+def test_the_table_of_reliability_is_that_of_the_files():
+    """Mended by `python -m benchmarks.reliability_table`."""
+    assert reliability_table.main(["--check", "--docs", str(DOCS)]) == 0
+    assert "| calibration error, after |" in (DOCS / "reliability.md").read_text()
+
+
+def test_the_shipped_calibrations_are_those_that_were_measured():
+    for name, stem in (("isic2017", "model"), ("busi", "experts_busi")):
+        measured = json.loads((DOCS / "results" / f"reliability_{name}.json").read_text())["calibration"]
+        assert measured["sha256"] == digest_of(DOCS.parent / "models" / f"{stem}.calibration.json"), name
+        judged = json.loads((DOCS / "results" / f"risk_control_{name}.json").read_text())["model"]
+        assert judged["sha256"] == digest_of(DOCS.parent / "models" / judged["checkpoint"]), name

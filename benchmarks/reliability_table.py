@@ -1,0 +1,98 @@
+"""The table of docs/reliability.md from docs/results/reliability_SET.json and risk_control_SET.json.
+
+python -m benchmarks.reliability_table            # write it
+python -m benchmarks.reliability_table --check    # exit status 1 if it is not what stands there
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icmoe_monai.files import write_atomically
+
+DOCS = Path(__file__).parent.parent / "docs"
+_BEGIN, _END = "<!-- reliability: begin -->\n", "<!-- reliability: end -->"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check the table.
+
+    Args:
+        arguments: Of the command line; the process's own by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--docs", type=Path, default=DOCS)
+    known = parser.parse_args(arguments)
+    page = known.docs / "reliability.md"
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(_BEGIN)
+    new = before + _BEGIN + table(known.docs / "results") + _END + rest.partition(_END)[2]
+    if not known.check:
+        write_atomically(page, lambda temporary: temporary.write_text(new, encoding="utf-8"))
+    elif new != text:
+        sys.stderr.write(f"{page} does not hold the files' table: python -m benchmarks.reliability_table\n")
+        return 1
+    return 0
+
+
+def table(folder: Path) -> str:
+    """Return the table, a column per set.
+
+    Args:
+        folder: Where the files are.
+    """
+    names = sorted(path.stem.removeprefix("reliability_") for path in folder.glob("reliability_*.json"))
+    columns = [
+        _column(*(json.loads((folder / f"{kind}_{name}.json").read_text()) for kind in _KINDS)) for name in names
+    ]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    lines += ["| " + " | ".join([key, *(column[key] for column in columns)]) + " |" for key in columns[0]]
+    return "\n".join(lines) + "\n"
+
+
+_KINDS = ("reliability", "risk_control")
+
+
+def _column(found: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, str]:
+    error, quality, area, control = (found[key] for key in ("calibration_error", "predicted_dice", "aurc", "control"))
+    random = splits["alphas"][f"{control['alpha']:g}"]
+    bounds = control["interval"]
+    answers = [_shown(found["no_lesion"][key]) for key in ("sensitivity", "specificity")]
+    return {
+        "test images": str(found["num_cases"]),
+        "calibration error, before": f"{error['before']:.3f}",
+        "calibration error, after": f"{error['after']:.3f}",
+        "predicted with true Dice, Spearman": f"{quality['spearman']:.2f} {_interval(quality['spearman_interval'], 2)}",
+        "predicted Dice, mean absolute error": f"{quality['mean_absolute_error']:.3f}",
+        "mean Dice of all": f"{quality['mean_dice']:.3f}",
+        "mean Dice of the 80 % best predicted": f"{quality['mean_dice_of_the_rest']:.3f}",
+        "gain": f"{quality['gain']:+.3f} {_interval(quality['gain_interval'], 3)}",
+        "AURC of predicted Dice": f"{area['predicted_dice']:.3f}",
+        "AURC of naive confidence": f"{area['naive_confidence']:.3f}",
+        "AURC of the mean vote's entropy": f"{area['mean_vote_confidence']:.3f}",
+        "AURC of the optimum": f"{area['optimal']:.3f}",
+        "false-negative rate of the default masks": f"{control['default_rate']:.3f}",
+        f"of the controlled masks, alpha {control['alpha']:g}": f"{control['rate']:.3f} {_interval(bounds, 3)}",
+        "share of the image, default and controlled masks": f"{control['default_share']:.3f}, {control['share']:.3f}",
+        "mean rate over random splits of validation and test images": f"{random['mean_rate']:.3f}",
+        "splits whose interval reaches down to alpha": f"{random['num_holding']} of {len(random['splits'])}",
+        "no lesion, sensitivity and specificity": ", ".join(answers),
+    }
+
+
+def _interval(ends: Sequence[float], digits: int) -> str:
+    return f"({ends[0]:.{digits}f} to {ends[1]:.{digits}f})"
+
+
+def _shown(value: float | None) -> str:
+    return "not fitted" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""A threshold whose masks miss at most a chosen share of a lesion on average: conformal risk control.
+
+After Angelopoulos, Bates, Fisch, Lei and Schuster, "Conformal risk control" (arXiv 2208.02814). The loss of an image at
+the threshold l is its false-negative rate: the share of its foreground pixels where the voted probability of foreground
+is below l. It never falls as l rises. With R(l) the mean over n calibration images, the threshold is
+
+  l* = the largest l of a fixed list with  n / (n + 1) R(l) + 1 / (n + 1) <= alpha,
+
+and the expected loss of a further image that is exchangeable with those n is at most alpha. The list begins with 0, at
+which nothing is missed, so that there is an l* whenever 1 / (n + 1) <= alpha.
+
+The guarantee is an average over images, not one for each; images of another hospital or device are not exchangeable.
+Images without foreground have no such rate: they are not among the n, and nothing is promised of them. The threshold is
+one of the vote's own probability, before temperature, which was fitted on the same images: the loss must not depend on
+the images that calibrate it. For K > 1 foreground is any class but 0.
+
+Letters: H W image; n images; L thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import expit
+from torch import Tensor
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.vote_features import foreground
+
+# float32, as the probabilities: in logits from -13.8 (the vote's own 1e-6) in steps of 0.05
+LEVELS: np.ndarray = np.concatenate([[0.0], expit(np.arange(-276, 277) / 20)]).astype(np.float32)
+
+
+class Control(NamedTuple):
+    """The chosen threshold; its fields are what a calibration file holds.
+
+    Fields: alpha; the threshold l*; n; R(l*), the mean false-negative rate of the n images at it; its bound,
+    n / (n + 1) R(l*) + 1 / (n + 1), at most alpha; R(0.5), the rate of the default mask.
+    """
+
+    alpha: float
+    threshold: float
+    num_images: int
+    empirical_rate: float
+    bound: float
+    default_rate: float
+
+
+def miss_curve(voted: Tensor, label: Tensor) -> np.ndarray | None:
+    """Return an image's false-negative rate at each of `LEVELS`, (L,), or None if the label is empty.
+
+    Args:
+        voted: The vote's probabilities, (K, H, W).
+        label: Class map, (1, H, W).
+    """
+    lesion = foreground(voted)[label[0] > 0].float().cpu().numpy()
+    if not lesion.size:
+        return None
+    num_levels_passed = np.searchsorted(LEVELS, lesion, side="right")  # a pixel is found at l <= P
+    return np.cumsum(np.bincount(num_levels_passed, minlength=len(LEVELS) + 1))[:-1] / lesion.size
+
+
+def control_risk(curves: Sequence[np.ndarray] | np.ndarray, *, alpha: float) -> Control:
+    """Choose the threshold.
+
+    Args:
+        curves: `miss_curve` of each image with foreground, (n, L).
+        alpha: The largest false-negative rate that is accepted on average.
+
+    Raises:
+        InputError: If alpha is not between 0 and 1, or n is too small for it.
+
+    Example:
+        >>> curve = miss_curve(torch.tensor([[[0.9, 0.8, 0.7, 0.2]]]), torch.ones(1, 1, 4))
+        >>> control = control_risk([curve] * 9, alpha=0.35)  # 0.9 / 4 + 0.1 <= 0.35: one of four may be missed
+        >>> 0.65 < control.threshold < 0.7, round(control.bound, 3)
+        (True, 0.325)
+    """
+    n = len(curves)
+    check_alpha(alpha, num_images=n)
+    rates = np.mean(np.asarray(curves, dtype=float), axis=0)
+    bounds = n / (n + 1) * rates + 1 / (n + 1)
+    chosen = int(np.flatnonzero(bounds <= alpha + 1e-12).max())
+    default = int(np.searchsorted(LEVELS, 0.5, side="right"))  # the first above 0.5, as the mask is P > 0.5
+    values = (float(LEVELS[chosen]), n, float(rates[chosen]), float(bounds[chosen]), float(rates[default]))
+    return Control(float(alpha), *values)
+
+
+def check_alpha(alpha: float, *, num_images: int | None = None) -> None:
+    """Check the rate that is asked for.
+
+    Args:
+        alpha: The rate.
+        num_images: n; None: not known yet.
+
+    Raises:
+        InputError: If alpha is not between 0 and 1, or n is too small for it.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
+        raise InputError(f"alpha must be a number between 0 and 1, got {alpha!r}.")
+    if num_images is not None and 1 / (num_images + 1) > alpha + 1e-12:
+        raise InputError(
+            f"alpha {alpha:g} needs at least {ceil(1 / alpha - 1e-9) - 1} validation images with foreground, and there "
+            f"are {num_images}: give more images, or a larger --alpha."
+        )
+
+
+def level_index(threshold: float) -> int:
+    """Return where in `LEVELS`, and so in a `miss_curve`, a threshold is."""
+    return int(np.searchsorted(LEVELS, np.float32(threshold)))
+
+
+def controlled_mask(voted: Tensor, threshold: float) -> Tensor:
+    """Return the class map at a threshold, (1, H, W), uint8 (int32 above 256 classes).
+
+    Where foreground is at least as probable as the threshold, a pixel gets its most probable foreground class.
+
+    Args:
+        voted: The vote's probabilities, (K, H, W).
+        threshold: l*.
+    """
+    K = voted.shape[0]
+    P = foreground(voted).float()
+    is_found = P.ge(P.new_tensor(threshold))
+    classes = torch.ones_like(is_found, dtype=torch.int64) if K == 1 else voted[1:].argmax(0) + 1
+    return (classes * is_found)[None].to(torch.uint8 if K <= 256 else torch.int32)

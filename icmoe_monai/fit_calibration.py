@@ -1,0 +1,222 @@
+"""Fit a calibration on validation images in one pass over them, and write it; test images are never looked at.
+
+Fitted are: calibrated probabilities (`temperature`), the Dice score that a case's vote lets expect (`score` over
+`vote_features`), a threshold that controls the false-negative rate (`conformal`), and, where the images allow, whether
+a case shows a lesion at all (`no_lesion`).
+
+Letters: n images; K output channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.utils.type_conversion import convert_to_tensor
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from icmoe_monai.calibration import FORMAT, OUTPUT_SETTINGS
+from icmoe_monai.conformal import check_alpha, control_risk, miss_curve
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import write_json
+from icmoe_monai.journal import describe_model
+from icmoe_monai.metrics import split_items
+from icmoe_monai.no_lesion import fit_no_lesion
+from icmoe_monai.reliability import dice_overlap
+from icmoe_monai.report import versions
+from icmoe_monai.score import Score, fit_score
+from icmoe_monai.temperature import PixelSample, fit_temperature, sample_pixels
+
+_FEWEST_CASES = 10  # to predict the Dice score from
+_MOST_PIXELS = 2**18  # of all images
+
+
+class FitCalibration:
+    """Handler that collects what a calibration is fitted to, and writes it when all cases are done.
+
+    Needs `TakeVoteFeaturesd` and `SplitVotesd` in the evaluator's postprocessing, with `disagreement` at the label's
+    size, and one process. Of an image it keeps some thousand pixels, its curve of false-negative rates and its
+    features.
+
+    Args:
+        path: The file to write.
+        split: Name of the split that the evaluator goes through; only "val" is taken.
+        checkpoint: File of the network's weights.
+        pretrained: File or name of the encoder's weights.
+        pyramid: File of the image pyramid's weights.
+        settings: The values of `OUTPUT_SETTINGS`.
+        alpha: The false-negative rate to control.
+        review_share: The share of cases like these for which review is to be advised.
+        out_channels: K.
+        seed: Of the sampled pixels and the folds.
+
+    Raises:
+        InputError: If the split is another, or alpha or the share is no rate; later, if the file cannot be written, or
+            there are too few images for alpha.
+
+    Example:
+        >>> given = {"path": "c.json", "checkpoint": None, "pretrained": None, "settings": {}}
+        >>> FitCalibration(split="test", **given)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        icmoe_monai.errors.InputError: A calibration is fitted on the validation images ... split 'test': ...
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | Path,
+        split: str,
+        checkpoint: str | Path | None,
+        pretrained: str | Path | None,
+        pyramid: str | Path | None = None,
+        settings: Mapping[str, Any],
+        alpha: float = 0.1,
+        review_share: float = 0.2,
+        out_channels: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if split != "val":
+            raise InputError(
+                f"A calibration is fitted on the validation images (split val), got split {split!r}: the test images "
+                "must stay unseen, and the training images are known by heart."
+            )
+        check_alpha(alpha)
+        if isinstance(review_share, bool) or not isinstance(review_share, (int, float)) or not 0 <= review_share <= 1:
+            raise InputError(f"review_share must be a share between 0 and 1, got {review_share!r}.")
+        self.path = Path(path)
+        self.checkpoint, self.pretrained, self.pyramid = checkpoint, pretrained, pyramid
+        self.settings = {name: settings[name] for name in OUTPUT_SETTINGS}
+        self.alpha, self.review_share, self.out_channels, self.seed = alpha, review_share, out_channels, seed
+        self.content: dict[str, Any] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._names: list[str] = []
+        self._pixels: list[PixelSample] = []
+        self._curves: list[np.ndarray] = []
+        self._features: list[dict[str, float]] = []
+        self._dice: list[float] = []
+        self._is_empty: list[bool] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: Evaluator whose output is decollated.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
+
+    def started(self, engine: Engine) -> None:
+        """Forget an earlier run, and end this one at once if its result could not be written."""
+        if idist.get_world_size() > 1:
+            raise InputError(f"Calibrate in one process, got {idist.get_world_size()}: sharing out repeats cases.")
+        trial = self.path.with_name(".calibration.json")
+        write_json(trial, {})
+        trial.unlink()
+        self._forget()
+        self._num_pixels = int(np.clip(_MOST_PIXELS // (engine.state.epoch_length or 1), 256, 4096))
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Take what is needed of the cases of one iteration."""
+        for item in split_items(engine):
+            parts = (item[key] for key in ("probability", "disagreement", "voted", "label"))
+            probability, apart, voted, label = (convert_to_tensor(p, track_meta=False, device="cpu") for p in parts)
+            image = len(self._names)
+            self._names.append(str(item.get("name", image)))
+            self._pixels.append(
+                sample_pixels(probability, apart, label, image=image, num_pixels=self._num_pixels, seed=self.seed)
+            )
+            curve = miss_curve(probability, label)
+            self._is_empty.append(curve is None)
+            if curve is not None:
+                self._curves.append(curve.astype(np.float32))
+            self._features.append(item["vote_features"])
+            self._dice.append(mean_dice(voted, label, self.out_channels))
+
+    def completed(self, engine: Engine) -> None:
+        """Fit, write the file and log what it says.
+
+        Raises:
+            InputError: If there are too few images for alpha.
+        """
+        control = control_risk(self._curves, alpha=self.alpha)  # may refuse: before anything is written
+        temperature, fit_of_temperature = fit_temperature(self._pixels, seed=self.seed)
+        quality, fit_of_quality, review_below = self._fit_quality()
+        no_lesion, fit_of_no_lesion = fit_no_lesion(self._features, self._is_empty, seed=self.seed)
+        self.content = {
+            "format": FORMAT,
+            "model": describe_model(self.checkpoint, self.pretrained, self.pyramid),
+            "settings": self.settings,
+            "data": {
+                "split": "val",
+                "num_images": len(self._names),
+                "num_with_lesion": len(self._curves),
+                "num_lesion_free": sum(self._is_empty),
+                "mean_dice": float(np.mean(self._dice)),
+                "names_sha256": names_digest(self._names),
+            },
+            "temperature": temperature._asdict(),
+            "quality": quality and quality._asdict(),
+            "review_below": review_below,
+            "control": control._asdict(),
+            "no_lesion": no_lesion,
+            "fit": {"temperature": fit_of_temperature, "quality": fit_of_quality, "no_lesion": fit_of_no_lesion},
+            "versions": versions(),
+        }
+        write_json(self.path, self.content)
+        logging.getLogger(__name__).info(
+            "Calibrated on %d validation images: calibration error %.3f to %.3f, false-negative rate at most %.2f at "
+            "threshold %.3f (the default mask: %.2f). Written to %s.",
+            len(self._names),
+            fit_of_temperature["ece_before"],
+            fit_of_temperature["ece_after"] or float("nan"),
+            control.alpha,
+            control.threshold,
+            control.default_rate,
+            self.path,
+        )
+
+    def _fit_quality(self) -> tuple[Score | None, dict[str, Any], float | None]:
+        n = len(self._dice)
+        if n < _FEWEST_CASES:
+            return (
+                None,
+                {"reason": f"{n} images are fewer than {_FEWEST_CASES}: the Dice score is not predicted."},
+                None,
+            )
+        score, left_out = fit_score(self._features, self._dice, features=list(self._features[0]), seed=self.seed)
+        is_flat = np.ptp(self._dice) == 0 or np.ptp(left_out) == 0
+        told = {
+            "spearman": None if is_flat else float(spearmanr(left_out, self._dice).statistic),
+            "mean_absolute_error": float(np.abs(left_out - self._dice).mean()),
+            "mean_predicted": float(left_out.mean()),
+            "mean_dice": float(np.mean(self._dice)),
+        }
+        return score, told, float(np.quantile(left_out, self.review_share))
+
+
+def mean_dice(voted: Tensor, label: Tensor, out_channels: int) -> float:
+    """Return the Dice score of a class map, the mean over foreground classes, 1 for a class that both lack.
+
+    Args:
+        voted: The mask, (1, H, W).
+        label: The class map, (1, H, W).
+        out_channels: K.
+    """
+    classes = range(1, max(out_channels, 2))
+    return float(np.mean([dice_overlap(voted == k, label == k) for k in classes]))
+
+
+def names_digest(names: Sequence[str]) -> str:
+    """Return a digest that tells whether two runs went through cases of the same names, without the names."""
+    text = "\n".join(sorted(names))
+    return hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()

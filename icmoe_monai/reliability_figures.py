@@ -1,0 +1,110 @@
+"""The figures of an evaluation's reliability, 1200 pixels wide; Okabe and Ito's colours, told apart by marks too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from icmoe_monai.files import write_atomically
+
+_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#595959"
+_STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}
+_LINES = ((_BLUE, "-"), (_ORANGE, "--"), (_PURPLE, "-."), (_GREY, ":"), (_GREEN, (0, (5, 1, 1, 1))))
+_SIZE, _DPI = (10.0, 5.6), 120
+
+
+def draw_reliability(bins: Mapping[str, np.ndarray], path: str | Path, *, is_top_class: bool = False) -> None:
+    """Draw the reliability diagram: how often pixels of a confidence are right, and how many there are.
+
+    Args:
+        bins: `bin_sums` by when they were taken: "before" and perhaps "after" calibration.
+        path: The PNG.
+        is_top_class: Whether the confidence is the top class's, rather than the foreground's.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        right, count = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1]})
+        right.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="perfect")
+        edges = np.linspace(0, 1, next(iter(bins.values())).shape[1] + 1)
+        for (when, sums), colour, mark in zip(bins.items(), (_ORANGE, _BLUE), ("s", "o"), strict=False):
+            n = sums[0]
+            used = n > 0
+            error = np.abs(sums[1] - sums[2]).sum() / n.sum()
+            label = f"{when} calibration (ECE {error:.3f})"
+            right.plot(sums[1][used] / n[used], sums[2][used] / n[used], f"{mark}-", color=colour, label=label)
+            count.stairs(100 * n / n.sum(), edges, color=colour, linewidth=2, label=f"{when} calibration")
+        what = "top class" if is_top_class else "foreground"
+        right.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        right.set_xlabel(f"mean probability of the {what} in a bin")
+        right.set_ylabel("share of pixels that are right" if is_top_class else "share of pixels that are foreground")
+        count.set(xlim=(0, 1), yscale="log")
+        count.set_xlabel(f"probability of the {what}")
+        count.set_ylabel("share of all pixels (%)")
+        right.legend(frameon=False, loc="upper left", fontsize=11)
+        count.legend(frameon=False, loc="upper center", fontsize=11)
+        _save(figure, path)
+
+
+def draw_risk_coverage(curves: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Draw the mean error of the cases that are kept when the least confident go to review.
+
+    Args:
+        curves: `risk_coverage` by the name of the confidence, at most 5.
+        path: The PNG.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        for (name, risk), (colour, line) in zip(curves.items(), _LINES, strict=False):
+            coverage = 100 * np.arange(1, len(risk) + 1) / len(risk)
+            axes.plot(
+                coverage, risk, color=colour, linestyle=line, linewidth=2, label=f"{name}: AURC {risk.mean():.3f}"
+            )
+        axes.set(xlim=(0, 100))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("cases kept, the most confident first (%)")
+        axes.set_ylabel("mean risk of the kept cases (1 - Dice)")
+        figure.legend(frameon=False, loc="outside upper left", ncols=2, title="sorted by", alignment="left")
+        _save(figure, path)
+
+
+def draw_predicted_dice(
+    predicted: np.ndarray, dice: np.ndarray, path: str | Path, *, review_below: float | None = None
+) -> None:
+    """Draw each case's predicted and true Dice.
+
+    Args:
+        predicted: (n,).
+        dice: (n,).
+        path: The PNG.
+        review_below: Where review is advised.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="as predicted")
+        advised = predicted < (-1.0 if review_below is None else review_below)
+        _mark(axes, predicted[~advised], dice[~advised], "o", _BLUE, "case")
+        if review_below is not None:
+            _mark(axes, predicted[advised], dice[advised], "^", _ORANGE, "case, review advised")
+            axes.axvline(
+                review_below, color=_ORANGE, linestyle="--", linewidth=1.5, label=f"review below {review_below:.2f}"
+            )
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
+        axes.set_xlabel("predicted Dice (0 to 1)")
+        axes.set_ylabel("true Dice (0 to 1)")
+        axes.legend(frameon=False, loc="upper left")
+        _save(figure, path)
+
+
+def _mark(axes: Axes, x: np.ndarray, y: np.ndarray, mark: str, colour: str, label: str) -> None:
+    axes.plot(x, y, mark, color=colour, markersize=6, alpha=0.75, markeredgewidth=0, label=f"{label} ({len(x)})")
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, metadata={"Software": None}))

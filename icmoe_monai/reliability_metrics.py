@@ -1,0 +1,303 @@
+"""How far a model's own word can be relied on, measured on an evaluation's cases: `reliability.json` and its figures.
+
+- *Calibration error* (ECE) and reliability diagram: `temperature.bin_sums`, 15 bins of equal width over all pixels of
+  all images, at the label's own size, before and after calibration.
+- *Predicted Dice*: Spearman's rank correlation with the true Dice, mean absolute error, and what is left when the worst
+  predicted fifth goes to review: the mean Dice of the rest minus that of all.
+- *Risk and coverage*: cases sorted by a confidence, best first; at coverage k / n the risk is the mean of 1 - Dice over
+  the first k. AURC, the area under it, is the mean of those risks over k = 1..n; smaller is better. The confidences are
+  the predicted Dice; the naive one, the mean over pixels of the voted class's probability; and minus the mean over
+  pixels of the entropy of the plain mean of the experts' probabilities. `optimal` sorts by the true Dice, `random` is
+  the expectation of any order.
+- *Control*: the false-negative rate of the risk-controlled masks, mean over images with foreground, beside alpha, and
+  that of the default masks; the share of the image that either covers is what the promise costs.
+- *No lesion*: sensitivity (images with a lesion that are not called lesion-free) and specificity (lesion-free images
+  that are called so).
+
+What needs a calibration, or a kind of image that is not there, is null. Intervals: 95 % percentile bootstrap over
+images.
+
+Letters: n cases; K output channels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.utils.type_conversion import convert_to_tensor
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from icmoe_monai.calibration import Calibration
+from icmoe_monai.conformal import controlled_mask, level_index, miss_curve
+from icmoe_monai.files import write_csv, write_json
+from icmoe_monai.fit_calibration import mean_dice, names_digest
+from icmoe_monai.metrics import split_items
+from icmoe_monai.reliability_figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
+from icmoe_monai.temperature import bin_sums, calibration_error
+from icmoe_monai.voting import as_distribution
+
+REVIEWED_SHARE = 0.2
+CONFIDENCES = {
+    "predicted_dice": "predicted Dice",
+    "naive_confidence": "mean confidence of the vote",
+    "mean_vote_confidence": "entropy of the experts' mean",
+}
+
+
+class ReliabilityMetrics:
+    """Handler that writes `reliability.json`, `reliability.csv` (a line per case) and three figures.
+
+    Needs `TakeVoteFeaturesd` and `SplitVotesd` in the evaluator's postprocessing, and labels. Only numbers are kept
+    between cases.
+
+    Args:
+        output_dir: Folder of the files.
+        out_channels: K.
+        calibration: The calibration to judge; None: none.
+        num_bootstrap: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+
+    Example:
+        >>> ReliabilityMetrics(output_dir="evaluation").calibration.reason
+        'No calibration was given.'
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str | Path,
+        out_channels: int = 1,
+        calibration: Calibration | None = None,
+        num_bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.out_channels = out_channels
+        self.calibration = calibration or Calibration(reason="No calibration was given.")
+        self.num_bootstrap = num_bootstrap
+        self.seed = seed
+        self.result: dict[str, Any] = {}
+        self._rows: list[dict[str, Any]] = []
+        self._bins: dict[str, np.ndarray] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: Evaluator whose output is decollated.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
+
+    def started(self, engine: Engine) -> None:
+        """Forget an earlier run."""
+        self._rows, self._bins = [], {}
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Measure the cases of one iteration."""
+        for item in split_items(engine):
+            keys = ("probability", "disagreement", "expert_probabilities", "voted", "label")
+            parts = (convert_to_tensor(item[key], track_meta=False, device="cpu") for key in keys)
+            probability, apart, experts, voted, label = parts
+            self._add_bins("before", probability, label)
+            if self.calibration.is_there:
+                self._add_bins("after", self.calibration.probabilities(probability, apart), label)
+            curve = miss_curve(probability, label)
+            features = item["vote_features"]
+            self._rows.append(
+                {
+                    "case": str(item.get("name", len(self._rows) + 1)),
+                    "dice": mean_dice(voted, label, self.out_channels),
+                    "predicted_dice": self.calibration.predict_dice(features),
+                    "naive_confidence": float(_whole(probability).amax(0).mean()),
+                    "mean_vote_confidence": -_entropy(experts.mean(0)),
+                    "has_lesion": curve is not None,
+                    "false_negative_rate": None if curve is None else float(curve[level_index(0.5) + 1]),
+                    "controlled_false_negative_rate": self._controlled_rate(curve),
+                    "foreground_share": float((voted > 0).float().mean()),
+                    "controlled_foreground_share": self._controlled_share(probability),
+                    "no_lesion_probability": self.calibration.no_lesion_probability(features),
+                    "no_lesion": self.calibration.says_no_lesion(features),
+                }
+            )
+
+    def _add_bins(self, when: str, probabilities: Tensor, label: Tensor) -> None:
+        self._bins[when] = self._bins.get(when, 0) + bin_sums(probabilities, label)
+
+    def _controlled_rate(self, curve: np.ndarray | None) -> float | None:
+        if curve is None or not self.calibration.is_there:
+            return None
+        return float(curve[level_index(self.calibration.threshold)])
+
+    def _controlled_share(self, probability: Tensor) -> float | None:
+        if not self.calibration.is_there:
+            return None
+        return float((controlled_mask(probability, self.calibration.threshold) > 0).float().mean())
+
+    def completed(self, engine: Engine) -> None:
+        """Write the files."""
+        confidences = {name: self._column(name) for name in CONFIDENCES}
+        dice = self._column("dice")
+        known = {name: values for name, values in confidences.items() if not np.isnan(values).any()}
+        self.result = {
+            "num_cases": len(self._rows),
+            "calibration": {key: self.calibration.summary()[key] for key in ("file", "sha256", "reason")},
+            "images_of_the_calibration": self._saw_these(),
+            "calibration_error": {when: calibration_error(bins) for when, bins in self._bins.items()},
+            "predicted_dice": self._quality(known.get("predicted_dice"), dice),
+            "aurc": {
+                **{name: aurc(values, dice) for name, values in known.items()},
+                "optimal": aurc(dice, dice),
+                "random": float(1 - dice.mean()),
+            },
+            "control": self._control(),
+            "no_lesion": self._no_lesion(),
+        }
+        write_json(self.output_dir / "reliability.json", self.result)
+        write_csv(self.output_dir / "reliability.csv", self._rows)
+        draw_reliability(self._bins, self.output_dir / "reliability.png", is_top_class=self.out_channels > 1)
+        curves = {CONFIDENCES[name]: risk_coverage(values, dice) for name, values in known.items()}
+        draw_risk_coverage(curves | {"true Dice (optimum)": risk_coverage(dice, dice)}, self._figure("risk_coverage"))
+        if "predicted_dice" in known:
+            limit = self.calibration.review_below
+            draw_predicted_dice(known["predicted_dice"], dice, self._figure("predicted_dice"), review_below=limit)
+        self._log()
+
+    def _figure(self, name: str) -> Path:
+        return self.output_dir / f"{name}.png"
+
+    def _column(self, name: str) -> np.ndarray:
+        return np.array([row[name] for row in self._rows], dtype=float)
+
+    def _saw_these(self) -> bool | None:
+        """Tell whether the calibration was fitted on images of these very names, so that all here is too good."""
+        if not self.calibration.is_there:
+            return None
+        return self.calibration.names_digest == names_digest([row["case"] for row in self._rows])
+
+    def _quality(self, predicted: np.ndarray | None, dice: np.ndarray) -> dict[str, Any] | None:
+        if predicted is None:
+            return None
+        kept = np.argsort(-predicted, kind="stable")[: _num_kept(len(dice))]
+        can_rank = np.ptp(predicted) > 0 and np.ptp(dice) > 0
+        both = [predicted, dice]
+        return {
+            "spearman": _spearman(*both) if can_rank else None,
+            "spearman_interval": self._interval(both, _spearman) if can_rank else None,
+            "mean_absolute_error": float(np.abs(predicted - dice).mean()),
+            "mean_predicted": float(predicted.mean()),
+            "mean_dice": float(dice.mean()),
+            "reviewed_share": REVIEWED_SHARE,
+            "mean_dice_of_the_rest": float(dice[kept].mean()),
+            "gain": float(dice[kept].mean() - dice.mean()),
+            "gain_interval": self._interval(both, _gain),
+        }
+
+    def _control(self) -> dict[str, Any] | None:
+        rates = self._column("false_negative_rate")
+        rates = rates[~np.isnan(rates)]
+        if not rates.size:
+            return None
+        result = {"num_images": len(rates), "default_rate": float(rates.mean())}
+        result["default_share"] = float(self._column("foreground_share").mean())
+        if not self.calibration.is_there:
+            return {**result, **dict.fromkeys(("alpha", "threshold", "rate", "interval", "share"))}
+        controlled = self._column("controlled_false_negative_rate")
+        controlled = controlled[~np.isnan(controlled)]
+        chosen = {key: self.calibration.content["control"][key] for key in ("alpha", "threshold")}
+        interval = self._interval([controlled], np.mean)
+        share = float(self._column("controlled_foreground_share").mean())
+        return {**result, **chosen, "rate": float(controlled.mean()), "interval": interval, "share": share}
+
+    def _no_lesion(self) -> dict[str, Any]:
+        has_lesion = np.array([row["has_lesion"] for row in self._rows], dtype=bool)
+        result: dict[str, Any] = {"num_with_lesion": int(has_lesion.sum()), "num_lesion_free": int((~has_lesion).sum())}
+        called = [row["no_lesion"] for row in self._rows]
+        if any(answer is None for answer in called):
+            reason = (self.calibration.content.get("fit") or {}).get("no_lesion", {}).get("reason")
+            return {**result, "sensitivity": None, "specificity": None, "reason": reason or self.calibration.reason}
+        free = np.array(called, dtype=bool)
+        result["sensitivity"] = float((~free)[has_lesion].mean()) if has_lesion.any() else None
+        result["specificity"] = float(free[~has_lesion].mean()) if (~has_lesion).any() else None
+        return {**result, "reason": None}
+
+    def _interval(self, columns: Sequence[np.ndarray], statistic: Callable[..., Any]) -> list[float] | None:
+        n = len(columns[0])
+        if n < 2:
+            return None
+        rng = np.random.default_rng(self.seed)
+        drawn = (rng.integers(n, size=n) for _ in range(self.num_bootstrap))
+        values = [statistic(*(column[index] for column in columns)) for index in drawn]
+        return [float(end) for end in np.nanpercentile(values, [2.5, 97.5])]
+
+    def _log(self) -> None:
+        errors = ", ".join(f"{value:.3f} {when}" for when, value in self.result["calibration_error"].items())
+        quality, control = self.result["predicted_dice"] or {}, self.result["control"] or {}
+        logging.getLogger(__name__).info(
+            "Calibration error: %s calibration. Predicted Dice: rank correlation %s. Missed of lesions: %s (alpha %s).",
+            errors,
+            _shown(quality.get("spearman")),
+            _shown(control.get("rate")),
+            _shown(control.get("alpha")),
+        )
+
+
+def risk_coverage(confidence: np.ndarray, dice: np.ndarray) -> np.ndarray:
+    """Return the risk, mean 1 - Dice, of the k most confident cases for k = 1..n, (n,).
+
+    Args:
+        confidence: (n,), larger is better; cases of equal confidence share their mean risk.
+        dice: (n,).
+    """
+    _, inverse, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    shared = np.bincount(inverse, 1 - dice) / counts
+    return np.asarray(np.cumsum(np.repeat(shared, counts)) / np.arange(1, len(dice) + 1))
+
+
+def aurc(confidence: np.ndarray, dice: np.ndarray) -> float:
+    """Return the area under the risk-coverage curve.
+
+    Args:
+        confidence: (n,).
+        dice: (n,).
+
+    Example:
+        >>> aurc(np.array([0.9, 0.1]), np.array([1.0, 0.5]))  # risks 0 and 0.25
+        0.125
+    """
+    return float(risk_coverage(confidence, dice).mean())
+
+
+def _num_kept(n: int) -> int:
+    return max(1, round((1 - REVIEWED_SHARE) * n))
+
+
+def _spearman(predicted: np.ndarray, dice: np.ndarray) -> float:
+    if np.ptp(predicted) == 0 or np.ptp(dice) == 0:
+        return float("nan")
+    return float(spearmanr(predicted, dice).statistic)
+
+
+def _gain(predicted: np.ndarray, dice: np.ndarray) -> float:
+    kept = np.argsort(-predicted, kind="stable")[: _num_kept(len(dice))]
+    return float(dice[kept].mean() - dice.mean())
+
+
+def _whole(probabilities: Tensor) -> Tensor:
+    return as_distribution(probabilities[None, None])[0, 0]
+
+
+def _entropy(probabilities: Tensor) -> float:
+    p = _whole(probabilities).double().clamp(1e-6, 1)
+    return float(-(p * p.log()).sum(0).mean())
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

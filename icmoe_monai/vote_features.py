@@ -1,0 +1,140 @@
+"""What a vote over an image looks like in some figures: what a calibration predicts a case's quality from.
+
+All are taken on the network's own grid (the resized image), so that they do not depend on the original's size. P is the
+voted probability of any foreground, M the pixels that the vote gives to it, R those that the vote or an expert does.
+
+- `confidence`, `disagreement`, `vote_entropy`, `expert_agreement`: see `reliability`;
+- `soft_dice`: 2 sum_M P / (|M| + sum P), the Dice that P itself expects of M (the "soft Dice confidence" of Borges et
+  al., arXiv 2402.10665); 0 where M is empty;
+- `vote_agreement`: mean Dice overlap of M with what each expert finds;
+- `entropy`: mean over R of P's entropy, in bits;
+- `boundary_entropy`: the same over a band of `_BAND` pixels on both sides of M's border; 1 where M has none;
+- `num_components`: log(1 + the number of M's parts that hold a thousandth of the image);
+- `largest_component`: its share of M, 0 where M is empty;
+- `foreground_share`: square root of M's share of the image;
+- `peak`: logit of the mean of P over the most probable thousandth of the image;
+- `load_1`, ... `load_E`: mean vote of each expert over R.
+
+Letters: E experts; K output channels; H W size of the maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from monai.transforms.transform import MapTransform
+from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
+from skimage.measure import label
+from torch import Tensor
+from torch.nn import functional as F
+
+from icmoe_monai.metrics import decide
+from icmoe_monai.reliability import dice_overlap, reliability
+from icmoe_monai.voting import disagreement
+
+_BAND = 3
+_SMALL = 1e-3  # of the image
+_EPS = 1e-6
+
+
+class TakeVoteFeaturesd(MapTransform):
+    """Add `vote_features`, a dict of floats, and `disagreement`, the experts' at each pixel, (1, H, W) in 0..1.
+
+    Stands before `Invertd`, which takes both keys; the tensor itself stays as it is.
+
+    Args:
+        keys: Key of a voting inferer's tensor, (K + E K + E, H, W): voted probabilities, the experts', votes.
+        out_channels: K.
+
+    Example:
+        >>> pred = torch.tensor([0.9, 0.9, 0.7, 0.5, 0.5]).reshape(5, 1, 1)
+        >>> item = TakeVoteFeaturesd()({"pred": pred})
+        >>> round(item["vote_features"]["soft_dice"], 3), round(float(item["disagreement"]), 2)
+        (0.947, 0.34)
+    """
+
+    def __init__(self, *, keys: str | Sequence[str] = "pred", out_channels: int = 1) -> None:
+        super().__init__(keys)
+        self.out_channels = out_channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item.
+
+        Raises:
+            ValueError: If the tensor has not K + E K + E channels.
+        """
+        item = dict(data)
+        K = self.out_channels
+        for key in self.key_iterator(item):
+            pred = convert_to_tensor(item[key], track_meta=False).float()
+            E = (pred.shape[0] - K) // (K + 1)
+            if pred.ndim != 3 or E < 1 or pred.shape[0] != K + E * K + E:
+                shape = tuple(pred.shape)
+                raise ValueError(f"The voted prediction must be (K + E K + E, H, W) for K={K}, got {shape}.")
+            voted, experts, votes = pred.split([K, E * K, E])
+            experts = rearrange(experts, "(e k) h w -> e k h w", e=E)
+            item["vote_features"] = vote_features(voted, experts, votes)
+            item["disagreement"] = convert_to_dst_type(disagreement(experts[None]), item[key])[0]
+        return item
+
+
+def vote_features(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
+    """Return the figures by name.
+
+    Args:
+        voted: Probabilities of the vote, (K, H, W).
+        experts: Probabilities of the experts, (E, K, H, W).
+        votes: (E, H, W), summing to 1 over E.
+    """
+    P = foreground(voted).double().cpu().numpy()
+    found = torch.stack([decide(voted)[0], *(decide(expert)[0] for expert in experts)]) > 0
+    M = found[0].cpu().numpy()
+    region = found.any(0)
+    region = region if bool(region.any()) else torch.ones_like(region)
+    entropy = _binary_entropy(P)
+    return {
+        **reliability(voted, experts, votes),
+        "soft_dice": float(2 * P[M].sum() / (M.sum() + P.sum())) if M.any() else 0.0,
+        "vote_agreement": sum(dice_overlap(found[0], mask) for mask in found[1:]) / len(experts),
+        "entropy": float(entropy[region.cpu().numpy()].mean()),
+        "boundary_entropy": _boundary_mean(entropy, M),
+        **_components(M),
+        "foreground_share": float(np.sqrt(M.mean())),
+        "peak": _peak(P),
+        **{f"load_{e}": float(vote[region].mean()) for e, vote in enumerate(votes, start=1)},
+    }
+
+
+def foreground(voted: Tensor) -> Tensor:
+    """Return the probability of any foreground, (H, W), of probabilities (K, H, W)."""
+    return voted[0] if voted.shape[0] == 1 else 1 - voted[0]
+
+
+def _binary_entropy(P: np.ndarray) -> np.ndarray:
+    P = np.clip(P, _EPS, 1 - _EPS)
+    return np.asarray(-(P * np.log2(P) + (1 - P) * np.log2(1 - P)))
+
+
+def _boundary_mean(entropy: np.ndarray, mask: np.ndarray) -> float:
+    # Beyond the image's edge is as at it, so that a lesion that it cuts has no border there.
+    padded = np.pad(mask.astype(np.float32), _BAND, mode="edge")[None, None]
+    around = F.avg_pool2d(torch.from_numpy(padded), 2 * _BAND + 1, stride=1)[0, 0].numpy()
+    band = (around > _EPS) & (around < 1 - _EPS)
+    return float(entropy[band].mean()) if band.any() else 1.0
+
+
+def _components(mask: np.ndarray) -> dict[str, float]:
+    sizes = np.bincount(label(mask, connectivity=2).ravel())[1:]
+    num_parts = int((sizes >= _SMALL * mask.size).sum())
+    largest = float(sizes.max() / sizes.sum()) if sizes.size else 0.0
+    return {"num_components": float(np.log1p(num_parts)), "largest_component": largest}
+
+
+def _peak(P: np.ndarray) -> float:
+    num_pixels = max(1, round(_SMALL * P.size))
+    top = float(np.clip(np.partition(P.ravel(), -num_pixels)[-num_pixels:].mean(), _EPS, 1 - _EPS))
+    return float(np.log(top / (1 - top)))

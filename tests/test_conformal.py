@@ -1,0 +1,84 @@
+"""Risk control: curves against their definition, the threshold, the guarantee over many draws, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from icmoe_monai.conformal import LEVELS, check_alpha, control_risk, controlled_mask, level_index, miss_curve
+from icmoe_monai.errors import InputError
+
+
+def test_a_curve_is_the_share_of_the_lesion_below_each_level():
+    voted, label = torch.rand(1, 30, 20), (torch.rand(1, 30, 20) > 0.7).int()
+    curve = miss_curve(voted, label)
+    assert curve is not None
+    for k in range(0, len(LEVELS), 37):
+        missed = controlled_mask(voted, float(LEVELS[k]))[label > 0] == 0
+        assert curve[k] == pytest.approx(float(missed.float().mean()), abs=1e-6)
+    assert curve[0] == 0
+    assert (np.diff(curve) >= 0).all()
+    assert curve[-1] > 0.9
+
+
+def test_foreground_of_several_classes_is_what_is_not_background():
+    voted = torch.tensor([[0.7, 0.2, 0.9], [0.1, 0.3, 0.1], [0.2, 0.5, 0.0]]).reshape(3, 1, 3)
+    curve = miss_curve(voted, torch.tensor([[[1, 2, 0]]]))
+    assert curve is not None
+    assert curve[np.searchsorted(LEVELS, 0.5)] == 0.5
+    assert controlled_mask(voted, 0.25).flatten().tolist() == [2, 2, 0]
+
+
+def test_the_threshold_is_the_largest_that_keeps_the_bound():
+    curves = np.sort(np.random.default_rng(0).uniform(size=(40, len(LEVELS))), axis=1) ** 2
+    curves[:, 0] = 0
+    control = control_risk(curves, alpha=0.15)
+    k = level_index(control.threshold)
+    bounds = 40 / 41 * curves.mean(0) + 1 / 41
+    assert bounds[k] <= 0.15 < bounds[k + 1]
+    assert control.bound == pytest.approx(bounds[k])
+    assert control.empirical_rate == pytest.approx(curves[:, k].mean())
+    assert control.num_images == 40
+    assert control_risk(curves, alpha=0.05).threshold < control.threshold
+
+
+def test_the_default_rate_is_that_of_the_vote():
+    voted, label = torch.rand(1, 30, 20), torch.ones(1, 30, 20)
+    curve = miss_curve(voted, label)
+    assert curve is not None
+    assert control_risk([curve] * 9, alpha=0.2).default_rate == pytest.approx(
+        float((voted <= 0.5).float().mean()), abs=0.02
+    )
+
+
+def test_the_expected_rate_of_a_further_image_is_kept():
+    """Over many draws of calibration images the mean rate of further ones is at most alpha, and not far below it."""
+    rng = np.random.default_rng(0)
+    lesions = np.clip(rng.beta(4, 2, size=4000)[:, None] + rng.normal(0, 0.15, size=(4000, 60)), 0, 1)
+    curves = [miss_curve(torch.tensor(lesion).float()[None, None], torch.ones(1, 1, 60)) for lesion in lesions]
+    pool = np.stack(curves)
+    achieved = []
+    for _ in range(200):
+        order = rng.permutation(len(pool))
+        control = control_risk(pool[order[:50]], alpha=0.1)
+        k = level_index(control.threshold)
+        achieved.append(pool[order[50:], k].mean())
+    standard_error = np.std(achieved) / np.sqrt(len(achieved))
+    assert 0.07 < np.mean(achieved) <= 0.1 + 2 * standard_error
+
+
+def test_an_image_without_foreground_has_no_curve():
+    assert miss_curve(torch.rand(1, 4, 4), torch.zeros(1, 4, 4)) is None
+
+
+@pytest.mark.parametrize(("n", "alpha", "needed"), [(8, 0.1, 9), (0, 0.5, 1), (18, 0.05, 19)])
+def test_too_few_images_are_refused_and_told_how_many_are_needed(n, alpha, needed):
+    sentence = f"alpha {alpha:g} needs at least {needed} validation images with foreground, and there are {n}"
+    with pytest.raises(InputError, match=sentence):
+        control_risk([np.zeros(len(LEVELS))] * n, alpha=alpha)
+    assert control_risk([np.zeros(len(LEVELS))] * needed, alpha=alpha).threshold == LEVELS[-1]
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, "0.1", None, True, float("nan")])
+def test_an_alpha_that_is_no_rate_is_refused(alpha):
+    with pytest.raises(InputError, match="alpha must be a number between 0 and 1"):
+        check_alpha(alpha)

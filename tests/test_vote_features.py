@@ -1,0 +1,98 @@
+"""The figures of a vote against their definitions, at the edges of their range, and from batches of any size."""
+
+import numpy as np
+import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from icmoe_monai.inferers import VotingInferer
+from icmoe_monai.network import ICMoE
+from icmoe_monai.reliability import TakeReliabilityd, reliability
+from icmoe_monai.vote_features import TakeVoteFeaturesd, vote_features
+
+NAMES = [
+    "confidence", "disagreement", "vote_entropy", "expert_agreement", "soft_dice", "vote_agreement", "entropy",
+    "boundary_entropy", "num_components", "largest_component", "foreground_share", "peak", "load_1", "load_2",
+]  # fmt: skip
+
+
+def vote(P: torch.Tensor, num_experts: int = 2) -> dict[str, float]:
+    """Return the features of experts that all say the same."""
+    votes = torch.full((num_experts, *P.shape), 1 / num_experts)
+    return vote_features(P[None], P.expand(num_experts, 1, *P.shape), votes)
+
+
+def test_names():
+    assert list(vote(torch.rand(20, 30))) == NAMES
+
+
+def test_two_squares():
+    P = torch.full((40, 50), 0.1)
+    P[5:15, 5:15] = 0.9
+    P[25:30, 30:40] = 0.6
+    found = vote(P)
+    assert found["soft_dice"] == pytest.approx(2 * (100 * 0.9 + 50 * 0.6) / (150 + float(P.sum())))
+    assert found["num_components"] == pytest.approx(np.log(3))
+    assert found["largest_component"] == pytest.approx(100 / 150)
+    assert found["foreground_share"] == pytest.approx(np.sqrt(150 / 2000))
+    assert found["peak"] == pytest.approx(np.log(9), abs=1e-5)
+    entropy = {p: -p * np.log2(p) - (1 - p) * np.log2(1 - p) for p in (0.1, 0.6, 0.9)}
+    assert found["entropy"] == pytest.approx((100 * entropy[0.9] + 50 * entropy[0.6]) / 150, abs=1e-5)
+    assert entropy[0.1] < found["boundary_entropy"] < entropy[0.6]
+    assert found["vote_agreement"] == found["expert_agreement"] == 1
+    assert (found["load_1"], found["load_2"]) == (0.5, 0.5)
+
+
+def test_a_certain_vote_is_expected_to_be_right_and_a_wavering_one_is_not():
+    sharp, blurred = torch.full((32, 32), 0.001), torch.full((32, 32), 0.2)
+    sharp[8:20, 8:20], blurred[8:20, 8:20] = 0.999, 0.6
+    certain, wavering = vote(sharp), vote(blurred)
+    for name, is_higher in {"soft_dice": True, "peak": True, "entropy": False, "boundary_entropy": False}.items():
+        assert (certain[name] > wavering[name]) == is_higher, name
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_nothing_and_everything_found_are_finite(value):
+    found = vote(torch.full((20, 30), value))
+    assert all(np.isfinite(list(found.values())))
+    assert found["soft_dice"] == value
+    assert found["largest_component"] == value
+    assert found["boundary_entropy"] == 1.0  # there is no border
+
+
+def test_a_single_expert_has_features_too():
+    assert all(np.isfinite(list(vote(torch.rand(9, 9), num_experts=1).values())))
+
+
+def test_classes_count_together_as_foreground():
+    voted = torch.softmax(torch.randn(3, 12, 14), 0)
+    found = vote_features(voted, voted[None], torch.ones(1, 12, 14))
+    assert found["foreground_share"] == pytest.approx(float((voted.argmax(0) > 0).float().mean() ** 0.5))
+
+
+def test_the_transform_keeps_the_tensor_and_gives_the_reliability_its_figures():
+    pred = MetaTensor(torch.rand(7, 12, 14), meta={"filename_or_obj": "a.png"})
+    pred[4:] = torch.softmax(pred[4:], 0)
+    item = TakeVoteFeaturesd()({"pred": pred})
+    assert item["pred"] is pred
+    assert item["disagreement"].shape == (1, 12, 14)
+    assert isinstance(item["disagreement"], MetaTensor)
+    assert item["disagreement"].mean() > 0.1
+    expected = reliability(pred[:1].as_tensor(), pred[1:4, None].as_tensor(), pred[4:].as_tensor())
+    assert TakeReliabilityd()(item)["reliability"] == TakeReliabilityd()({"pred": pred})["reliability"] == expected
+    with pytest.raises(ValueError, match=r"must be \(K \+ E K \+ E, H, W\)"):
+        TakeVoteFeaturesd()({"pred": pred[:2]})
+
+
+def test_a_batch_of_one_and_of_eight_give_the_same_features():
+    network = ICMoE().eval()
+    with torch.no_grad():
+        images = torch.randn(8, 3, 64, 64)
+        inferer = VotingInferer(with_experts=True)
+        together = inferer(images, network)
+        alone = torch.cat([inferer(image[None], network) for image in images])
+    take = TakeVoteFeaturesd()
+    for first, second in zip(together, alone, strict=True):
+        expected = take({"pred": second})["vote_features"]
+        assert take({"pred": first})["vote_features"] == pytest.approx(expected, abs=1e-5)
+    assert len({take({"pred": pred})["vote_features"]["entropy"] for pred in alone}) == 8
