@@ -23,6 +23,7 @@ from PIL import Image
 
 from icmoe_monai.overlay import class_colour, thumbnail
 
+MOST_THUMBNAILS = 500
 _INK, _MARK = "#010203", "#0072b2"  # the page has its own for light and dark
 _MOST_VECTOR_MARKS = 1000
 _MOST_CLASSES_APART = 4
@@ -42,7 +43,13 @@ class _Cell(NamedTuple):
     style: str = "number"
 
 
-def render_report(report: Mapping[str, Any], *, output_dir: str | Path, max_thumbnails: int = 500) -> str:
+def render_report(
+    report: Mapping[str, Any],
+    *,
+    output_dir: str | Path,
+    max_thumbnails: int = MOST_THUMBNAILS,
+    thumbnails: Mapping[str, bytes] | None = None,
+) -> str:
     """Return a report as one HTML page without a reference to anything outside `output_dir`.
 
     The page is to lie in `output_dir`, which its links are relative to. It is the same whenever it is made of the same
@@ -52,6 +59,8 @@ def render_report(report: Mapping[str, Any], *, output_dir: str | Path, max_thum
         report: The content of `report.json`.
         output_dir: Folder of the results; the pictures in the page are made of its overlays, where they are there.
         max_thumbnails: Most pictures in the page, since each adds about 10 kB.
+        thumbnails: What `thumbnail` made of overlays when they were drawn, by the overlays' relative paths; the others
+            are made anew.
 
     Returns:
         The page, to be written as UTF-8.
@@ -65,7 +74,7 @@ def render_report(report: Mapping[str, Any], *, output_dir: str | Path, max_thum
     labels = [str(label) for label in report.get("labels") or ["foreground"]]
     cases: list[Mapping[str, Any]] = list(report.get("cases") or [])
     done = [case for case in cases if case.get("status", "done") == "done"]
-    pictures = _pictures(cases, folder, max_thumbnails, len(labels))
+    pictures = _pictures(cases, folder, max_thumbnails, len(labels), thumbnails or {})
     columns = _columns(cases, labels)
     rows = [
         {
@@ -223,16 +232,16 @@ def _is_safe(relative: str) -> bool:
 
 
 def _pictures(
-    cases: Sequence[Mapping[str, Any]], folder: Path, most: int, num_labels: int
+    cases: Sequence[Mapping[str, Any]], folder: Path, most: int, num_labels: int, thumbnails: Mapping[str, bytes]
 ) -> list[tuple[str, int, int] | None]:
     """Return per case a data URI with its width and height, or None."""
     pictures: list[tuple[str, int, int] | None] = []
     num_made = 0
     for case in cases:
         path = _inside(folder, case.get("overlay")) if num_made < most else None
-        picture = None if path is None else _picture(path, case, num_labels)
-        num_made += picture is not None
-        pictures.append(picture)
+        jpeg = None if path is None else thumbnails.get(case["overlay"]) or _thumbnail(path, case, num_labels)
+        num_made += jpeg is not None
+        pictures.append(None if jpeg is None else _picture(jpeg))
     return pictures
 
 
@@ -244,20 +253,20 @@ def _index_after(pictures: Sequence[Any], most: int) -> int:
     return shown[-1] if len(shown) >= most else len(pictures)
 
 
-def _picture(path: Path, case: Mapping[str, Any], num_labels: int) -> tuple[str, int, int] | None:
+def _thumbnail(path: Path, case: Mapping[str, Any], num_labels: int) -> bytes | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own file, made of as large an image
             with Image.open(path, formats=["PNG"]) as overlay:
                 overlay.load()
-        height, width = case.get("height"), case.get("width")
-        if height and width and height <= overlay.height and width <= overlay.width:
-            # Without the legend, which cannot be read at this size.
-            jpeg = thumbnail(overlay.crop((0, 0, width, height)), num_labels=num_labels)
-        else:
-            jpeg = thumbnail(overlay, num_labels=num_labels)
+        size = (int(case.get("width") or 0), int(case.get("height") or 0))
+        fits = 0 < size[0] <= overlay.width and 0 < size[1] <= overlay.height
+        return thumbnail(overlay, size=size if fits else None, num_labels=num_labels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def _picture(jpeg: bytes) -> tuple[str, int, int]:
     size = Image.open(io.BytesIO(jpeg)).size
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"), *size
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icmoe_monai.overlay import draw_overlay
+from icmoe_monai import report_page
+from icmoe_monai.overlay import draw_overlay, thumbnail
 from icmoe_monai.report_page import render_report
 
 HOSTILE = "<script>alert(1)</script> \"a' &amp; {{ 7 * 7 }} \udcfc\u202e.png"
@@ -236,6 +237,23 @@ def test_page_is_the_same_each_time(tmp_path: Path) -> None:
     write_overlay(tmp_path, cases[0])
     report = report_of(*cases)
     assert render_report(report, output_dir=tmp_path) == render_report(report, output_dir=tmp_path)
+
+
+def test_thumbnails_of_the_run_itself_spare_reading_overlays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [done(f"{n}.png") for n in range(2)]
+    for seed, case in enumerate(cases):
+        write_overlay(tmp_path, case, seed)
+    report = report_of(*cases)
+    made_anew = render_report(report, output_dir=tmp_path)
+    made = {}
+    for case in cases:
+        with Image.open(tmp_path / case["overlay"]) as overlay:
+            made[case["overlay"]] = thumbnail(overlay, size=(64, 48), num_labels=1)
+    assert (
+        render_report(report, output_dir=tmp_path, thumbnails={"overlays/1.png": made["overlays/1.png"]}) == made_anew
+    )
+    monkeypatch.setattr(report_page, "_thumbnail", lambda *_: pytest.fail("an overlay was read"))
+    assert render_report(report, output_dir=tmp_path, thumbnails=made) == made_anew
 
 
 @pytest.mark.parametrize(
