@@ -1,7 +1,8 @@
 """How large the pixels of a DICOM image are in the patient: by Pixel Spacing, or by the regions of an ultrasound image.
 
 A detector's own spacing (ImagerPixelSpacing, alone or merely repeated as PixelSpacing without a calibration type) and a
-scanner's nominal spacing do not count; nor do regions of ultrasound other than planes in centimetres.
+scanner's nominal spacing do not count; nor do regions of ultrasound other than planes in centimetres, and those that do
+not fit into the image, which was scaled or cut after them.
 
 Letters: H W image size.
 """
@@ -111,11 +112,17 @@ def _steps_of_regions(image: Opened) -> np.ndarray:
     for region in regions:
         left, top = max(region.RegionLocationMinX0, 0), max(region.RegionLocationMinY0, 0)
         inside = np.s_[top : region.RegionLocationMaxY1 + 1, left : region.RegionLocationMaxX1 + 1]
-        own = _steps_of_region(region)
+        own = _steps_of_region(region) if _fits(region, image) else (np.nan, np.nan)
         contradicts = covered[inside] & ~np.isclose(steps[inside], own).all(axis=2)
         steps[inside] = np.where(contradicts[..., None], np.nan, own)
         covered[inside] = True
     return steps
+
+
+def _fits(region: Dataset, image: Opened) -> bool:
+    """Tell whether an ultrasound region lies in the image; if not, that was scaled or cut after it was calibrated."""
+    # some count the last pixel's number from 1
+    return bool(region.RegionLocationMaxX1 <= image.columns and region.RegionLocationMaxY1 <= image.rows)
 
 
 def _steps_of_region(region: Dataset) -> tuple[float, float]:

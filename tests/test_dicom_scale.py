@@ -62,8 +62,13 @@ def region(left: int, top: int, right: int, bottom: int, delta: float = 0.02, **
         ([region(0, 0, 9, 11, RegionSpatialFormat=3)], np.s_[0:2, 4:6], None),
         ([region(0, 0, 9, 11, PhysicalDeltaX=None)], np.s_[0:2, 4:6], None),
         ([region(2, 3, 9, 8)], np.s_[0:0], 0.0),
+        ([region(2, 3, 20, 12)], np.s_[3:9, 2:10], 48 * 0.08),
+        ([region(2, 3, 40, 8)], np.s_[3:9, 2:10], None),
     ],
-    ids=["inside", "below", "right", "two", "overlap", "contradict", "seconds", "doppler", "no-delta", "no-pixels"],
+    ids=[
+        *("inside", "below", "right", "two", "overlap", "contradict", "seconds", "doppler", "no-delta", "no-pixels"),
+        *("counted from 1", "of a larger image"),
+    ],
 )
 def test_ultrasound_regions(tmp_path: Path, regions: list[Dataset], pixels: Any, expected: float | None) -> None:
     path = save(tmp_path / "a.dcm", asymmetric().astype(np.uint8), SequenceOfUltrasoundRegions=regions)
