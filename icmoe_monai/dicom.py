@@ -59,7 +59,6 @@ _FREE_DECODERS = {
 _GENERAL_DECODERS = "python-gdcm, or pylibjpeg-libjpeg (GPL: your own choice)"
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _IMAGE_RECORD = "IMAGE"
-_2D, _CENTIMETRES = 1, 3  # RegionSpatialFormat, PhysicalUnitsXDirection
 # pydicom's logger and Python's warning filters belong to the whole process
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -88,7 +87,9 @@ class DicomInfo:
     position: tuple[float, ...]
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
+    """An image's checked header, and where in the file its pixels begin."""
+
     path: str
     stream: BinaryIO
     dataset: Dataset
@@ -99,11 +100,15 @@ class _Opened(NamedTuple):
     columns: int
 
 
-def _guarded(read: _Function) -> _Function:
-    """Turn all that a damaged file makes pydicom raise into an `InputError` without its text."""
+def guarded(read: _Function) -> _Function:
+    """Turn all that a damaged file makes pydicom raise into an `InputError` without its text.
+
+    Args:
+        read: A function of a path and more.
+    """
 
     @functools.wraps(read)
-    def guarded(path: str, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(path: str, *args: Any, **kwargs: Any) -> Any:
         try:
             with _silence():
                 return read(path, *args, **kwargs)
@@ -114,7 +119,7 @@ def _guarded(read: _Function) -> _Function:
         # outside of the except, so that the text, which may hold a tag's value, is not even this error's context
         raise InputError(f"{path} is damaged, or no DICOM image that pydicom can read: copy it again or remove it.")
 
-    return cast(_Function, guarded)
+    return cast(_Function, wrapped)
 
 
 def is_dicom(path: str) -> bool:
@@ -128,7 +133,7 @@ def is_dicom(path: str) -> bool:
     return path.lower().endswith(SUFFIXES) or (os.path.isfile(path) and _has_preamble(path))
 
 
-@_guarded
+@guarded
 def inspect(path: str) -> DicomInfo:
     """Return what the header says; no pixels are decoded.
 
@@ -139,9 +144,9 @@ def inspect(path: str) -> DicomInfo:
         InputError: The file is damaged, is not DICOM, or holds less or more pixel data than the header says.
         NotAnImageError: It is DICOM, but no image to segment.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         series = "" if image.num_frames > 1 else _series(image.dataset)
-        position = (_place(image.dataset), _first_number(image.dataset.get("InstanceNumber")) or 0.0)
+        position = (_place(image.dataset), first_number(image.dataset.get("InstanceNumber")) or 0.0)
         return DicomInfo(image.num_frames, image.rows, image.columns, series, position)
 
 
@@ -157,7 +162,7 @@ def count_frames(path: str) -> int:
     return inspect(path).num_frames
 
 
-@_guarded
+@guarded
 def decode_rgb(path: str, frame: int = 0) -> np.ndarray:
     """Return the colours of one frame; no other is decoded.
 
@@ -172,7 +177,7 @@ def decode_rgb(path: str, frame: int = 0) -> np.ndarray:
         InputError: The frame cannot be decoded or does not exist.
         NotAnImageError: The file is DICOM, but no image to segment.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return _decode(image, frame)
 
 
@@ -189,7 +194,7 @@ def decode_values(path: str, frame: int = 0) -> tuple[np.ndarray, bool]:
     raise InputError(f"{path} is a DICOM file, and masks are not read from those: convert it to PNG or NIfTI.")
 
 
-@_guarded
+@guarded
 def decode_size(path: str, *, whole: bool = False) -> tuple[int, int]:
     """Return an image's (H, W).
 
@@ -201,63 +206,13 @@ def decode_size(path: str, *, whole: bool = False) -> tuple[int, int]:
         InputError: The file cannot be read.
         NotAnImageError: The file is DICOM, but no image to segment.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         for frame in range(image.num_frames if whole else 0):
             _decode(image, frame)
         return image.rows, image.columns
 
 
-@_guarded
-def pixel_spacing(path: str) -> tuple[float, float] | None:
-    """Return the distance of pixels in the patient, or None where the file is not calibrated.
-
-    A detector's own spacing (ImagerPixelSpacing, alone or merely repeated as PixelSpacing without a calibration type)
-    and a scanner's nominal spacing do not count.
-
-    Args:
-        path: The file.
-
-    Returns:
-        mm between rows and between columns; None where frames differ.
-
-    Raises:
-        InputError: The file cannot be read.
-        NotAnImageError: The file is DICOM, but no image to segment.
-    """
-    with _opened(path) as image:
-        several = "PerFrameFunctionalGroupsSequence" in image.dataset
-        spacings = {_spacing(image.dataset, frame) for frame in range(image.num_frames if several else 1)}
-        return spacings.pop() if len(spacings) == 1 else None
-
-
-def areas_mm2(path: str, classes: np.ndarray, num_classes: int, frame: int = 0) -> list[float] | None:
-    """Return the area of each foreground class, by pixel spacing or else by the calibrated regions of ultrasound.
-
-    Args:
-        path: The file.
-        classes: Class numbers, 0 the background, (H, W).
-        num_classes: How many classes, the background among them.
-        frame: Which frame, from 0.
-
-    Returns:
-        mm² of class 1 to num_classes - 1, 0.0 for a class without pixels. None where the frame is not calibrated; and
-        where a pixel of any foreground class lies outside of all calibrated regions, or where regions contradict.
-
-    Raises:
-        InputError: The file cannot be read.
-        NotAnImageError: The file is DICOM, but no image to segment.
-        ValueError: classes has another size than the image.
-    """
-    pixel_areas = _pixel_areas(path, frame)
-    if classes.shape != pixel_areas.shape:
-        raise ValueError(f"classes must have the image's size (H, W) = {pixel_areas.shape}, got {classes.shape}.")
-    if np.isnan(pixel_areas).all():
-        return None
-    areas = [float(pixel_areas[classes == number].sum()) for number in range(1, num_classes)]
-    return None if any(math.isnan(area) for area in areas) else areas
-
-
-@_guarded
+@guarded
 def read_dicomdir(path: str) -> list[str]:
     """Return the absolute paths of the image files that a DICOMDIR lists, whether they exist or not.
 
@@ -346,7 +301,16 @@ def _inflate(path: str, data: bytes) -> bytes:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[_Opened]:
+def opened(path: str) -> Iterator[Opened]:
+    """Open an image whose header is checked against what the file holds, within a function that is `guarded`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: It is damaged, or holds less or more pixel data than its header says.
+        NotAnImageError: It is DICOM, but no image to segment.
+    """
     check_file(path)
     with _stream(path) as stream:
         dataset = dcmread(stream, stop_before_pixels=True, force=True, defer_size=_LARGEST_HEADER_VALUE)
@@ -359,7 +323,7 @@ def _opened(path: str) -> Iterator[_Opened]:
             raise InputError(f"{path} has an unknown transfer syntax: convert it to Explicit VR Little Endian.")
         dataset.file_meta.TransferSyntaxUID = syntax
         tag, length = _read_tag(stream, syntax)
-        image = _Opened(path, stream, dataset, syntax, stream.tell(), *_shape(path, dataset))
+        image = Opened(path, stream, dataset, syntax, stream.tell(), *_shape(path, dataset))
         if syntax.is_encapsulated:
             _check_fragments(image)
         else:
@@ -408,7 +372,7 @@ def _read_tag(stream: BinaryIO, syntax: uid.UID) -> tuple[int, int]:
     return group << 16 | element, length
 
 
-def _check_length(image: _Opened, length: int, bits: int) -> None:
+def _check_length(image: Opened, length: int, bits: int) -> None:
     held = min(length, image.stream.seek(0, os.SEEK_END) - image.pixels_at)
     num_values = image.rows * image.columns * int(image.dataset.get("SamplesPerPixel") or 1)
     if image.dataset.PhotometricInterpretation == "YBR_FULL_422":
@@ -420,7 +384,7 @@ def _check_length(image: _Opened, length: int, bits: int) -> None:
         raise InputError(f"{image.path} holds {much} pixel data than its header says: copy it again or remove it.")
 
 
-def _check_fragments(image: _Opened) -> None:
+def _check_fragments(image: Opened) -> None:
     stream = image.stream
     parse_basic_offsets(stream)
     num_fragments, offsets = parse_fragments(stream)
@@ -432,8 +396,8 @@ def _check_fragments(image: _Opened) -> None:
         raise InputError(f"{image.path} is cut short: copy it again or remove it.")
 
 
-def _decode(image: _Opened, frame: int) -> np.ndarray:
-    _check_frame(image, frame)
+def _decode(image: Opened, frame: int) -> np.ndarray:
+    check_frame(image, frame)
     stored = _decode_stored(image, frame)
     photometric = image.dataset.PhotometricInterpretation
     if photometric == _PALETTE:
@@ -446,12 +410,21 @@ def _decode(image: _Opened, frame: int) -> np.ndarray:
     return np.repeat(grey.astype(np.float32)[..., None], 3, axis=2)
 
 
-def _check_frame(image: _Opened, frame: int) -> None:
+def check_frame(image: Opened, frame: int) -> None:
+    """Check that an image has a frame.
+
+    Args:
+        image: The image.
+        frame: Its number, from 0.
+
+    Raises:
+        InputError: It has not.
+    """
     if not 0 <= frame < image.num_frames:
         raise InputError(f"{image.path} has no frame {frame}: they are counted from 0.")
 
 
-def _decode_stored(image: _Opened, frame: int) -> np.ndarray:
+def _decode_stored(image: Opened, frame: int) -> np.ndarray:
     """Return the values as stored, (H, W) or (H, W, 3), YBR made RGB."""
     try:
         decoder = get_decoder(image.syntax)
@@ -476,7 +449,7 @@ def _decode_stored(image: _Opened, frame: int) -> np.ndarray:
     raise InputError(_missing_decoder(image))
 
 
-def _missing_decoder(image: _Opened) -> str:
+def _missing_decoder(image: Opened) -> str:
     package = _FREE_DECODERS.get(image.syntax, _GENERAL_DECODERS)
     return (
         f"{image.path} cannot be decoded: its transfer syntax {image.syntax.name} needs a decoder that is not "
@@ -484,7 +457,7 @@ def _missing_decoder(image: _Opened) -> str:
     )
 
 
-def _check_coded_size(image: _Opened, frame: int) -> None:
+def _check_coded_size(image: Opened, frame: int) -> None:
     """Refuse a frame whose JPEG, JPEG-LS or JPEG 2000 header claims another size, for which a decoder takes memory."""
     tables = [image.dataset.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
     image.stream.seek(image.pixels_at)
@@ -517,7 +490,7 @@ def _to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
     return (values >> (bits - 8)).clip(0, 255)
 
 
-def _paint(image: _Opened, stored: np.ndarray) -> np.ndarray:
+def _paint(image: Opened, stored: np.ndarray) -> np.ndarray:
     num_entries, first, bits = image.dataset.RedPaletteColorLookupTableDescriptor
     last = first + (num_entries or 2**16) - 1
     colours = apply_color_lut(stored.astype(np.int32).clip(first, last), image.dataset)[..., :3]
@@ -529,11 +502,11 @@ def _paint(image: _Opened, stored: np.ndarray) -> np.ndarray:
     return _to_eight_bits(colours, bits)
 
 
-def _to_grey(image: _Opened, stored: np.ndarray, frame: int) -> np.ndarray:
+def _to_grey(image: Opened, stored: np.ndarray, frame: int) -> np.ndarray:
     """Return greys in 0..255 before MONOCHROME1 is inverted, (H, W)."""
     big_endian = not image.syntax.is_little_endian
-    values = _to_modality(stored, _macro(image.dataset, frame, "PixelValueTransformationSequence"), big_endian)
-    view = _macro(image.dataset, frame, "FrameVOILUTSequence")
+    values = _to_modality(stored, macro(image.dataset, frame, "PixelValueTransformationSequence"), big_endian)
+    view = macro(image.dataset, frame, "FrameVOILUTSequence")
     for table in view.get("VOILUTSequence") or []:
         if table.get("LUTDescriptor") and table.get("LUTData"):
             looked_up = _look_up(values, table, big_endian)
@@ -542,8 +515,14 @@ def _to_grey(image: _Opened, stored: np.ndarray, frame: int) -> np.ndarray:
     return _stretch(values, ~_padding(image.dataset, stored)) if windowed is None else windowed
 
 
-def _macro(dataset: Dataset, frame: int, name: str) -> Dataset:
-    """Return a frame's item of a functional group, or one shared by all frames, or else the data set itself."""
+def macro(dataset: Dataset, frame: int, name: str) -> Dataset:
+    """Return a frame's item of a functional group, or one shared by all frames, or else the data set itself.
+
+    Args:
+        dataset: The image's header.
+        frame: Which frame, from 0.
+        name: Keyword of the functional group.
+    """
     for keyword, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         groups = dataset.get(keyword) or []
         if index < len(groups) and groups[index].get(name):
@@ -554,7 +533,7 @@ def _macro(dataset: Dataset, frame: int, name: str) -> Dataset:
 def _to_modality(stored: np.ndarray, item: Dataset, big_endian: bool) -> np.ndarray:
     if item.get("ModalityLUTSequence"):
         return _look_up(stored, item.ModalityLUTSequence[0], big_endian)
-    slope, intercept = _first_number(item.get("RescaleSlope")), _first_number(item.get("RescaleIntercept"))
+    slope, intercept = first_number(item.get("RescaleSlope")), first_number(item.get("RescaleIntercept"))
     values = stored.astype(np.float64)
     return values if slope is None or intercept is None else values * slope + intercept
 
@@ -573,7 +552,7 @@ def _look_up(values: np.ndarray, item: Dataset, big_endian: bool) -> np.ndarray:
 
 
 def _window(values: np.ndarray, view: Dataset) -> np.ndarray | None:
-    center, width = _first_number(view.get("WindowCenter")), _first_number(view.get("WindowWidth"))
+    center, width = first_number(view.get("WindowCenter")), first_number(view.get("WindowWidth"))
     function = str(view.get("VOILUTFunction") or "").upper()
     function = function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
     if center is None or width is None or width < 1:
@@ -612,7 +591,12 @@ def _stretch(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (np.where(finite, values - low, 0.0) * (255 / span)).clip(0, 255)
 
 
-def _first_number(value: Any) -> float | None:
+def first_number(value: Any) -> float | None:
+    """Return an attribute's only or first value if it is a finite number, else None.
+
+    Args:
+        value: What the attribute holds.
+    """
     if value is not None and not isinstance(value, (str, float, int)):
         value = next(iter(value), None)
     if value is None or value == "":
@@ -620,13 +604,19 @@ def _first_number(value: Any) -> float | None:
     return float(value) if math.isfinite(float(value)) else None
 
 
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    numbers = tuple(float(number) for number in value) if value and not isinstance(value, (str, float, int)) else ()
-    return numbers if len(numbers) == count and all(math.isfinite(number) for number in numbers) else None
+def numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    """Return an attribute's values, or None if they are not so many finite numbers.
+
+    Args:
+        value: What the attribute holds.
+        count: How many.
+    """
+    found = tuple(float(number) for number in value) if value and not isinstance(value, (str, float, int)) else ()
+    return found if len(found) == count and all(math.isfinite(number) for number in found) else None
 
 
 def _series(dataset: Dataset) -> str:
-    directions = _numbers(dataset.get("ImageOrientationPatient"), 6)
+    directions = numbers(dataset.get("ImageOrientationPatient"), 6)
     if not dataset.get("SeriesInstanceUID") or directions is None or not dataset.get("ImagePositionPatient"):
         return ""  # pictures of one series, such as ultrasound stills, are no stack
     directions = tuple(round(number, 2) + 0.0 for number in directions)
@@ -636,46 +626,8 @@ def _series(dataset: Dataset) -> str:
 
 def _place(dataset: Dataset) -> float:
     """Return the position along the slice normal in mm, 0 where it is not given."""
-    directions = _numbers(dataset.get("ImageOrientationPatient"), 6)
-    position = _numbers(dataset.get("ImagePositionPatient"), 3)
+    directions = numbers(dataset.get("ImageOrientationPatient"), 6)
+    position = numbers(dataset.get("ImagePositionPatient"), 3)
     if directions is None or position is None:
         return 0.0
     return float(np.cross(directions[:3], directions[3:]) @ np.asarray(position))
-
-
-def _spacing(dataset: Dataset, frame: int) -> tuple[float, float] | None:
-    item = _macro(dataset, frame, "PixelMeasuresSequence")
-    spacing = _numbers(item.get("PixelSpacing"), 2)
-    repeated = _numbers(dataset.get("ImagerPixelSpacing"), 2) == spacing
-    if spacing is None or min(spacing) <= 0 or (repeated and not dataset.get("PixelSpacingCalibrationType")):
-        return None
-    return spacing[0], spacing[1]
-
-
-@_guarded
-def _pixel_areas(path: str, frame: int) -> np.ndarray:
-    """Return the area of each pixel in mm², NaN where it is not calibrated, (H, W)."""
-    with _opened(path) as image:
-        _check_frame(image, frame)
-        spacing = _spacing(image.dataset, frame)
-        if spacing is not None:
-            return np.full((image.rows, image.columns), spacing[0] * spacing[1])
-        areas = np.full((image.rows, image.columns), np.nan)
-        covered = np.zeros(areas.shape, dtype=bool)
-        for region in image.dataset.get("SequenceOfUltrasoundRegions") or []:
-            left, top = max(region.RegionLocationMinX0, 0), max(region.RegionLocationMinY0, 0)
-            inside = np.s_[top : region.RegionLocationMaxY1 + 1, left : region.RegionLocationMaxX1 + 1]
-            area = _region_area(region)
-            contradicts = covered[inside] & ~np.isclose(areas[inside], area)
-            areas[inside] = np.where(contradicts, np.nan, area)
-            covered[inside] = True
-        return areas
-
-
-def _region_area(region: Dataset) -> float:
-    """Return the area of an ultrasound region's pixel in mm², NaN where it shows no plane in centimetres."""
-    units = (region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection"))
-    if region.get("RegionSpatialFormat") != _2D or units != (_CENTIMETRES, _CENTIMETRES):
-        return math.nan
-    sides = [abs(_first_number(region.get(keyword)) or 0.0) for keyword in ("PhysicalDeltaX", "PhysicalDeltaY")]
-    return 100 * sides[0] * sides[1] or math.nan

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +86,8 @@ def write_segmentation(
     path: str | Path,
     *,
     sources: Sequence[tuple[str, int]],
-    classes: Sequence[np.ndarray] | None,
-    probabilities: Sequence[np.ndarray] | None = None,
+    classes: Iterable[np.ndarray] | None,
+    probabilities: Iterable[np.ndarray] | None = None,
     segments: Sequence[Segment | Mapping[str, Any]],
     algorithm: Mapping[str, Any],
 ) -> None:
@@ -98,7 +98,7 @@ def write_segmentation(
     Args:
         path: Where the file shall be.
         sources: N pairs of file and frame from 0: single-frame images of one series, or frames of one file.
-        classes: N class maps 0..S, uint8 (H, W), or None.
+        classes: N class maps 0..S, uint8 (H, W), or None; not asked for, if the sources allow no object.
         probabilities: N arrays of the segments' probabilities in 0..1, (S, H, W), instead of classes.
         segments: S segments, or mappings of `Segment`'s arguments.
         algorithm: `name`, `version`, and perhaps `family`, a code's value, scheme and meaning; the default is
@@ -111,13 +111,13 @@ def write_segmentation(
         RuntimeError: The object read back differs from what was meant.
     """
     described = [as_segment(segment) for segment in segments]
-    pixels = _stack(classes, probabilities, len(sources), len(described))
     with _quiet():
         images = _read_sources(sources)
         frames = [frame for _, frame in sources]
         is_multiframe = int(images[0].get("NumberOfFrames") or 1) > 1
-        _check_sources(sources, images, pixels.shape[1:3])
+        _check_sources(sources, images)
         _check_places(sources[0][0], images)
+        pixels = _stack(classes, probabilities, (images[0].Rows, images[0].Columns), len(sources), len(described))
         if not str((described, dict(algorithm))).isascii():
             images[
                 0
@@ -175,21 +175,24 @@ def as_segment(segment: Segment | Mapping[str, Any]) -> Segment:
 
 
 def _stack(
-    classes: Sequence[np.ndarray] | None,
-    probabilities: Sequence[np.ndarray] | None,
+    classes: Iterable[np.ndarray] | None,
+    probabilities: Iterable[np.ndarray] | None,
+    size: tuple[int, int],
     num_sources: int,
     num_segments: int,
 ) -> np.ndarray:
     """Return class maps uint8 (N, H, W), or probabilities float32 (N, H, W, S)."""
-    given = probabilities if classes is None else classes
-    if given is None or (classes is not None and probabilities is not None):
+    if (classes is None) == (probabilities is None):
         raise ValueError("There must be classes or probabilities, not both and not neither.")
+    given = list((probabilities if classes is None else classes) or ())
     if not num_sources or len(given) != num_sources or len({one.shape for one in given}) > 1:
         raise ValueError(f"There must be one array per source, all of one size, got {len(given)} for {num_sources}.")
+    if given[0].shape[-2:] != size:
+        raise ValueError(f"Masks must be of the source's size {size}, got {given[0].shape[-2:]}.")
     if classes is not None:
-        if any(one.ndim != 2 or one.min() < 0 or one.max() > num_segments for one in classes):
-            raise ValueError(f"Classes must be (H, W) with 0..{num_segments}, got {classes[0].shape} or other values.")
-        return np.stack([one.astype(np.uint8) for one in classes])
+        if any(one.ndim != 2 or one.min() < 0 or one.max() > num_segments for one in given):
+            raise ValueError(f"Classes must be (H, W) with 0..{num_segments}, got {given[0].shape} or other values.")
+        return np.stack([one.astype(np.uint8) for one in given])
     if given[0].ndim != 3 or given[0].shape[0] != num_segments:
         raise ValueError(f"Probabilities must be (S, H, W) with S {num_segments}, got {given[0].shape}.")
     pixels = np.stack([np.moveaxis(np.asarray(one, dtype=np.float32), 0, -1) for one in given])
@@ -240,7 +243,7 @@ def _values_of(element: DataElement) -> list[str]:
     return list(element.value) if element.VM > 1 else [str(element.value or "")]
 
 
-def _check_sources(sources: Sequence[tuple[str, int]], images: Sequence[Dataset], size: tuple[int, ...]) -> None:
+def _check_sources(sources: Sequence[tuple[str, int]], images: Sequence[Dataset]) -> None:
     """Refuse, with the reason, what highdicom would refuse."""
     path = sources[0][0]
     num_frames = [int(image.get("NumberOfFrames") or 1) for image in images]
@@ -250,8 +253,6 @@ def _check_sources(sources: Sequence[tuple[str, int]], images: Sequence[Dataset]
         raise _refused(path, "and the other files are of different series")
     if len({(image.Rows, image.Columns) for image in images}) > 1:
         raise _refused(path, "and the other images of its series differ in size")
-    if (images[0].Rows, images[0].Columns) != size:
-        raise ValueError(f"Masks must be of the source's size {(images[0].Rows, images[0].Columns)}, got {size}.")
     named = [frame for _, frame in sources]
     if len(set(sources)) < len(sources) or min(named) < 0 or max(named) >= max(num_frames):
         raise ValueError("Each source must be named once, with a frame that it has.")

@@ -11,6 +11,7 @@ import numpy as np
 from skimage.measure import label
 
 from icmoe_monai import dicom, nifti
+from icmoe_monai.dicom_scale import read_scale
 
 
 def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None, frame: int = 0) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None,
     Returns:
         Lists with one value per foreground class: `foreground_pixels`, `foreground_share` of the image, and
         `num_components`, parts that touch by a side or corner; `area_mm2`, such a list too, or None where the file does
-        not tell its scale; and `spacing_mm`, its (row, column) spacing, or None.
+        not tell its scale; and `spacing_mm`, the (row, column) spacing there, or None.
 
     Example:
         >>> measure(np.array([[1, 0, 1], [1, 0, 0]]), num_classes=2)["num_components"]
@@ -44,6 +45,6 @@ def _scale(classes: np.ndarray, num_classes: int, source: str | None, frame: int
     if source is not None and source.lower().endswith(nifti.SUFFIXES):
         return {"area_mm2": nifti.areas_mm2(source, classes, num_classes), "spacing_mm": nifti.pixel_spacing(source)}
     if source is not None and dicom.is_dicom(source):
-        areas = dicom.areas_mm2(source, classes, num_classes, frame)
-        return {"area_mm2": areas, "spacing_mm": dicom.pixel_spacing(source)}
+        scale = read_scale(source, frame)
+        return {"area_mm2": scale.areas_mm2(classes, num_classes), "spacing_mm": scale.spacing_mm(classes)}
     return {"area_mm2": None, "spacing_mm": None}

@@ -77,15 +77,22 @@ def draw_overlay(
     return canvas
 
 
-def thumbnail(overlay: Image.Image, side: int = 160, *, num_labels: int = len(CLASS_COLOURS) - 1) -> bytes:
+def thumbnail(
+    overlay: Image.Image,
+    side: int = 160,
+    *,
+    size: tuple[int, int] | None = None,
+    num_labels: int = len(CLASS_COLOURS) - 1,
+) -> bytes:
     """Return a small JPEG of an overlay, on which its contours are seen.
 
     Shrunk with the picture a contour would fade; so what has a class's very colour is drawn again, where it fills
     enough of a pixel to be a line.
 
     Args:
-        overlay: The overlay, or a part of it.
+        overlay: The overlay.
         side: The longer side of the JPEG, in pixels.
+        size: Width and height of the picture in the overlay, so that the legend, not to be read so small, is left out.
         num_labels: The number of classes whose contours there may be.
 
     Example:
@@ -93,7 +100,7 @@ def thumbnail(overlay: Image.Image, side: int = 160, *, num_labels: int = len(CL
         >>> Image.open(io.BytesIO(jpeg)).size
         (160, 120)
     """
-    small = overlay.convert("RGB")
+    small = (overlay if size is None else overlay.crop((0, 0, *size))).convert("RGB")
     scale = side / max(small.size)
     if scale < 1:
         red, green, blue = (np.asarray(channel) for channel in small.split())

@@ -84,12 +84,13 @@ def reliability(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, floa
     found = torch.stack([decide(voted)[0], *(decide(expert)[0] for expert in experts)]) > 0
     region = found.any(0)
     region = region if bool(region.any()) else torch.ones_like(region)
+    voted, experts, votes = voted[:, region], experts[:, :, region], votes[:, region]  # a few pixels of an image
     E = len(experts)
-    entropy = torch.special.entr(votes).sum(0)[region].mean() / log(E) if E > 1 else torch.zeros(())
+    entropy = torch.special.entr(votes).sum(0).mean() / log(E) if E > 1 else torch.zeros(())
     pairs = [dice_overlap(found[1 + i], found[1 + j]) for i, j in combinations(range(E), 2)]
     return {
-        "confidence": float(as_distribution(voted[None, None])[0, 0].amax(0)[region].mean()),
-        "disagreement": float(disagreement(experts[None])[0][region].mean()),
+        "confidence": float(as_distribution(voted[None, None]).amax(2).mean()),
+        "disagreement": float(disagreement(experts[None]).mean()),
         "vote_entropy": float(entropy),
         "expert_agreement": sum(pairs) / len(pairs) if pairs else 1.0,
     }

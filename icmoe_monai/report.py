@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.files import without_folders, write_atomically, write_csv, write_json
 from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
-from icmoe_monai.report_page import render_report
+from icmoe_monai.report_page import MOST_THUMBNAILS, render_report
 from icmoe_monai.version import __version__
 from icmoe_monai.volumes import VolumeWriter
 
@@ -80,6 +80,7 @@ class InferenceReport:
         self.volumes = volumes
         self.calibration = without_folders(dict(calibration or {}))
         self._writing: deque[tuple[dict[str, Any], Future | None]] = deque()
+        self._thumbnails: dict[str, bytes] = {}
         self._complete = False
         self._last_case = self._last_report = 0.0
 
@@ -99,6 +100,7 @@ class InferenceReport:
         """Write what earlier runs did, and volumes that they had no time for."""
         self._complete, self._last_case = False, time.monotonic()
         self._writing.clear()
+        self._thumbnails.clear()
         self.journal.begin()
         if self.volumes is not None:
             self.volumes.start()
@@ -161,13 +163,15 @@ class InferenceReport:
     def _written(self, record: dict[str, Any], writing: Future) -> dict[str, Any]:
         """Return the record once its files are there, or as failed if the system refuses these very files."""
         try:
-            writing.result()
+            small = writing.result()
         except InputError as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _OF_ONE_NAME:
                 raise
             sentence = str(error).replace(str(self.journal.output_dir), "output_dir")
             kept = {key: record[key] for key in ("name", "stamp", "frame", "seconds")}
             return {**dict.fromkeys(record), **kept, "status": "failed", "error": sentence}
+        if small is not None and len(self._thumbnails) < MOST_THUMBNAILS:
+            self._thumbnails[record["overlay"]] = small
         return record
 
     def _add(self, record: dict[str, Any]) -> None:
@@ -228,7 +232,7 @@ class InferenceReport:
         self._write(content)
         folder = self.journal.output_dir
         write_csv(folder / "report.csv", [_row(case, self.labels) for case in content["cases"]])
-        page = render_report(content, output_dir=folder).encode("utf-8", errors="replace")
+        page = render_report(content, output_dir=folder, thumbnails=self._thumbnails).encode("utf-8", errors="replace")
         write_atomically(folder / "report.html", lambda temporary: temporary.write_bytes(page))
 
 

@@ -14,18 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import matplotlib
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from icmoe_monai.overlay import class_colour, thumbnail
+from icmoe_monai.report_figures import draw_figures, is_number
 
-_INK, _MARK = "#010203", "#0072b2"  # the page has its own for light and dark
-_MOST_VECTOR_MARKS = 1000
-_MOST_CLASSES_APART = 4
+MOST_THUMBNAILS = 500
 _RELIABILITY = {
     "confidence": ("Confidence", "Mean probability of the voted class where something was found (1: certain)"),
     "disagreement": ("Disagreement", "How much the experts differ where something was found (0: not at all)"),
@@ -49,7 +44,13 @@ class _Cell(NamedTuple):
     style: str = "number"
 
 
-def render_report(report: Mapping[str, Any], *, output_dir: str | Path, max_thumbnails: int = 500) -> str:
+def render_report(
+    report: Mapping[str, Any],
+    *,
+    output_dir: str | Path,
+    max_thumbnails: int = MOST_THUMBNAILS,
+    thumbnails: Mapping[str, bytes] | None = None,
+) -> str:
     """Return a report as one HTML page without a reference to anything outside `output_dir`.
 
     The page is to lie in `output_dir`, which its links are relative to. It is the same whenever it is made of the same
@@ -59,6 +60,8 @@ def render_report(report: Mapping[str, Any], *, output_dir: str | Path, max_thum
         report: The content of `report.json`.
         output_dir: Folder of the results; the pictures in the page are made of its overlays, where they are there.
         max_thumbnails: Most pictures in the page, since each adds about 10 kB.
+        thumbnails: What `thumbnail` made of overlays when they were drawn, by the overlays' relative paths; the others
+            are made anew.
 
     Returns:
         The page, to be written as UTF-8.
@@ -72,7 +75,7 @@ def render_report(report: Mapping[str, Any], *, output_dir: str | Path, max_thum
     labels = [str(label) for label in report.get("labels") or ["foreground"]]
     cases: list[Mapping[str, Any]] = list(report.get("cases") or [])
     done = [case for case in cases if case.get("status", "done") == "done"]
-    pictures = _pictures(cases, folder, max_thumbnails, len(labels))
+    pictures = _pictures(cases, folder, max_thumbnails, len(labels), thumbnails or {})
     columns = _columns(cases, labels)
     rows = [
         {
@@ -100,7 +103,7 @@ def render_report(report: Mapping[str, Any], *, output_dir: str | Path, max_thum
         left_out=[(_text(entry["name"]), _text(entry["reason"])) for entry in report.get("left_out") or []],
         notes=[_text(note) for note in report.get("notes") or []],
         settings=[(_text(key), _text(value)) for key, value in _flat(report.get("settings") or {})],
-        figures=_figures(done, labels),
+        figures=draw_figures(done, labels),
         num_pictures=max_thumbnails,
         pictures_left_out=any(case.get("overlay") for case in cases[_index_after(pictures, max_thumbnails) :]),
         contours=[(_text(label), "rgb({} {} {})".format(*class_colour(k))) for k, label in enumerate(labels, start=1)],
@@ -125,7 +128,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _summary(
     report: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
-    seconds = [case["seconds"] for case in cases if _is_number(case.get("seconds"))]
+    seconds = [case["seconds"] for case in cases if is_number(case.get("seconds"))]
     entries = [("Cases", f"{len(cases):,}"), ("Segmented", f"{len(done):,}"), ("Failed", f"{len(cases) - len(done):,}")]
     if report.get("left_out"):
         entries.append(("Files left out", f"{len(report['left_out']):,}"))
@@ -217,12 +220,8 @@ def _is_done(case: Mapping[str, Any]) -> bool:
     return bool(case.get("status", "done") == "done")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def _number_cell(value: Any, show: Callable[[float], str]) -> _Cell:
-    return _Cell(show(value), value) if _is_number(value) else _Cell("")
+    return _Cell(show(value), value) if is_number(value) else _Cell("")
 
 
 def _size_cell(case: Mapping[str, Any]) -> _Cell:
@@ -234,7 +233,7 @@ def _size_cell(case: Mapping[str, Any]) -> _Cell:
 
 def _values_cell(values: Any, labels: Sequence[str], show: Callable[[float], str], missing: str) -> _Cell:
     """Return one value per class, with the classes' names if there are several; their sum is sorted by."""
-    if values is None or not all(map(_is_number, values)):
+    if values is None or not all(map(is_number, values)):
         return _Cell(missing, None, "number faint")
     if len(values) == 1:
         return _Cell(show(values[0]), values[0])
@@ -267,16 +266,16 @@ def _is_safe(relative: str) -> bool:
 
 
 def _pictures(
-    cases: Sequence[Mapping[str, Any]], folder: Path, most: int, num_labels: int
+    cases: Sequence[Mapping[str, Any]], folder: Path, most: int, num_labels: int, thumbnails: Mapping[str, bytes]
 ) -> list[tuple[str, int, int] | None]:
     """Return per case a data URI with its width and height, or None."""
     pictures: list[tuple[str, int, int] | None] = []
     num_made = 0
     for case in cases:
         path = _inside(folder, case.get("overlay")) if num_made < most else None
-        picture = None if path is None else _picture(path, case, num_labels)
-        num_made += picture is not None
-        pictures.append(picture)
+        jpeg = None if path is None else thumbnails.get(case["overlay"]) or _thumbnail(path, case, num_labels)
+        num_made += jpeg is not None
+        pictures.append(None if jpeg is None else _picture(jpeg))
     return pictures
 
 
@@ -288,20 +287,20 @@ def _index_after(pictures: Sequence[Any], most: int) -> int:
     return shown[-1] if len(shown) >= most else len(pictures)
 
 
-def _picture(path: Path, case: Mapping[str, Any], num_labels: int) -> tuple[str, int, int] | None:
+def _thumbnail(path: Path, case: Mapping[str, Any], num_labels: int) -> bytes | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own file, made of as large an image
             with Image.open(path, formats=["PNG"]) as overlay:
                 overlay.load()
-        height, width = case.get("height"), case.get("width")
-        if height and width and height <= overlay.height and width <= overlay.width:
-            # Without the legend, which cannot be read at this size.
-            jpeg = thumbnail(overlay.crop((0, 0, width, height)), num_labels=num_labels)
-        else:
-            jpeg = thumbnail(overlay, num_labels=num_labels)
+        size = (int(case.get("width") or 0), int(case.get("height") or 0))
+        fits = 0 < size[0] <= overlay.width and 0 < size[1] <= overlay.height
+        return thumbnail(overlay, size=size if fits else None, num_labels=num_labels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def _picture(jpeg: bytes) -> tuple[str, int, int]:
     size = Image.open(io.BytesIO(jpeg)).size
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"), *size
 
@@ -330,94 +329,3 @@ def _template() -> Template:
         undefined=StrictUndefined,
     )
     return environment.get_template("report.html")
-
-
-def _figures(done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Return title and SVG of each figure that at least two cases have values for."""
-    drawings = (_draw_amounts, _draw_reliability, _draw_seconds)
-    figures = []
-    for drawing in drawings if len(done) > 1 else ():
-        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
-        axes = figure.subplots()
-        title = drawing(axes, done, labels)
-        if title is not None:
-            figures.append((title, _svg(figure, axes, salt=drawing.__name__)))
-    return figures
-
-
-def _draw_amounts(axes: Axes, done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str | None:
-    calibrated = all(case.get("area_mm2") for case in done)
-    key, factor = ("area_mm2", 1) if calibrated else ("foreground_share", 100)
-    amounts = [[factor * value for value in case[key]] for case in done if case.get(key)]
-    if len(amounts) < 2:
-        return None
-    axes.set_xlabel("area found (mm²)" if calibrated else "share of the picture (%)")
-    axes.set_ylabel("number of cases")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if 1 < len(labels) <= _MOST_CLASSES_APART and all(len(values) == len(labels) for values in amounts):
-        colours = ["#{:02x}{:02x}{:02x}".format(*class_colour(k + 1)) for k in range(len(labels))]
-        apart = list(map(list, zip(*amounts, strict=True)))
-        axes.hist(apart, bins=12, color=colours, edgecolor=_INK, linewidth=0.6, label=list(labels))
-        for text in axes.legend(frameon=False, labelcolor=_INK).get_texts():
-            text.set_parse_math(False)
-    else:
-        bins = min(30, max(5, math.ceil(2 * math.sqrt(len(amounts)))))
-        axes.hist(list(map(math.fsum, amounts)), bins=bins, color=_MARK, edgecolor=_INK, linewidth=0.6)
-    axes.set_xlim(left=0)
-    return "How much was found"
-
-
-def _draw_reliability(axes: Axes, done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str | None:
-    points = [
-        (100 * math.fsum(case["foreground_share"]), case["reliability"]["confidence"])
-        for case in done
-        if case.get("foreground_share") and _is_number((case.get("reliability") or {}).get("confidence"))
-    ]
-    if len(points) < 2:
-        return None
-    _scatter(axes, points)
-    axes.set_xlabel("share of the picture (%)")
-    axes.set_ylabel("confidence (0 to 1)")
-    return "Confidence and how much was found"
-
-
-def _draw_seconds(axes: Axes, done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> str | None:
-    points = [(n, case["seconds"]) for n, case in enumerate(done, start=1) if _is_number(case.get("seconds"))]
-    if len(points) < 2:
-        return None
-    _scatter(axes, points)
-    axes.set_xlabel("segmented case, in order")
-    axes.set_ylabel("time per case (s)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(bottom=0)
-    return "Time per case"
-
-
-def _scatter(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    many = len(points) > _MOST_VECTOR_MARKS
-    size, alpha = (3.0, 0.9) if many else (5.5, 0.75)
-    # Each mark is 100 bytes of the page; many are one picture.
-    axes.plot(
-        *zip(*points, strict=True), "o", color=_MARK, rasterized=many, markersize=size, alpha=alpha, markeredgewidth=0
-    )
-
-
-def _svg(figure: Figure, axes: Axes, salt: str) -> str:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color(_INK)
-    axes.tick_params(colors=_INK)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    style = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "mathtext.default": "regular"}
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        # The page's own font, not matplotlib's, draws the letters.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        figure.savefig(file, format="svg", transparent=True, dpi=160, metadata=nothing)
-    text = file.getvalue()
-    text = re.sub(
-        r"<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL
-    )  # it would reach the whole page
-    # Several figures in a page must not share ids; nothing refers to those of groups.
-    return re.sub(r'<g id="[^"]*"', "<g", text).replace(_INK, "currentColor").replace(_MARK, "var(--mark)")

@@ -150,8 +150,8 @@ class VolumeWriter:
         write_segmentation(
             self.journal.output_dir / path,
             sources=[(case["source"], case["frame"]) for case in cases],
-            classes=None if fractional else [self._classes(case) for case in cases],
-            probabilities=[self._probabilities(case) for case in cases] if fractional else None,
+            classes=None if fractional else (self._classes(case) for case in cases),
+            probabilities=(self._probabilities(case) for case in cases) if fractional else None,
             segments=self.segments,
             algorithm={"name": "IC-MoE for MONAI", "version": __version__},
         )

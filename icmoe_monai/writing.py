@@ -18,7 +18,7 @@ from PIL import Image
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.measures import measure
-from icmoe_monai.overlay import class_colour, draw_overlay
+from icmoe_monai.overlay import class_colour, draw_overlay, thumbnail
 from icmoe_monai.reading import split_suffix
 
 
@@ -46,7 +46,7 @@ class SaveImage2Dd(SaveImaged):
         overlays: Whether to write the overlays, which takes the item's `picture`, uint8 (H, W, 3).
         labels: Names of the foreground classes, for the overlays; "class 1", ... by default.
         background: Write in a thread, while the network goes on; the item's `writing` is then a future that is done
-            when the files are there, or holds the error.
+            when the files are there, with the overlay's `thumbnail` if there is an overlay, or holds the error.
         threshold: A pixel is foreground if its probability is above this; K = 1 only.
 
     A case with a `failure` is passed over. A prediction that is NaN becomes the failure of its case where the item has
@@ -135,13 +135,16 @@ class SaveImage2Dd(SaveImaged):
             item["overlay_path"] = Path("overlays", f"{stem}.png").as_posix()
             picture, spacing = np.asarray(item["picture"]), item["spacing_mm"]
 
-        def write() -> None:
+        def write() -> bytes | None:
+            small = None
             for path, image in further():
                 _write_png(self.output_dir / path, image)
             if self.overlays:
                 overlay = draw_overlay(picture, classes, labels=self.labels, spacing=spacing)
                 _write_png(self.output_dir / item["overlay_path"], overlay, effort=1)  # 6 takes as long as the network
+                small = thumbnail(overlay, size=mask.size, num_labels=len(self.labels))
             _write_png(self.output_dir / item["mask_path"], mask)
+            return small
 
         if self._thread is None:
             write()

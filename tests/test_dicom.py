@@ -21,15 +21,14 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, p
 from icmoe_monai import dicom
 from icmoe_monai.dicom import (
     NotAnImageError,
-    areas_mm2,
     decode_rgb,
     decode_size,
     decode_values,
     inspect,
     is_dicom,
-    pixel_spacing,
     read_dicomdir,
 )
+from icmoe_monai.dicom_scale import read_scale
 from icmoe_monai.errors import InputError
 
 HEIGHT, WIDTH = 12, 20
@@ -361,18 +360,14 @@ def test_enhanced_frames_have_their_own_rescale_and_window(tmp_path: Path, share
         item(
             PixelValueTransformationSequence=[item(RescaleSlope=slope, RescaleIntercept=-1000)],
             FrameVOILUTSequence=[item(WindowCenter=center, WindowWidth=1500)],
-            PixelMeasuresSequence=[item(PixelSpacing=[spacing, 0.5])],
         )
-        for slope, center, spacing in ((1, 500, 0.25), (2, 2000, 0.75))
+        for slope, center in ((1, 500), (2, 2000))
     ]
     tags = {"SharedFunctionalGroupsSequence": groups[:1]} if shared else {"PerFrameFunctionalGroupsSequence": groups}
     path = save(tmp_path / "a.dcm", frames, RescaleSlope=9, RescaleIntercept=9, **tags)
     for frame, (slope, center) in enumerate([(1, 500), (1, 500) if shared else (2, 2000)]):
         values = frames[frame] * float(slope) - 1000
         check_grey(path, (((values - center + 0.5) / 1499 + 0.5).clip(0, 1)) * 255, frame=frame)
-    assert pixel_spacing(path) == ((0.25, 0.5) if shared else None)
-    ones = np.ones((HEIGHT, WIDTH))
-    assert areas_mm2(path, ones, 2, frame=1) == pytest.approx([HEIGHT * WIDTH * 0.5 * (0.25 if shared else 0.75)])
 
 
 @pytest.mark.parametrize("empty", [None, "", "0"])
@@ -388,7 +383,7 @@ def test_frames_that_do_not_exist(tmp_path: Path, frames: int, frame: int) -> No
     with pytest.raises(InputError, match=rf"a.dcm has no frame {frame}: they are counted from 0"):
         decode_rgb(path, frame)
     with pytest.raises(InputError, match=rf"a.dcm has no frame {frame}"):
-        areas_mm2(path, np.zeros((5, 7)), 2, frame)
+        read_scale(path, frame)
 
 
 @pytest.mark.parametrize("implicit", [False, True], ids=["explicit", "implicit"])
@@ -426,7 +421,7 @@ def test_is_dicom(tmp_path: Path) -> None:
     ],
 )
 def test_dicom_files_that_are_no_images(name: str, kind: str) -> None:
-    for read in (inspect, decode_rgb, decode_size, pixel_spacing):
+    for read in (inspect, decode_rgb, decode_size, read_scale):
         with pytest.raises(NotAnImageError, match=kind):
             read(shipped(name))
 
@@ -551,7 +546,7 @@ def test_files_that_are_not_dicom(tmp_path: Path, content: bytes | None, message
     path = tmp_path / "a.dcm"
     if content is not None:
         path.write_bytes(content)
-    for read in (inspect, decode_rgb, decode_size, pixel_spacing):
+    for read in (inspect, decode_rgb, decode_size, read_scale):
         with pytest.raises(InputError, match=message):
             read(str(path))
 
@@ -601,7 +596,7 @@ def test_no_tag_values_in_messages_logs_and_warnings(
     errors = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for read in (inspect, decode_rgb, pixel_spacing):
+        for read in (inspect, decode_rgb, read_scale):
             try:
                 read(str(path))
             except InputError as error:
@@ -676,74 +671,6 @@ def test_no_series_for_several_frames_or_without_uid(tmp_path: Path) -> None:
 
 def test_pictures_of_a_series_without_a_place_in_it_are_no_stack(tmp_path: Path) -> None:
     assert inspect(save(tmp_path / "a.dcm", coloured(), InstanceNumber=1)).series == ""
-
-
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ({"PixelSpacing": [0.5, 0.25]}, (0.5, 0.25)),
-        ({"ImagerPixelSpacing": [0.5, 0.25]}, None),
-        ({"NominalScannedPixelSpacing": [0.5, 0.25]}, None),
-        ({"PixelSpacing": [0.5, 0.25], "ImagerPixelSpacing": [0.5, 0.25]}, None),
-        ({"PixelSpacing": [0.4, 0.2], "ImagerPixelSpacing": [0.5, 0.25]}, (0.4, 0.2)),
-        (
-            {"PixelSpacing": [0.5, 0.5], "ImagerPixelSpacing": [0.5, 0.5], "PixelSpacingCalibrationType": "FIDUCIAL"},
-            (0.5, 0.5),
-        ),
-        ({"PixelSpacing": [0, 0.25]}, None),
-        ({"PixelSpacing": None}, None),
-        ({"PixelSpacing": [0.5]}, None),
-        ({}, None),
-    ],
-    ids=["spacing", "imager", "nominal", "imager-repeated", "corrected", "fiducial", "zero", "empty", "one", "none"],
-)
-def test_pixel_spacing(tmp_path: Path, tags: dict[str, Any], expected: tuple[float, float] | None) -> None:
-    path = save(tmp_path / "a.dcm", asymmetric().astype(np.uint8), **tags)
-    assert pixel_spacing(path) == expected
-    classes = np.zeros((HEIGHT, WIDTH))
-    classes[:3], classes[3] = 1, 3
-    areas = areas_mm2(path, classes, 4)
-    if expected is None:
-        assert areas is None
-    else:
-        assert areas == pytest.approx([3 * WIDTH * expected[0] * expected[1], 0, WIDTH * expected[0] * expected[1]])
-
-
-def region(left: int, top: int, right: int, bottom: int, delta: float = 0.02, **tags: Any) -> Dataset:
-    box = {"RegionLocationMinX0": left, "RegionLocationMinY0": top}
-    box |= {"RegionLocationMaxX1": right, "RegionLocationMaxY1": bottom}
-    units = {"PhysicalUnitsXDirection": 3, "PhysicalUnitsYDirection": 3, "RegionSpatialFormat": 1}
-    return item(**(box | units | {"PhysicalDeltaX": -delta, "PhysicalDeltaY": 2 * delta} | tags))
-
-
-@pytest.mark.parametrize(
-    ("regions", "pixels", "expected"),
-    [
-        ([region(2, 3, 9, 8)], np.s_[3:9, 2:10], 48 * 0.08),
-        ([region(2, 3, 9, 8)], np.s_[3:10, 2:10], None),
-        ([region(2, 3, 9, 8)], np.s_[3:9, 2:11], None),
-        ([region(0, 0, 4, 11), region(5, 0, 9, 11, delta=0.04)], np.s_[0:2, 4:6], 2 * 0.08 + 2 * 0.32),
-        ([region(0, 0, 9, 11), region(5, 0, 12, 11)], np.s_[0:2, 4:6], 4 * 0.08),
-        ([region(0, 0, 9, 11), region(5, 0, 12, 11, delta=0.04)], np.s_[0:2, 4:6], None),
-        ([region(0, 0, 9, 11, PhysicalUnitsXDirection=4)], np.s_[0:2, 4:6], None),
-        ([region(0, 0, 9, 11, RegionSpatialFormat=3)], np.s_[0:2, 4:6], None),
-        ([region(0, 0, 9, 11, PhysicalDeltaX=None)], np.s_[0:2, 4:6], None),
-        ([region(2, 3, 9, 8)], np.s_[0:0], 0.0),
-    ],
-    ids=["inside", "below", "right", "two", "overlap", "contradict", "seconds", "doppler", "no-delta", "no-pixels"],
-)
-def test_ultrasound_regions(tmp_path: Path, regions: list[Dataset], pixels: Any, expected: float | None) -> None:
-    path = save(tmp_path / "a.dcm", asymmetric().astype(np.uint8), SequenceOfUltrasoundRegions=regions)
-    classes = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-    classes[pixels] = 2
-    assert areas_mm2(path, classes, 3) == (None if expected is None else pytest.approx([0.0, expected]))
-    assert pixel_spacing(path) is None
-
-
-def test_class_map_of_another_size(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.dcm", asymmetric().astype(np.uint8), PixelSpacing=[1, 1])
-    with pytest.raises(ValueError, match=r"classes must have the image's size \(H, W\) = \(12, 20\), got \(20, 12\)"):
-        areas_mm2(path, np.zeros((WIDTH, HEIGHT)), 2)
 
 
 def test_dicomdir_lists_its_images() -> None:

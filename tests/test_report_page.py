@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icmoe_monai.overlay import draw_overlay
+from icmoe_monai import report_page
+from icmoe_monai.overlay import draw_overlay, thumbnail
 from icmoe_monai.report_page import render_report
 
 HOSTILE = "<script>alert(1)</script> \"a' &amp; {{ 7 * 7 }} \udcfc\u202e.png"
@@ -170,24 +171,12 @@ def test_frames_have_a_column_only_where_there_are_some(tmp_path: Path) -> None:
     assert "Frame" not in Page(render_report(report_of(done()), output_dir=tmp_path)).cells("a.png")
 
 
-@pytest.mark.parametrize(
-    ("report", "num_figures"),
-    [
-        ({}, 0),
-        (report_of(), 0),
-        (report_of(failed(), failed("worse.png")), 0),
-        (report_of(done(), failed()), 0),
-        (report_of(done(), done("b.png")), 3),
-        (report_of(done(reliability=None), done("b.png", reliability=None, seconds=None)), 1),
-        (report_of(*(done(f"{n}.png", (0,), area_mm2=[0.0]) for n in range(3))), 3),
-        (report_of(*(done(f"{n}.png", seconds=float("nan")) for n in range(2))), 2),
-    ],
-    ids=["nothing known", "no case", "all failed", "one done", "two done", "fast voting", "nothing found", "no number"],
-)
-def test_figures_need_two_cases(tmp_path: Path, report: dict, num_figures: int) -> None:
-    text = render_report(report, output_dir=tmp_path)
-    assert text.count("<svg") == num_figures
-    assert ("There is no case" in text) == (not report.get("cases"))
+@pytest.mark.parametrize("report", [{}, report_of()], ids=["nothing known", "no case"])
+def test_page_without_a_case_says_so(tmp_path: Path, report: dict) -> None:
+    assert "There is no case" in render_report(report, output_dir=tmp_path)
+    text = render_report(report_of(done(), done("b.png"), failed()), output_dir=tmp_path)
+    assert "There is no case" not in text
+    assert text.count("<svg") == 3
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -236,6 +225,23 @@ def test_page_is_the_same_each_time(tmp_path: Path) -> None:
     write_overlay(tmp_path, cases[0])
     report = report_of(*cases)
     assert render_report(report, output_dir=tmp_path) == render_report(report, output_dir=tmp_path)
+
+
+def test_thumbnails_of_the_run_itself_spare_reading_overlays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [done(f"{n}.png") for n in range(2)]
+    for seed, case in enumerate(cases):
+        write_overlay(tmp_path, case, seed)
+    report = report_of(*cases)
+    made_anew = render_report(report, output_dir=tmp_path)
+    made = {}
+    for case in cases:
+        with Image.open(tmp_path / case["overlay"]) as overlay:
+            made[case["overlay"]] = thumbnail(overlay, size=(64, 48), num_labels=1)
+    assert (
+        render_report(report, output_dir=tmp_path, thumbnails={"overlays/1.png": made["overlays/1.png"]}) == made_anew
+    )
+    monkeypatch.setattr(report_page, "_thumbnail", lambda *_: pytest.fail("an overlay was read"))
+    assert render_report(report, output_dir=tmp_path, thumbnails=made) == made_anew
 
 
 @pytest.mark.parametrize(

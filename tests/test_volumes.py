@@ -118,7 +118,10 @@ def test_whatever_goes_wrong_with_one_volume_is_a_note(tmp_path: Path, monkeypat
     assert note["text"].startswith("s_frame0001.nii.gz has no volume: its file could not be made (TypeError)")
 
 
-def test_frames_without_a_frame_of_reference_leave_a_note_without_the_path(tmp_path: Path) -> None:
+def test_frames_without_a_frame_of_reference_leave_a_note_and_no_mask_is_read_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VolumeWriter, "_classes", lambda *_: pytest.fail("a mask was read"))
     source = get_testdata_file("SC_rgb_rle_2frame.dcm", download=False)
     shared = {"source": source, "group": "c", "size": (100, 100)}
     cases = [{**shared, "frame": k, "name": f"c_frame000{k + 1}.dcm"} for k in range(2)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from icmoe_monai import writing
 from icmoe_monai.errors import InputError
-from icmoe_monai.overlay import class_colour
+from icmoe_monai.overlay import class_colour, thumbnail
 from icmoe_monai.reading import split_suffix
 from icmoe_monai.writing import SaveImage2Dd
 
@@ -135,12 +136,22 @@ def test_overlay_lies_on_the_picture_and_measures_are_told(tmp_path: Path) -> No
 
 def test_background_writing_is_done_when_its_future_is(tmp_path: Path) -> None:
     item = SaveImage2Dd(output_dir=tmp_path, background=True)({"pred": probabilities_of(MASK), "name": "a.jpg"})
-    item["writing"].result(timeout=60)
+    assert item["writing"].result(timeout=60) is None
     assert files_in(tmp_path) == ["masks/a.png"]
     (tmp_path / "b").write_text("in the way")
     item = SaveImage2Dd(output_dir=tmp_path / "b", background=True)({"pred": probabilities_of(MASK), "name": "a.jpg"})
     with pytest.raises(InputError, match=r"Cannot write a\.png"):
         item["writing"].result(timeout=60)
+
+
+def test_background_writing_makes_the_thumbnail_of_the_overlay_without_its_legend(tmp_path: Path) -> None:
+    picture = torch.full((40, 60, 3), 90, dtype=torch.uint8)
+    save = SaveImage2Dd(output_dir=tmp_path, overlays=True, labels=["lesion"], background=True)
+    item = save({"pred": torch.rand(1, 40, 60), "name": "a.jpg", "picture": picture})
+    small = item["writing"].result(timeout=60)
+    with Image.open(tmp_path / item["overlay_path"]) as overlay:
+        assert small == thumbnail(overlay, size=(60, 40), num_labels=1)
+    assert Image.open(io.BytesIO(small)).size == (60, 40)
 
 
 def test_labels_must_name_the_foreground_classes(tmp_path: Path) -> None:
