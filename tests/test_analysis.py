@@ -16,6 +16,7 @@ from icmoe_monai.checkpoint import save_weights
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.network import EXPERTS, ICMoE
+from icmoe_monai.pyramid import ImagePyramid
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = [str(ROOT / "configs" / name) for name in ("train.json", "evaluate.json", "analyze.yaml")]
@@ -42,7 +43,7 @@ def dataset(tmp_path_factory) -> Path:
 
 def analyse(dataset: Path, folder: Path, experts: tuple[str, ...] = EXPERTS, K: int = 1, **overrides: object) -> Path:
     torch.manual_seed(0)
-    network = ICMoE(experts=experts, out_channels=K, train_trunk=True)
+    network = ICMoE(experts=experts, out_channels=K, train_trunk=True, detail=ImagePyramid())
     save_weights(network, folder / "best.pt")
     settings = {
         "pretrained": None, "experts": list(experts), "out_channels": K, "checkpoint": str(folder / "best.pt"),
@@ -60,7 +61,7 @@ def analyse(dataset: Path, folder: Path, experts: tuple[str, ...] = EXPERTS, K: 
 
 def test_all_experts_are_looked_into(dataset, tmp_path):
     (tmp_path / "metrics.csv").write_text(METRICS)
-    other = ICMoE(train_trunk=True)
+    other = ICMoE(train_trunk=True, detail=ImagePyramid())
     save_weights(other, tmp_path / "other.pt")
     out = analyse(dataset, tmp_path, compare_with=str(tmp_path / "other.pt"), training_dir=str(tmp_path))
     content = json.loads((out / "analysis.json").read_text())
@@ -108,7 +109,7 @@ def test_an_analysis_is_the_same_when_it_is_repeated(dataset, tmp_path):
 
 
 def test_an_untrained_network_of_other_experts_cannot_be_compared(dataset, tmp_path):
-    save_weights(ICMoE(experts=["basic", "adaptive"], train_trunk=True), tmp_path / "other.pt")
+    save_weights(ICMoE(experts=["basic", "adaptive"], train_trunk=True, detail=ImagePyramid()), tmp_path / "other.pt")
     with pytest.raises((RuntimeError, InputError)) as raised:
         analyse(dataset, tmp_path, ("basic",), compare_with=str(tmp_path / "other.pt"))
     assert "does not fit this network" in str(find_input_error(raised.value))

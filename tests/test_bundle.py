@@ -25,6 +25,8 @@ from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.network import ICMoE
+from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.pyramid_weights import load_pyramid_weights
 from icmoe_monai.sam import build_sam_encoder
 from icmoe_monai.tensor_files import save_checkpoint
 from icmoe_monai.weights import load_sam_weights, save_sam_weights, trunk_fingerprint
@@ -32,6 +34,7 @@ from icmoe_monai.weights import load_sam_weights, save_sam_weights, trunk_finger
 ROOT = Path(__file__).parent.parent
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))
 SHIPPED_TRUNK = ROOT / "models" / "sam_vit_t_medical.safetensors"
+SHIPPED_PYRAMID = SHIPPED_TRUNK.with_name("efficientnet_lite0_imagenet.safetensors")
 SMALL = {"image_size": 64, "num_workers": 0, "device": "cpu"}
 SHORT = {**SMALL, "batch_size": 4, "min_steps": 1, "max_epochs": 2, "learning_rate": 1e-3}
 # MONAI warns of configs being code at every workflow, and of its own loaders' defaults
@@ -454,12 +457,15 @@ def adapted(dataset, trunk, tmp_path_factory):
 
 
 def test_a_training_on_a_frozen_trunk_keeps_what_it_trained_and_says_on_what(adapted, trained, trunk):
-    weights = load_sam_weights(str(trunk))
+    weights, pyramid = load_sam_weights(str(trunk)), ImagePyramid()
+    load_pyramid_weights(SHIPPED_PYRAMID, pyramid)
     for name in ("best.pt", "last.pt"):
         content = torch.load(adapted / name, weights_only=True)
-        assert content["trunk"] == {"fingerprint": trunk_fingerprint(weights), "source": trunk.name}
+        assert content["trunk"] == {
+            "fingerprint": trunk_fingerprint(weights), "source": trunk.name, "detail": trunk_fingerprint(pyramid),
+        }  # fmt: skip
         whole = torch.load(trained / "best.pt", weights_only=True)
-        assert content["model"].keys() == {key for key in whole if not key.startswith("encoder.")}
+        assert content["model"].keys() == {key for key in whole if not key.startswith(("encoder.", "detail."))}
     assert (adapted / "best.pt").stat().st_size < (trained / "best.pt").stat().st_size / 3
     assert content["model"]["adapted.semantic.updates.qkv.up"].abs().max() > 0
 
@@ -500,8 +506,9 @@ def test_experts_are_refused_without_their_trunk(pretrained, dataset, adapted, t
 
 
 def test_a_whole_model_of_a_frozen_trunk_segments_without_it(dataset, adapted, trunk, tmp_path):
-    network = ICMoE()
+    network = ICMoE(detail=ImagePyramid())
     load_sam_weights(str(trunk), network.encoder)
+    load_pyramid_weights(SHIPPED_PYRAMID, network.detail)
     load_weights(network, adapted / "best.pt")
     save_weights(network, tmp_path / "model.pt", whole=True)
     arguments = {"dataset_dir": str(dataset / "images"), **SMALL}

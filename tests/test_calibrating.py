@@ -18,6 +18,7 @@ from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.files import read_csv
 from icmoe_monai.network import ICMoE
+from icmoe_monai.pyramid import ImagePyramid
 from icmoe_monai.tensor_files import save_checkpoint
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -60,7 +61,7 @@ def calibrated(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights with its calibration beside it."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    save_checkpoint(ICMoE().state_dict(), folder / "best.pt")
+    save_checkpoint(ICMoE(detail=ImagePyramid()).state_dict(), folder / "best.pt")
     calibrate(dataset, folder / "best.pt")
     return folder
 
@@ -156,7 +157,7 @@ def test_another_models_calibration_is_refused_before_anything_is_written(
     calibrated: Path, dataset: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(1)
-    save_checkpoint(ICMoE().state_dict(), tmp_path / "other.pt")
+    save_checkpoint(ICMoE(detail=ImagePyramid()).state_dict(), tmp_path / "other.pt")
     with pytest.raises((RuntimeError, InputError)) as raised:
         run(INFERENCE, "infer", dataset_dir=str(dataset / "images"), output_dir=str(tmp_path / "out"),
             checkpoint=str(tmp_path / "other.pt"), calibration=str(calibrated / "best.calibration.json"))  # fmt: skip

@@ -7,6 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 from test_data import put_plain
 
+from icmoe_monai.decoder import NoDetail
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import ICMoE
 from icmoe_monai.pretraining import export_trunk, find_sets
@@ -48,7 +49,7 @@ def test_the_recipe_starts_from_random_weights():
     parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / "train.json"), str(CONFIGS / "pretrain.yaml")]))
     assert parser["pretrained"] is None
     network = parser.get_parsed_content("network_def")
-    assert network.detail is None  # all that is drawn must have come through the trunk
+    assert isinstance(network.detail, NoDetail)  # all that is drawn must have come through the trunk
     assert all(weight.requires_grad for weight in network.encoder.parameters())
 
 

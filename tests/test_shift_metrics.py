@@ -20,6 +20,7 @@ from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.metrics import SplitVotesd
 from icmoe_monai.network import ICMoE
+from icmoe_monai.pyramid import ImagePyramid
 from icmoe_monai.shift_metrics import ShiftMetrics, case_quality, correlation, summarise
 from icmoe_monai.shifts import SHIFTS, STRENGTHS
 
@@ -140,7 +141,7 @@ def test_a_case_without_a_label_is_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_workflow_evaluates_all_shifts(tmp_path):
     make_demo_set(str(tmp_path / "set"), num_images=18, seed=1)
-    save_weights(ICMoE(train_trunk=True), tmp_path / "best.pt")
+    save_weights(ICMoE(train_trunk=True, detail=ImagePyramid()), tmp_path / "best.pt")
     flow = ConfigWorkflow(
         config_file=CONFIGS, workflow_type="train", logging_file=False, run_id="evaluating", pretrained=None,
         dataset_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "out"), checkpoint=str(tmp_path / "best.pt"),
