@@ -4,10 +4,11 @@ After Angelopoulos, Bates, Fisch, Lei and Schuster, "Conformal risk control" (ar
 the threshold l is its false-negative rate: the share of its foreground pixels where the voted probability of foreground
 is below l. It never falls as l rises. With R(l) the mean over n calibration images, the threshold is
 
-  l* = the largest l of a fixed list with  n / (n + 1) R(l) + 1 / (n + 1) <= alpha,
+  l* = the largest l of a fixed list up to 0.5 with  n / (n + 1) R(l) + 1 / (n + 1) <= alpha,
 
 and the expected loss of a further image that is exchangeable with those n is at most alpha. The list begins with 0, at
-which nothing is missed, so that there is an l* whenever 1 / (n + 1) <= alpha.
+which nothing is missed, so that there is an l* whenever 1 / (n + 1) <= alpha; it ends with 0.5, so that the mask is never
+smaller than the default one, which may keep the rate by itself.
 
 The guarantee is an average over images, not one for each; images of another hospital or device are not exchangeable.
 Images without foreground have no such rate: they are not among the n, and nothing is promised of them. The threshold is
@@ -39,7 +40,7 @@ class Control(NamedTuple):
     """The chosen threshold; its fields are what a calibration file holds.
 
     Fields: alpha; the threshold l*; n; R(l*), the mean false-negative rate of the n images at it; its bound,
-    n / (n + 1) R(l*) + 1 / (n + 1), at most alpha; R(0.5), the rate of the default mask.
+    n / (n + 1) R(l*) + 1 / (n + 1), at most alpha.
     """
 
     alpha: float
@@ -47,7 +48,6 @@ class Control(NamedTuple):
     num_images: int
     empirical_rate: float
     bound: float
-    default_rate: float
 
 
 def miss_curve(voted: Tensor, label: Tensor) -> np.ndarray | None:
@@ -75,19 +75,28 @@ def control_risk(curves: Sequence[np.ndarray] | np.ndarray, *, alpha: float) -> 
         InputError: If alpha is not between 0 and 1, or n is too small for it.
 
     Example:
-        >>> curve = miss_curve(torch.tensor([[[0.9, 0.8, 0.7, 0.2]]]), torch.ones(1, 1, 4))
+        >>> curve = miss_curve(torch.tensor([[[0.9, 0.8, 0.4, 0.2]]]), torch.ones(1, 1, 4))
         >>> control = control_risk([curve] * 9, alpha=0.35)  # 0.9 / 4 + 0.1 <= 0.35: one of four may be missed
-        >>> 0.65 < control.threshold < 0.7, round(control.bound, 3)
+        >>> 0.38 < control.threshold < 0.4, round(control.bound, 3)
         (True, 0.325)
     """
     n = len(curves)
     check_alpha(alpha, num_images=n)
     rates = np.mean(np.asarray(curves, dtype=float), axis=0)
     bounds = n / (n + 1) * rates + 1 / (n + 1)
-    chosen = int(np.flatnonzero(bounds <= alpha + 1e-12).max())
-    default = int(np.searchsorted(LEVELS, 0.5, side="right"))  # the first above 0.5, as the mask is P > 0.5
-    values = (float(LEVELS[chosen]), n, float(rates[chosen]), float(bounds[chosen]), float(rates[default]))
-    return Control(float(alpha), *values)
+    chosen = int(np.flatnonzero((bounds <= alpha + 1e-12) & (LEVELS <= 0.5)).max())
+    return Control(float(alpha), float(LEVELS[chosen]), n, float(rates[chosen]), float(bounds[chosen]))
+
+
+def miss_rate(mask: Tensor, label: Tensor) -> float | None:
+    """Return a mask's false-negative rate, or None if the label is empty.
+
+    Args:
+        mask: Class map, (1, H, W); any class but 0 is foreground.
+        label: Class map, (1, H, W).
+    """
+    lesion = mask[label > 0]
+    return float((lesion == 0).float().mean()) if lesion.numel() else None
 
 
 def check_alpha(alpha: float, *, num_images: int | None = None) -> None:

@@ -1,9 +1,8 @@
-"""From features to pixels: one small decoder per expert, over different features and with different sights.
+"""From features to pixels: one small decoder per expert, which also sees the image at strides 2 to 16.
 
-Three like decoders over three like paths learn one function, and a vote among them is decoration (docs/method.md). So
-the basic expert's decoder sees the pretrained features, the semantic expert's also the whole image's context, and the
-adaptive expert's also the image's finest detail; borders at stride 4 all of them see, for an expert that cannot draw
-them has nothing to vote for. Only the abstract of IC-MoE was available: this is our construction.
+An expert that cannot draw borders has nothing to vote for, so every decoder sees the same levels of the image. What
+tells the experts apart are their features, the semantic expert's context, and what each is trained for (docs/method.md).
+Only the abstract of IC-MoE was available: this is our construction.
 
 Letters: B batch; C channels; H W image; h w = H/16, W/16; K output channels.
 """

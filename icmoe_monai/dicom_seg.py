@@ -184,7 +184,7 @@ def _stack(
     """Return class maps uint8 (N, H, W), or probabilities float32 (N, H, W, S)."""
     if (classes is None) == (probabilities is None):
         raise ValueError("There must be classes or probabilities, not both and not neither.")
-    given = list((probabilities if classes is None else classes) or ())
+    given = [*(() if classes is None else classes), *(() if probabilities is None else probabilities)]
     if not num_sources or len(given) != num_sources or len({one.shape for one in given}) > 1:
         raise ValueError(f"There must be one array per source, all of one size, got {len(given)} for {num_sources}.")
     if given[0].shape[-2:] != size:

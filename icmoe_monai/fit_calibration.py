@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from icmoe_monai.calibration import FORMAT, OUTPUT_SETTINGS
-from icmoe_monai.conformal import check_alpha, control_risk, miss_curve
+from icmoe_monai.conformal import check_alpha, control_risk, miss_curve, miss_rate
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_json
 from icmoe_monai.journal import describe_model
@@ -101,6 +101,7 @@ class FitCalibration:
         self._names: list[str] = []
         self._pixels: list[PixelSample] = []
         self._curves: list[np.ndarray] = []
+        self._missed: list[float] = []
         self._features: list[dict[str, float]] = []
         self._dice: list[float] = []
         self._is_empty: list[bool] = []
@@ -139,6 +140,7 @@ class FitCalibration:
             self._is_empty.append(curve is None)
             if curve is not None:
                 self._curves.append(curve.astype(np.float32))
+                self._missed.append(miss_rate(voted, label) or 0.0)
             self._features.append(item["vote_features"])
             self._dice.append(mean_dice(voted, label, self.out_channels))
 
@@ -149,6 +151,7 @@ class FitCalibration:
             InputError: If there are too few images for alpha.
         """
         control = control_risk(self._curves, alpha=self.alpha)  # may refuse: before anything is written
+        default_rate = float(np.mean(self._missed))
         temperature, fit_of_temperature = fit_temperature(self._pixels, seed=self.seed)
         quality, fit_of_quality, review_below = self._fit_quality()
         no_lesion, fit_of_no_lesion = fit_no_lesion(self._features, self._is_empty, seed=self.seed)
@@ -167,7 +170,7 @@ class FitCalibration:
             "temperature": temperature._asdict(),
             "quality": quality and quality._asdict(),
             "review_below": review_below,
-            "control": control._asdict(),
+            "control": {**control._asdict(), "default_rate": default_rate},
             "no_lesion": no_lesion,
             "fit": {"temperature": fit_of_temperature, "quality": fit_of_quality, "no_lesion": fit_of_no_lesion},
             "versions": versions(),
@@ -181,7 +184,7 @@ class FitCalibration:
             fit_of_temperature["ece_after"] or float("nan"),
             control.alpha,
             control.threshold,
-            control.default_rate,
+            default_rate,
             self.path,
         )
 

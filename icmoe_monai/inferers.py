@@ -107,7 +107,12 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         if sw_batch_size < 1:
             raise InputError(f"sw_batch_size must be at least 1, got {sw_batch_size}.")
         super().__init__(
-            roi_size=(roi_size, roi_size), overlap=overlap, sw_batch_size=sw_batch_size, mode="gaussian", device=device
+            roi_size=(roi_size, roi_size),
+            overlap=overlap,
+            sw_batch_size=sw_batch_size,
+            mode="gaussian",
+            device=device,
+            cache_roi_weight_map=True,  # or it is made anew for every image
         )
         self.amp = amp
         self.with_experts = with_experts

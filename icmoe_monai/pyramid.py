@@ -82,8 +82,8 @@ class ImagePyramid(nn.Module):
         at16 = self.to16(at8)
         h, w = at16.shape[-2], at16.shape[-1]
         at32 = self.to32(F.pad(at16, [0, w % 2, 0, h % 2]))
-        enlarged = F.interpolate(at32, size=(h, w), mode="bilinear", align_corners=False)
-        return [at2, at4, at8, torch.cat([at16, enlarged], dim=1)]
+        enlarged = F.interpolate(at32, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return [at2, at4, at8, torch.cat([at16, enlarged[..., :h, :w]], dim=1)]
 
 
 class InvertedResidual(nn.Module):

@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from icmoe_monai.calibration import Calibration
-from icmoe_monai.conformal import controlled_mask, level_index, miss_curve
+from icmoe_monai.conformal import controlled_mask, level_index, miss_curve, miss_rate
 from icmoe_monai.files import write_csv, write_json
 from icmoe_monai.fit_calibration import mean_dice, names_digest
 from icmoe_monai.metrics import split_items
@@ -119,7 +119,7 @@ class ReliabilityMetrics:
                     "naive_confidence": float(_whole(probability).amax(0).mean()),
                     "mean_vote_confidence": -_entropy(experts.mean(0)),
                     "has_lesion": curve is not None,
-                    "false_negative_rate": None if curve is None else float(curve[level_index(0.5) + 1]),
+                    "false_negative_rate": miss_rate(voted, label),
                     "controlled_false_negative_rate": self._controlled_rate(curve),
                     "foreground_share": float((voted > 0).float().mean()),
                     "controlled_foreground_share": self._controlled_share(probability),

@@ -13,6 +13,7 @@ from typing import Any
 import monai
 import torch
 from ignite.engine import Engine, Events
+from monai.engines.evaluator import SupervisedEvaluator
 
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.files import without_folders, write_atomically, write_csv, write_json
@@ -236,13 +237,14 @@ class InferenceReport:
         write_atomically(folder / "report.html", lambda temporary: temporary.write_bytes(page))
 
 
-def run_missing(evaluator: Engine) -> None:
+def run_missing(evaluator: SupervisedEvaluator) -> None:
     """Run an evaluator, or where all cases are done already only what stands at a run's start and end.
 
     Args:
         evaluator: The evaluator, built over the missing cases.
     """
     if evaluator.state.epoch_length:
+        evaluator.network.eval()  # MONAI changes the mode of every part, there and back, for each case else
         evaluator.run()
     else:
         logging.getLogger(__name__).info("All cases are done already: --overwrite true does them again.")

@@ -170,11 +170,11 @@ def describe_trunk(network: nn.Module, source: str | Path | None = None) -> dict
     Returns:
         The encoder's `fingerprint` and `source`, and the `detail`'s fingerprint where that is frozen too.
     """
+    found = fingerprints(network)
     noted = {
-        "fingerprint": trunk_fingerprint(cast(ICMoE, network).encoder),
+        "fingerprint": found.get("encoder") or trunk_fingerprint(cast(ICMoE, network).encoder),
         "source": Path(source).name if source is not None else "",
     }
-    found = fingerprints(network)
     return {**noted, "detail": found["detail"]} if "detail" in found else noted
 
 

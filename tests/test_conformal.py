@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from icmoe_monai.conformal import LEVELS, check_alpha, control_risk, controlled_mask, level_index, miss_curve
+from icmoe_monai.conformal import (
+    LEVELS,
+    check_alpha,
+    control_risk,
+    controlled_mask,
+    level_index,
+    miss_curve,
+    miss_rate,
+)
 from icmoe_monai.errors import InputError
 
 
@@ -41,13 +49,22 @@ def test_the_threshold_is_the_largest_that_keeps_the_bound():
     assert control_risk(curves, alpha=0.05).threshold < control.threshold
 
 
-def test_the_default_rate_is_that_of_the_vote():
-    voted, label = torch.rand(1, 30, 20), torch.ones(1, 30, 20)
-    curve = miss_curve(voted, label)
-    assert curve is not None
-    assert control_risk([curve] * 9, alpha=0.2).default_rate == pytest.approx(
-        float((voted <= 0.5).float().mean()), abs=0.02
-    )
+def test_a_controlled_mask_is_never_smaller_than_the_default():
+    """A network that misses little keeps alpha with the default mask; a higher threshold would only take away."""
+    voted = torch.full((1, 4, 4), 0.95)
+    control = control_risk([miss_curve(voted, torch.ones(1, 4, 4))] * 20, alpha=0.3)
+    assert control.threshold == 0.5
+    assert control.empirical_rate == 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "label", "rate"),
+    [([0, 1, 2, 0], [1, 1, 1, 0], 1 / 3), ([0, 0, 0, 1], [1, 2, 0, 0], 1.0), ([1, 1, 1, 1], [0, 0, 0, 0], None)],
+    ids=["classes", "all", "none"],
+)
+def test_a_masks_own_rate_is_the_share_of_the_lesion_it_leaves_out(mask, label, rate):
+    found = miss_rate(torch.tensor(mask).reshape(1, 2, 2), torch.tensor(label).reshape(1, 2, 2))
+    assert found == (rate if rate is None else pytest.approx(rate))
 
 
 def test_the_expected_rate_of_a_further_image_is_kept():
@@ -75,7 +92,7 @@ def test_too_few_images_are_refused_and_told_how_many_are_needed(n, alpha, neede
     sentence = f"alpha {alpha:g} needs at least {needed} validation images with foreground, and there are {n}"
     with pytest.raises(InputError, match=sentence):
         control_risk([np.zeros(len(LEVELS))] * n, alpha=alpha)
-    assert control_risk([np.zeros(len(LEVELS))] * needed, alpha=alpha).threshold == LEVELS[-1]
+    assert control_risk([np.zeros(len(LEVELS))] * needed, alpha=alpha).threshold == 0.5
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, "0.1", None, True, float("nan")])
