@@ -4,11 +4,11 @@ After Angelopoulos, Bates, Fisch, Lei and Schuster, "Conformal risk control" (ar
 the threshold l is its false-negative rate: the share of its foreground pixels where the voted probability of foreground
 is below l. It never falls as l rises. With R(l) the mean over n calibration images, the threshold is
 
-  l* = the largest l of a fixed list up to 0.5 with  n / (n + 1) R(l) + 1 / (n + 1) <= alpha,
+  l* = the largest l up to 0.5 of a fixed list with  n / (n + 1) R(l) + 1 / (n + 1) <= alpha,
 
 and the expected loss of a further image that is exchangeable with those n is at most alpha. The list begins with 0, at
-which nothing is missed, so that there is an l* whenever 1 / (n + 1) <= alpha; it ends with 0.5, so that the mask is never
-smaller than the default one, which may keep the rate by itself.
+which nothing is missed, so that there is an l* whenever 1 / (n + 1) <= alpha; no level above 0.5 is taken, so that the
+mask is never smaller than the default one, which may keep the rate by itself.
 
 The guarantee is an average over images, not one for each; images of another hospital or device are not exchangeable.
 Images without foreground have no such rate: they are not among the n, and nothing is promised of them. The threshold is

@@ -1,7 +1,7 @@
 """From features to pixels: one small decoder per expert, which also sees the image at strides 2 to 16.
 
-An expert that cannot draw borders has nothing to vote for, so every decoder sees the same levels of the image. What
-tells the experts apart are their features, the semantic expert's context, and what each is trained for (docs/method.md).
+An expert that cannot draw borders has nothing to vote for, so every decoder sees the same levels of the image. The
+experts differ in their features, the semantic expert's context, and what each is trained for (docs/method.md).
 Only the abstract of IC-MoE was available: this is our construction.
 
 Letters: B batch; C channels; H W image; h w = H/16, W/16; K output channels.

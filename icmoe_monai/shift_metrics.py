@@ -13,7 +13,7 @@ the cases in which both vary. Letters: C conditions; N cases.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from monai.metrics.meandice import compute_dice
 from monai.utils.type_conversion import convert_to_tensor
 from scipy.stats import spearmanr
 
+from icmoe_monai.calibration import Calibration
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import without_folders, write_csv, write_json
 from icmoe_monai.metrics import split_items
-from icmoe_monai.reliability import reliability
+from icmoe_monai.reliability import FIGURES, reliability
 from icmoe_monai.report import versions
 from icmoe_monai.shift_figures import draw_conditions, draw_examples, draw_quality
 from icmoe_monai.shifts import CLEAN, SHIFTS
@@ -40,17 +41,20 @@ QUALITY_SIGNS = {
     "vote_entropy": -1,
 }
 _DECIDED = ("voted", "label")
-Quality = Callable[[Mapping[str, Any]], Mapping[str, float]]
 
 
-def case_quality(item: Mapping[str, Any]) -> dict[str, float]:
-    """Return a case's figures of quality: those under its `reliability`, else those that its probabilities give.
+def case_quality(item: Mapping[str, Any], calibration: Calibration | None = None) -> dict[str, float]:
+    """Return a case's figures of quality as inference tells them, or else those that its probabilities give.
 
     Args:
-        item: A case that has gone through `SplitVotesd`.
+        item: A case that has gone through `SplitVotesd`, and for inference's figures through `TakeVoteFeaturesd`.
+        calibration: Adds `predicted_dice` where it predicts one.
     """
-    if item.get("reliability"):
-        return dict(item["reliability"])
+    features = item.get("vote_features")
+    if features:
+        predicted = None if calibration is None else calibration.predict_dice(features)
+        figures = {name: float(features[name]) for name in FIGURES}
+        return figures if predicted is None else {"predicted_dice": predicted, **figures}
     maps = [convert_to_tensor(item[key], track_meta=False) for key in ("probability", "expert_probabilities", "votes")]
     return reliability(*maps)
 
@@ -63,7 +67,7 @@ class ShiftMetrics:
     Args:
         output_dir: Folder of the files.
         out_channels: K.
-        quality: Returns a case's figures of quality, by name; see `QUALITY_SIGNS`.
+        calibration: Predicts a case's Dice, which is then one of the figures of quality (`QUALITY_SIGNS`).
         num_bootstrap: Number of bootstrap samples.
         seed: Of the bootstrap, and of the example picture's shifts.
         bundle_info: Settings to note, such as the checkpoint; absolute paths are cut to their last part.
@@ -84,14 +88,14 @@ class ShiftMetrics:
         *,
         output_dir: str | Path,
         out_channels: int = 1,
-        quality: Quality = case_quality,
+        calibration: Calibration | None = None,
         num_bootstrap: int = 1000,
         seed: int = 0,
         bundle_info: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.out_channels = out_channels
-        self.quality = quality
+        self.calibration = calibration
         self.num_bootstrap = num_bootstrap
         self.seed = seed
         self.settings = {"versions": versions(), "seed": seed, **without_folders(dict(bundle_info or {}))}
@@ -119,7 +123,7 @@ class ShiftMetrics:
                 raise InputError(f"{item['name']} has no label: evaluate labelled cases only.")
             self._example = self._example or str(getattr(item.get("image"), "meta", {}).get("filename_or_obj", ""))
             condition = {"case": item["name"], "shift": item["shift"], "strength": int(item["strength"])}
-            self._rows.append({**condition, "dice": self._dice(item), **self.quality(item)})
+            self._rows.append({**condition, "dice": self._dice(item), **case_quality(item, self.calibration)})
 
     def completed(self, engine: Engine) -> None:
         """Write the files and log the table."""

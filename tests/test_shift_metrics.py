@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from PIL import Image
 from scipy.stats import spearmanr
 
+from icmoe_monai.calibration import Calibration
 from icmoe_monai.checkpoint import save_weights
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError
@@ -97,7 +98,21 @@ def test_quality_is_that_of_a_run_without_labels():
         "vote_entropy": 0.0,
         "expert_agreement": 0.0,
     }
-    assert case_quality({**item, "reliability": {"predicted_dice": 0.4}}) == {"predicted_dice": 0.4}
+    told = {"confidence": 0.8, "disagreement": 0.1, "vote_entropy": 0.5, "expert_agreement": 0.7}
+    features = {**told, "peak": 0.9}
+    assert case_quality({**item, "vote_features": features}) == told  # as inference tells them
+
+
+def test_a_calibration_predicts_the_dice_of_a_shifted_case():
+    class Predicts(Calibration):
+        def predict_dice(self, features):
+            return features["peak"] / 2
+
+    item = {
+        "vote_features": {"confidence": 0.8, "disagreement": 0, "vote_entropy": 0, "expert_agreement": 0, "peak": 0.9}
+    }
+    assert case_quality(item, Predicts(reason="a test"))["predicted_dice"] == 0.45
+    assert "predicted_dice" not in case_quality(item, Calibration(reason="none"))
 
 
 def run_handler(folder: Path, items: list[dict], **arguments: object) -> ShiftMetrics:
