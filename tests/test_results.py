@@ -72,3 +72,12 @@ def test_the_shipped_calibrations_are_those_that_were_measured():
         assert measured["sha256"] == digest_of(DOCS.parent / "models" / f"{stem}.calibration.json"), name
         judged = json.loads((DOCS / "results" / f"risk_control_{name}.json").read_text())["model"]
         assert judged["sha256"] == digest_of(DOCS.parent / "models" / judged["checkpoint"]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [("isic2017", "model.pt"), ("busi", "experts_busi.safetensors")], ids=["skin", "breast"]
+)
+@pytest.mark.parametrize("kind", ["analysis", "shifts"])
+def test_what_was_looked_into_is_the_shipped_model(name, model, kind):
+    content = json.loads((DOCS / "results" / "analysis" / f"{name}_{kind}.json").read_text())
+    assert content["settings"]["model"]["sha256"] == digest_of(DOCS.parent / "models" / model)
