@@ -135,7 +135,14 @@ def _summary(
     if seconds:
         entries.append(("Total time", _duration(math.fsum(seconds))))
     model = report.get("model") or {}
-    names = {"checkpoint": "Model", "sha256": "Model's SHA-256", "trunk": "Encoder"}
+    names = {
+        "checkpoint": "Model",
+        "sha256": "Model's SHA-256",
+        "trunk": "Encoder",
+        "trunk_sha256": "Encoder's SHA-256",
+        "pyramid": "Image pyramid",
+        "pyramid_sha256": "Pyramid's SHA-256",
+    }
     entries += [(names.get(key, str(key)), _text(value)) for key, value in model.items() if value is not None]
     entries += _calibration_entries(report.get("calibration") or {}, done)
     versions = report.get("versions") or {}
