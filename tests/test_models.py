@@ -87,7 +87,7 @@ def test_a_shipped_models_calibration_lies_beside_it_and_holds_for_the_settings_
     assert calibration.reason is None
     assert calibration.content["data"]["split"] == "val"
     assert 0 < calibration.review_below < 1
-    assert calibration.threshold < 0.5
+    assert calibration.threshold <= 0.5  # not above: the mask is never smaller than the default
 
 
 def test_what_the_document_says_of_the_pretraining_is_in_its_files():
