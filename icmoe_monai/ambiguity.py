@@ -29,6 +29,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.phantoms import core_of, draw_dermoscopy, draw_ultrasound
 from icmoe_monai.shift_metrics import correlation
+from icmoe_monai.vote_features import foreground
 from icmoe_monai.voting import confidence, disagreement
 
 LOOKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
@@ -94,8 +95,8 @@ class AmbiguityTest:
             case["measured"] = measure(case["zone"], item)
             if case["phantom"] == 0:
                 voted, experts = (torch.as_tensor(item[key]) for key in ("probability", "expert_probabilities"))
-                foreground = voted[0] if len(voted) == 1 else 1 - voted[0]
-                maps = {"probability": foreground.numpy(), "disagreement": disagreement(experts[None])[0].numpy()}
+                differing = disagreement(experts[None])[0]
+                maps = {"probability": foreground(voted).numpy(), "disagreement": differing.numpy()}
                 pictures[case["family"]].append({"image": np.asarray(Image.open(case["image"])), **maps})
         return summarise(cases), pictures
 

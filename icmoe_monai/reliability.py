@@ -57,20 +57,45 @@ class TakeReliabilityd(MapTransform):
             ValueError: If the tensor has not K + E K + E channels.
         """
         item = dict(data)
-        K = self.out_channels
         for key in self.key_iterator(item):
-            pred = convert_to_tensor(item[key], track_meta=False)
-            E = (pred.shape[0] - K) // (K + 1)
-            if pred.ndim != 3 or E < 1 or pred.shape[0] != K + E * K + E:
-                shape = tuple(pred.shape)
-                raise ValueError(f"The voted prediction must be (K + E K + E, H, W) for K={K}, got {shape}.")
-            voted, experts, votes = pred.split([K, E * K, E])
+            voted, experts, votes = split_voted(convert_to_tensor(item[key], track_meta=False), self.out_channels)
             item[key] = convert_to_dst_type(voted, item[key])[0]
             known = item.get("vote_features")
             if known is None:
-                known = reliability(voted, rearrange(experts, "(e k) h w -> e k h w", e=E), votes)
+                known = reliability(voted, experts, votes)
             item["reliability"] = {name: known[name] for name in FIGURES}
         return item
+
+
+def split_voted(pred: Tensor, out_channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the vote's probabilities (K, H, W), the experts' (E, K, H, W) and the votes (E, H, W).
+
+    Args:
+        pred: A voting inferer's tensor, (K + E K + E, H, W).
+        out_channels: K.
+
+    Raises:
+        ValueError: If the tensor has not K + E K + E channels.
+    """
+    K = out_channels
+    E = (pred.shape[0] - K) // (K + 1)
+    if pred.ndim != 3 or E < 1 or pred.shape[0] != K + E * K + E:
+        shape = tuple(pred.shape)
+        raise ValueError(f"The voted prediction must be (K + E K + E, H, W) for K={K}, got {shape}.")
+    voted, experts, votes = pred.split([K, E * K, E])
+    return voted, rearrange(experts, "(e k) h w -> e k h w", e=E), votes
+
+
+def find(voted: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the vote and each expert find, bool (1 + E, H, W), and R, bool (H, W).
+
+    Args:
+        voted: Probabilities of the vote, (K, H, W).
+        experts: Probabilities of the experts, (E, K, H, W).
+    """
+    found = torch.stack([decide(voted)[0], *(decide(expert)[0] for expert in experts)]) > 0
+    region = found.any(0)
+    return found, region if bool(region.any()) else torch.ones_like(region)
 
 
 def reliability(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
@@ -81,9 +106,11 @@ def reliability(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, floa
         experts: Probabilities of the experts, (E, K, H, W).
         votes: (E, H, W), summing to 1 over E.
     """
-    found = torch.stack([decide(voted)[0], *(decide(expert)[0] for expert in experts)]) > 0
-    region = found.any(0)
-    region = region if bool(region.any()) else torch.ones_like(region)
+    return figures_over(*find(voted, experts), voted, experts, votes)
+
+
+def figures_over(found: Tensor, region: Tensor, voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
+    """Return the four figures, given what `find` returns; other arguments as in `reliability`."""
     voted, experts, votes = voted[:, region], experts[:, :, region], votes[:, region]  # a few pixels of an image
     E = len(experts)
     entropy = torch.special.entr(votes).sum(0).mean() / log(E) if E > 1 else torch.zeros(())

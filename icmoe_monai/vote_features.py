@@ -25,15 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from skimage.measure import label
 from torch import Tensor
 from torch.nn import functional as F
 
-from icmoe_monai.metrics import decide
-from icmoe_monai.reliability import dice_overlap, reliability
+from icmoe_monai.reliability import dice_overlap, figures_over, find, split_voted
 from icmoe_monai.voting import disagreement
 
 _BAND = 3
@@ -68,15 +66,9 @@ class TakeVoteFeaturesd(MapTransform):
             ValueError: If the tensor has not K + E K + E channels.
         """
         item = dict(data)
-        K = self.out_channels
         for key in self.key_iterator(item):
             pred = convert_to_tensor(item[key], track_meta=False).float()
-            E = (pred.shape[0] - K) // (K + 1)
-            if pred.ndim != 3 or E < 1 or pred.shape[0] != K + E * K + E:
-                shape = tuple(pred.shape)
-                raise ValueError(f"The voted prediction must be (K + E K + E, H, W) for K={K}, got {shape}.")
-            voted, experts, votes = pred.split([K, E * K, E])
-            experts = rearrange(experts, "(e k) h w -> e k h w", e=E)
+            voted, experts, votes = split_voted(pred, self.out_channels)
             item["vote_features"] = vote_features(voted, experts, votes)
             item["disagreement"] = convert_to_dst_type(disagreement(experts[None]), item[key])[0]
         return item
@@ -91,13 +83,11 @@ def vote_features(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, fl
         votes: (E, H, W), summing to 1 over E.
     """
     P = foreground(voted).double().cpu().numpy()
-    found = torch.stack([decide(voted)[0], *(decide(expert)[0] for expert in experts)]) > 0
+    found, region = find(voted, experts)
     M = found[0].cpu().numpy()
-    region = found.any(0)
-    region = region if bool(region.any()) else torch.ones_like(region)
     entropy = _binary_entropy(P)
     return {
-        **reliability(voted, experts, votes),
+        **figures_over(found, region, voted, experts, votes),
         "soft_dice": float(2 * P[M].sum() / (M.sum() + P.sum())) if M.any() else 0.0,
         "vote_agreement": sum(dice_overlap(found[0], mask) for mask in found[1:]) / len(experts),
         "entropy": float(entropy[region.cpu().numpy()].mean()),
