@@ -19,7 +19,6 @@ import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils.type_conversion import convert_to_tensor
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from icmoe_monai.calibration import FORMAT, OUTPUT_SETTINGS
@@ -29,7 +28,7 @@ from icmoe_monai.files import write_json
 from icmoe_monai.journal import describe_model
 from icmoe_monai.metrics import split_items
 from icmoe_monai.no_lesion import fit_no_lesion
-from icmoe_monai.reliability import dice_overlap
+from icmoe_monai.reliability import dice_overlap, rank_correlation
 from icmoe_monai.report import versions
 from icmoe_monai.score import Score, fit_score
 from icmoe_monai.temperature import PixelSample, fit_temperature, sample_pixels
@@ -197,9 +196,8 @@ class FitCalibration:
                 None,
             )
         score, left_out = fit_score(self._features, self._dice, features=list(self._features[0]), seed=self.seed)
-        is_flat = np.ptp(self._dice) == 0 or np.ptp(left_out) == 0
         told = {
-            "spearman": None if is_flat else float(spearmanr(left_out, self._dice).statistic),
+            "spearman": rank_correlation(left_out, self._dice),
             "mean_absolute_error": float(np.abs(left_out - self._dice).mean()),
             "mean_predicted": float(left_out.mean()),
             "mean_dice": float(np.mean(self._dice)),

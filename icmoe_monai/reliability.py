@@ -18,10 +18,12 @@ from itertools import combinations
 from math import log
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from icmoe_monai.metrics import decide
@@ -121,6 +123,13 @@ def figures_over(found: Tensor, region: Tensor, voted: Tensor, experts: Tensor, 
         "vote_entropy": float(entropy),
         "expert_agreement": sum(pairs) / len(pairs) if pairs else 1.0,
     }
+
+
+def rank_correlation(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float | None:
+    """Return Spearman's correlation of two columns (n,), or None where one does not vary."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(spearmanr(first, second).statistic)
 
 
 def dice_overlap(first: Tensor, second: Tensor) -> float:

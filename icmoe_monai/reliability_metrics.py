@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils.type_conversion import convert_to_tensor
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from icmoe_monai.calibration import Calibration
@@ -38,6 +37,7 @@ from icmoe_monai.conformal import controlled_mask, level_index, miss_curve, miss
 from icmoe_monai.files import write_csv, write_json
 from icmoe_monai.fit_calibration import mean_dice, names_digest
 from icmoe_monai.metrics import split_items
+from icmoe_monai.reliability import rank_correlation
 from icmoe_monai.reliability_figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
 from icmoe_monai.temperature import bin_sums, calibration_error
 from icmoe_monai.voting import as_distribution
@@ -185,18 +185,17 @@ class ReliabilityMetrics:
     def _quality(self, predicted: np.ndarray | None, dice: np.ndarray) -> dict[str, Any] | None:
         if predicted is None:
             return None
-        kept = np.argsort(-predicted, kind="stable")[: _num_kept(len(dice))]
-        can_rank = np.ptp(predicted) > 0 and np.ptp(dice) > 0
         both = [predicted, dice]
+        spearman = rank_correlation(*both)
         return {
-            "spearman": _spearman(*both) if can_rank else None,
-            "spearman_interval": self._interval(both, _spearman) if can_rank else None,
+            "spearman": spearman,
+            "spearman_interval": None if spearman is None else self._interval(both, _spearman),
             "mean_absolute_error": float(np.abs(predicted - dice).mean()),
             "mean_predicted": float(predicted.mean()),
             "mean_dice": float(dice.mean()),
             "reviewed_share": REVIEWED_SHARE,
-            "mean_dice_of_the_rest": float(dice[kept].mean()),
-            "gain": float(dice[kept].mean() - dice.mean()),
+            "mean_dice_of_the_rest": float(dice[_kept(predicted)].mean()),
+            "gain": _gain(*both),
             "gain_interval": self._interval(both, _gain),
         }
 
@@ -275,19 +274,19 @@ def aurc(confidence: np.ndarray, dice: np.ndarray) -> float:
     return float(risk_coverage(confidence, dice).mean())
 
 
-def _num_kept(n: int) -> int:
-    return max(1, round((1 - REVIEWED_SHARE) * n))
+def _kept(predicted: np.ndarray) -> np.ndarray:
+    """Return the indices of the cases that do not go to review."""
+    return np.argsort(-predicted, kind="stable")[: max(1, round((1 - REVIEWED_SHARE) * len(predicted)))]
 
 
 def _spearman(predicted: np.ndarray, dice: np.ndarray) -> float:
-    if np.ptp(predicted) == 0 or np.ptp(dice) == 0:
-        return float("nan")
-    return float(spearmanr(predicted, dice).statistic)
+    """Return the correlation of a bootstrap sample, NaN where it has none."""
+    found = rank_correlation(predicted, dice)
+    return float("nan") if found is None else found
 
 
 def _gain(predicted: np.ndarray, dice: np.ndarray) -> float:
-    kept = np.argsort(-predicted, kind="stable")[: _num_kept(len(dice))]
-    return float(dice[kept].mean() - dice.mean())
+    return float(dice[_kept(predicted)].mean() - dice.mean())
 
 
 def _whole(probabilities: Tensor) -> Tensor:

@@ -19,15 +19,14 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
-from monai.metrics.meandice import compute_dice
 from monai.utils.type_conversion import convert_to_tensor
-from scipy.stats import spearmanr
 
 from icmoe_monai.calibration import Calibration
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import without_folders, write_csv, write_json
+from icmoe_monai.fit_calibration import mean_dice
 from icmoe_monai.metrics import split_items
-from icmoe_monai.reliability import FIGURES, reliability
+from icmoe_monai.reliability import FIGURES, rank_correlation, reliability
 from icmoe_monai.report import versions
 from icmoe_monai.shift_figures import draw_conditions, draw_examples, draw_quality
 from icmoe_monai.shifts import CLEAN, SHIFTS
@@ -40,7 +39,6 @@ QUALITY_SIGNS = {
     "disagreement": -1,
     "vote_entropy": -1,
 }
-_DECIDED = ("voted", "label")
 
 
 def case_quality(item: Mapping[str, Any], calibration: Calibration | None = None) -> dict[str, float]:
@@ -139,10 +137,8 @@ class ShiftMetrics:
         logging.getLogger(__name__).info("%s", _table(summary))
 
     def _dice(self, item: Mapping[str, Any]) -> float:
-        K = self.out_channels
-        voted, label = (convert_to_tensor(item[key], track_meta=False, device="cpu")[None] for key in _DECIDED)
-        dice = compute_dice(voted, label, K == 1, ignore_empty=False, num_classes=K if K > 1 else None)
-        return float(dice.mean())
+        voted, label = (convert_to_tensor(item[key], track_meta=False, device="cpu") for key in ("voted", "label"))
+        return mean_dice(voted, label, self.out_channels)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], *, num_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -201,9 +197,8 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
         first: (n,).
         second: (n,).
     """
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return None
-    return _rounded(spearmanr(first, second).statistic)
+    rho = rank_correlation(first, second)
+    return None if rho is None else _rounded(rho)
 
 
 def _correlations(dice: np.ndarray, figure: np.ndarray, sign: int | None) -> dict[str, Any]:
