@@ -88,18 +88,18 @@ def _load_network(network: nn.Module, content: Mapping[str, Any], path: str | Pa
 def _check_trunk(network: nn.Module, trunk: Mapping[str, str], path: str | Path) -> None:
     here = describe_trunk(network)
     found = here["fingerprint"]
-    if found == trunk["fingerprint"] and here.get("detail") != trunk.get("detail"):
-        has, held = ("an image pyramid" if "detail" in noted else "none" for noted in (here, trunk))
-        other = "another" if has == held else has
-        raise InputError(
-            f"{path} was trained with {held} and this network has {other}: give the pyramid and detail that it was "
-            "trained with, --pyramid."
-        )
     if found != trunk["fingerprint"]:
         name = trunk["source"] or "an encoder"
         raise InputError(
             f"{path} was trained on {name} with fingerprint {trunk['fingerprint'][:12]}, which it does not hold, and "
             f"this network's encoder is another ({found[:12]}): give the encoder that it was trained on, --pretrained."
+        )
+    if here.get("detail") != trunk.get("detail"):
+        has, held = ("an image pyramid" if "detail" in noted else "none" for noted in (here, trunk))
+        other = "another" if has == held else has
+        raise InputError(
+            f"{path} was trained with {held} and this network has {other}: give the pyramid and detail that it was "
+            "trained with, --pyramid."
         )
 
 
@@ -117,10 +117,8 @@ def check_state(
     Raises:
         InputError: If names or shapes differ; the first difference is named.
     """
-    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    if without_trunk:
-        frozen = tuple(f"{part}." for part in frozen_parts(network))
-        expected = {name: shape for name, shape in expected.items() if not name.startswith(frozen)}
+    weights = trained_state(network) if without_trunk else network.state_dict()
+    expected = {name: tuple(value.shape) for name, value in weights.items()}
     found = {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in state.items()}
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     differing = [name for name in expected if name in found and expected[name] != found[name]]
