@@ -6,7 +6,7 @@ encoder, and its fingerprint says so. `models/model.pt`, as MONAI's Model Zoo wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import unwrapped
 from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
-from icmoe_monai.trunk import describe_trunk, frozen_parts, has_frozen_trunk
+from icmoe_monai.trunk import describe_trunk, frozen_parts, has_frozen_trunk, pretrained_parts
 
 TRAINER = "trainer"
 MODEL = "model"  # key of the network's weights in a checkpoint that also holds something else
@@ -28,8 +28,12 @@ _NOTES = ("fingerprint", "source", "detail")  # of a frozen encoder and a frozen
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
     """Return what a training changes: the whole state, without the encoder and the image pyramid if they are frozen."""
-    frozen = tuple(f"{part}." for part in frozen_parts(network))
-    return {name: value for name, value in network.state_dict().items() if not name.startswith(frozen)}
+    return _state_without(frozen_parts(network), network)
+
+
+def _state_without(parts: Sequence[str], network: nn.Module) -> dict[str, Tensor]:
+    left_out = tuple(f"{part}." for part in parts)
+    return {name: value for name, value in network.state_dict().items() if not name.startswith(left_out)}
 
 
 def save_weights(
@@ -117,7 +121,7 @@ def check_state(
     Raises:
         InputError: If names or shapes differ; the first difference is named.
     """
-    weights = trained_state(network) if without_trunk else network.state_dict()
+    weights = _state_without(pretrained_parts(network) if without_trunk else [], network)
     expected = {name: tuple(value.shape) for name, value in weights.items()}
     found = {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in state.items()}
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 from ignite.engine import Engine, Events
 from torch import nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import ICMoE, unwrapped
+from icmoe_monai.network import unwrapped
 from icmoe_monai.pyramid import ImagePyramid
 from icmoe_monai.pyramid_weights import load_pyramid_weights
 from icmoe_monai.weights import load_sam_weights, trunk_fingerprint
-
-_PARTS = ("encoder", "detail")
 
 
 class PretrainedTrunk:
@@ -150,14 +148,23 @@ def frozen_parts(network: nn.Module) -> list[str]:
     Args:
         network: Any network; none if its encoder is trained, for its checkpoints are then whole.
     """
-    parts = {name: getattr(unwrapped(network), name, None) for name in _PARTS}
-    frozen = [name for name, part in parts.items() if part is not None and _is_frozen(part)]
-    return frozen if "encoder" in frozen else []
+    encoder = getattr(unwrapped(network), "encoder", None)
+    return pretrained_parts(network) if encoder is not None and _is_frozen(encoder) else []
+
+
+def pretrained_parts(network: nn.Module) -> list[str]:
+    """Name the parts that a checkpoint of a training on a frozen encoder leaves out, whether this one is frozen or not.
+
+    Args:
+        network: A network with an encoder.
+    """
+    detail = getattr(unwrapped(network), "detail", None)
+    return ["encoder", "detail"] if detail is not None and _is_frozen(detail) else ["encoder"]
 
 
 def fingerprints(network: nn.Module) -> dict[str, str]:
     """Return the fingerprint of every frozen part."""
-    return {name: trunk_fingerprint(getattr(unwrapped(network), name)) for name in frozen_parts(network)}
+    return _fingerprints(network, frozen_parts(network))
 
 
 def describe_trunk(network: nn.Module, source: str | Path | None = None) -> dict[str, str]:
@@ -170,12 +177,12 @@ def describe_trunk(network: nn.Module, source: str | Path | None = None) -> dict
     Returns:
         The encoder's `fingerprint` and `source`, and the `detail`'s fingerprint where that is frozen too.
     """
-    found = fingerprints(network)
-    noted = {
-        "fingerprint": found.get("encoder") or trunk_fingerprint(cast(ICMoE, network).encoder),
-        "source": Path(source).name if source is not None else "",
-    }
-    return {**noted, "detail": found["detail"]} if "detail" in found else noted
+    found = _fingerprints(network, pretrained_parts(network))
+    return {"fingerprint": found.pop("encoder"), "source": Path(source).name if source is not None else "", **found}
+
+
+def _fingerprints(network: nn.Module, parts: Iterable[str]) -> dict[str, str]:
+    return {name: trunk_fingerprint(getattr(unwrapped(network), name)) for name in parts}
 
 
 def _is_frozen(part: nn.Module) -> bool:

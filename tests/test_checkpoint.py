@@ -141,6 +141,19 @@ def test_experts_come_back_onto_their_pyramid_and_no_other(name, tmp_path):
         load_weights(network, tmp_path / name)
 
 
+@pytest.mark.parametrize("detail", [ImagePyramid, lambda: None], ids=["pyramid", "stem"])
+def test_experts_start_a_training_that_also_trains_their_trunk(detail, tmp_path):
+    """Fine-tuning all from experts: the encoder is theirs, though it will not stay."""
+    network = ICMoE(**FROZEN, detail=detail())
+    save_weights(network, tmp_path / "experts.pt")
+    other = ICMoE(**FROZEN, detail=detail(), train_trunk=True)
+    for part in ("encoder", "detail"):
+        getattr(other, part).load_state_dict(getattr(network, part).state_dict())
+    load_weights(other, tmp_path / "experts.pt")
+    state = other.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
 @pytest.mark.parametrize("name", ["experts.pt", "experts.safetensors"])
 def test_experts_come_back_onto_their_trunk(name, tmp_path):
     network = differ(ICMoE(**FROZEN))
