@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from icmoe_monai.page import page_template
 
 ONE_EXPERT = "Left out: this network has one expert, and there is nothing to compare."
 
@@ -62,7 +60,7 @@ def render_analysis(content: Mapping[str, Any], pictures: Mapping[str, bytes]) -
         "Versions": ", ".join(f"{name} {number}" for name, number in content["settings"]["versions"].items()),
     }
     uris = {name: "data:image/png;base64," + base64.b64encode(png).decode("ascii") for name, png in pictures.items()}
-    page = _template().render(
+    page = page_template("analysis.html").render(
         alarm=bool(dead),
         state=state,
         summary=[(key, _text(value)) for key, value in summary.items()],
@@ -231,12 +229,3 @@ def _is_plain(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     return str(value).encode("utf-8", errors="replace").decode("utf-8")
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("analysis.html")

@@ -9,15 +9,14 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from icmoe_monai.overlay import class_colour, thumbnail
+from icmoe_monai.page import page_template
 from icmoe_monai.report_figures import draw_figures, is_number
 
 MOST_THUMBNAILS = 500
@@ -89,7 +88,7 @@ def render_report(
         for case, picture in zip(cases, pictures, strict=True)
     ]
     styles = [{row["cells"][index].style for row in rows} for index in range(len(columns))]
-    page = _template().render(
+    page = page_template("report.html").render(
         columns=[
             (title, hint, "classes" if "classes" in seen else min(seen, default=""))
             for (title, hint, _), seen in zip(columns, styles, strict=True)
@@ -324,15 +323,3 @@ def _links(case: Mapping[str, Any]) -> list[tuple[str, str]]:
     paths = [(title, str(case[key])) for key, title in titles.items() if case.get(key)]
     # After "./" and with ":" quoted no name is taken for a scheme such as "javascript:".
     return [(title, "./" + quote(os.fsencode(path))) for title, path in paths if _is_safe(path)]
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("report.html")
