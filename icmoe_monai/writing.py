@@ -15,6 +15,7 @@ import torch
 from monai.transforms.io.dictionary import SaveImaged
 from PIL import Image
 
+from icmoe_monai.deciding import decide
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.measures import measure
@@ -110,7 +111,7 @@ class SaveImage2Dd(SaveImaged):
         for key in map(str, self.keys):
             try:
                 probabilities = self._probabilities(item[key], name)
-                classes = self._decide(probabilities)
+                classes = decide(torch.from_numpy(probabilities), self.threshold)[0].numpy()
                 frame, num_classes = int(item.get("frame", 0)), max(self.out_channels, 2)
                 item |= measure(classes, num_classes=num_classes, source=item.get("source"), frame=frame)
             except InputError as error:
@@ -120,11 +121,6 @@ class SaveImage2Dd(SaveImaged):
                 return item
             self._write(item, probabilities, classes, PurePath(split_suffix(name.as_posix())[0]))
         return item
-
-    def _decide(self, probabilities: np.ndarray) -> np.ndarray:
-        if self.out_channels == 1:
-            return (probabilities[0] > self.threshold).astype(np.uint8)
-        return probabilities.argmax(0).astype(np.uint8)
 
     def _write(self, item: dict[str, Any], probabilities: np.ndarray, classes: np.ndarray, stem: PurePath) -> None:
         item["mask_path"] = Path("masks", f"{stem}.png").as_posix()
