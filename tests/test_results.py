@@ -81,3 +81,15 @@ def test_the_shipped_calibrations_are_those_that_were_measured():
 def test_what_was_looked_into_is_the_shipped_model(name, model, kind):
     content = json.loads((DOCS / "results" / "analysis" / f"{name}_{kind}.json").read_text())
     assert content["settings"]["model"]["sha256"] == digest_of(DOCS.parent / "models" / model)
+
+
+def test_what_is_said_of_the_exported_files_is_in_the_exports_own():
+    page = (DOCS / "deploy.md").read_text()
+    for side in (256, 512):
+        parity = json.loads((DOCS / "results" / f"export_{side}.json").read_text())["parity"]
+        for name in ("model.ts", "model.onnx"):
+            found, number = parity[name], parity["num_images"]
+            assert found["least_share_of_equal_pixels"] == 1
+            logits, probabilities = found["largest_logit_difference"], found["largest_probability_difference"]
+            line = f"| `{name}` | {side} | {logits:.2g} | {probabilities:.1g} | {number} of {number} |"
+            assert line in page

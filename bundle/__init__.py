@@ -1,0 +1,8 @@
+"""Release tooling: assemble what is published, verify a copy of it, export the network for other runtimes.
+
+    python -m bundle assemble
+    python -m bundle verify
+    python -m bundle export
+
+It is not part of what it publishes.
+"""

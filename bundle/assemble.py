@@ -1,0 +1,127 @@
+"""What is published: a self-contained copy of the bundle, and the same as one archive, byte for byte reproducible.
+
+The copy holds what git knows of the published folders and nothing else. Beside the files lies `SHA256SUMS`, by which a
+tampered or half-copied weight file is found (`sha256sum --check SHA256SUMS`, or `python -m bundle verify`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import digest_of, write_atomically
+from icmoe_monai.version import __version__
+
+NAME = "icmoe_medical_segmentation"
+CHECKSUMS = "SHA256SUMS"
+LARGE_FILES = "large_files.yml"
+LARGEST = 25_000_000  # bytes; the Model Zoo's limit for a file that is not downloaded
+
+_PUBLISHED = ("LICENSE", "configs", "docs", "icmoe_monai", "models")
+_OURS_ALONE = ("configs/studies", "docs/CONTRIBUTING.md")
+_CACHES = ("__pycache__",)
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # of a zip archive
+
+
+def assemble(root: Path, output_dir: Path, weights_url: str | None = None) -> tuple[Path, Path]:
+    """Write the folder and the archive.
+
+    Args:
+        root: The repository.
+        output_dir: Folder of both; what an earlier call left there is replaced.
+        weights_url: Address of a folder from which the files above `LARGEST` are downloaded; they are then named in
+            `large_files.yml`, with their checksums, and left out.
+
+    Returns:
+        The folder and the archive.
+
+    Raises:
+        InputError: If a file lies in a published folder that git does not know, is missing, or is a link.
+    """
+    paths = published(root)
+    folder, archive = output_dir / NAME, output_dir / f"{NAME}_v{__version__}.zip"
+    unfinished = output_dir / f".{NAME}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    large = [path for path in paths if (root / path).stat().st_size > LARGEST] if weights_url else []
+    for path in paths:
+        if path not in large:
+            (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, unfinished / path)
+    if weights_url:
+        entries = [_large_file(root, path, weights_url) for path in large]
+        (unfinished / LARGE_FILES).write_text(yaml.safe_dump({"large_files": entries}, sort_keys=False))
+    _write_checksums(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(unfinished, folder)
+    write_atomically(archive, lambda temporary: _write_archive(folder, temporary))
+    return folder, archive
+
+
+def published(root: Path) -> list[str]:
+    """Return the files that are published, relative to the repository and sorted.
+
+    Raises:
+        InputError: As for `assemble`.
+    """
+    tracked = {path for path in _git_files(root) if _is_published(path)}
+    present = {path for path in _files_of(root) if _is_published(path)}
+    for paths, complaint in (
+        (present - tracked, "git does not know {}: add or remove it"),
+        (tracked - present, "{} is missing: git checkout brings it back"),
+        ({path for path in present if (root / path).is_symlink()}, "{} is a link, which MONAI refuses: copy its file"),
+    ):
+        if paths:
+            raise InputError(f"Nothing was assembled. {complaint.format(', '.join(sorted(paths)[:5]))}.")
+    return sorted(present)
+
+
+def _git_files(root: Path) -> list[str]:
+    command = ["git", "-C", str(root), "ls-files", "-z", "--", *_PUBLISHED]
+    listed = subprocess.run(command, capture_output=True, text=True)
+    if listed.returncode:
+        raise InputError(f"git cannot tell which files are published: {listed.stderr.strip()}.")
+    return [path for path in listed.stdout.split("\0") if path]
+
+
+def _files_of(root: Path) -> Iterable[str]:
+    for name in _PUBLISHED:
+        top = root / name
+        for path in [top] if top.is_file() else top.rglob("*"):
+            if (path.is_file() or path.is_symlink()) and not set(path.parts) & set(_CACHES):
+                yield path.relative_to(root).as_posix()
+
+
+def _is_published(path: str) -> bool:
+    return not any(PurePosixPath(path).is_relative_to(folder) for folder in _OURS_ALONE)
+
+
+def _large_file(root: Path, path: str, url: str) -> dict[str, str]:
+    name = PurePosixPath(path).name
+    return {
+        "path": path,
+        "url": f"{url.rstrip('/')}/{name}",
+        "hash_val": digest_of(root / path),
+        "hash_type": "sha256",
+    }
+
+
+def _write_checksums(folder: Path) -> None:
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    lines = [f"{digest_of(folder / path)}  {path}\n" for path in paths]
+    (folder / CHECKSUMS).write_text("".join(lines))
+
+
+def _write_archive(folder: Path, archive: Path) -> None:
+    """Store the files, not deflated, since another zlib would deflate them to other bytes."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(f"{NAME}/{path.relative_to(folder).as_posix()}", _EARLIEST)
+            entry.external_attr = 0o644 << 16
+            file.writestr(entry, path.read_bytes())

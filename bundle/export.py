@@ -1,0 +1,218 @@
+"""The network for other runtimes: `model.pt`, `model.ts` (TorchScript) and `model.onnx`, and how far they agree.
+
+All three hold the network's two outputs: voted logits, and the experts' maps of which a sliding window makes one vote
+at full size. `segment.py` beside them shows how, with nothing of ours installed. `exported.json` holds their checksums,
+the settings that an image must be prepared by, and the parity that was measured.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser, ckpt_export, trt_export
+from torch import Tensor, nn
+
+from bundle import segment
+from icmoe_monai.checkpoint import load_weights, save_weights
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import digest_of, write_atomically, write_json
+from icmoe_monai.inferers import SlidingWindowVotingInferer
+from icmoe_monai.network import ICMoE
+from icmoe_monai.phantoms import draw_dermoscopy
+from icmoe_monai.pyramid_weights import load_pyramid_weights
+from icmoe_monai.version import __version__
+from icmoe_monai.weights import load_sam_weights
+
+ROOT = Path(__file__).parent.parent
+CONFIG, METADATA = ROOT / "configs" / "inference.json", ROOT / "configs" / "metadata.json"
+_FILES = ("model.pt", "model.ts", "model.onnx", "vote.onnx", "model_trt.ts")
+_SETTINGS = ("image_size", "longest_side", "overlap", "pixel_mean", "pixel_std", "out_channels")
+
+
+class ExportedNetwork(nn.Module):
+    """The network as a graph with two outputs.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: ICMoE) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return voted logits, (B, K, H, W), and the experts' maps, (B, E K + E, H, W), of images (B, 3, H, W)."""
+        maps = self.network.expert_maps(image)
+        E = len(self.network.expert_names)
+        logits, _ = self.network.voting(maps[:, :-E].unflatten(1, (E, -1)), maps[:, -E:])
+        return logits, maps
+
+
+def export(
+    checkpoint: Path,
+    output_dir: Path,
+    *,
+    images: Path | None = None,
+    num_images: int = 20,
+    longest_side: int | None = None,
+    tensorrt: bool = False,
+) -> dict[str, Any]:
+    """Write the three files and what belongs to them.
+
+    Args:
+        checkpoint: Weights of the network of `configs/inference.json`: a whole `model.pt`, or experts alone, which go
+            on the trunk that is shipped.
+        output_dir: Where; files of the same names are replaced.
+        images: Folder of pictures to compare on; phantoms if None.
+        num_images: How many of them.
+        longest_side: An image's longest side is resized to this; the config's, which is one window, if None.
+        tensorrt: Also write `model_trt.ts`, by MONAI's `trt_export`.
+
+    Returns:
+        What `exported.json` holds.
+
+    Raises:
+        InputError: If the weights do not fit, there is no picture, or TensorRT is asked for without CUDA.
+    """
+    if tensorrt and not torch.cuda.is_available():
+        raise InputError("TensorRT needs a CUDA device: leave --tensorrt out, or run where there is one.")
+    parser = ConfigParser()
+    parser.read_config(str(CONFIG))
+    parser["longest_side"] = longest_side or parser["longest_side"]
+    settings = {name: parser.get_parsed_content(name) for name in _SETTINGS}
+    network: ICMoE = parser.get_parsed_content("network_def").eval()
+    load_sam_weights(ROOT / "models" / "sam_vit_t_medical.safetensors", network.encoder)
+    load_pyramid_weights(ROOT / "models" / "efficientnet_lite0_imagenet.safetensors", network.detail)
+    load_weights(network, checkpoint)
+    pictures = _read_pictures(images, num_images)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    save_weights(network, output_dir / "model.pt", whole=True)
+    _write_torchscript(output_dir)
+    _write_onnx(network, output_dir, settings["image_size"])
+    shutil.copyfile(Path(segment.__file__), output_dir / "segment.py")
+    if tensorrt:
+        _write_tensorrt(output_dir)
+    settings["num_experts"] = len(network.expert_names)
+    names = [name for name in _FILES if (output_dir / name).is_file()]
+    content = {
+        "version": __version__,
+        "settings": settings,
+        "sha256": {name: digest_of(output_dir / name) for name in names},
+        "parity": {
+            "images": "phantoms" if images is None else images.parent.name,
+            "num_images": len(pictures),
+            "model.ts": _compare(network, pictures, *segment.open_torchscript(output_dir / "model.ts"), settings),
+            "model.onnx": _compare(network, pictures, *segment.open_onnx(output_dir / "model.onnx"), settings),
+        },
+    }  # fmt: skip
+    write_json(output_dir / "exported.json", content)
+    return content
+
+
+def _write_torchscript(folder: Path) -> None:
+    ckpt_export(
+        "network_def",
+        filepath=str(folder / "model.ts"),
+        ckpt_file=str(folder / "model.pt"),
+        meta_file=str(METADATA),
+        config_file=str(CONFIG),
+        use_trace=False,  # so that expert_maps and voting stay callable
+    )
+
+
+def _write_onnx(network: ICMoE, folder: Path, side: int) -> None:
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    E, K = len(network.expert_names), network.out_channels
+    windows = torch.randn(2, 3, side, side)
+    parts: tuple[tuple[str, nn.Module, dict[str, Tensor], list[str], Any], ...] = (
+        (
+            "model.onnx",
+            ExportedNetwork(network),
+            {"image": windows},
+            ["pred", "maps"],
+            ({0: batch},),
+        ),
+        (
+            "vote.onnx",
+            network.voting,
+            {"probabilities": torch.rand(1, E, K, 48, 64), "gate": torch.randn(1, E, 48, 64)},
+            ["pred", "votes"],
+            ({3: height, 4: width}, {2: height, 3: width}),
+        ),
+    )
+    for name, module, inputs, outputs, shapes in parts:
+        write_atomically(folder / name, _onnx_writer(module.eval(), inputs, outputs, shapes))
+
+
+def _onnx_writer(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], shapes: Any
+) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own, on deprecated parts of PyTorch
+            torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                path,
+                input_names=list(inputs),
+                output_names=outputs,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                external_data=False,
+                verbose=False,
+            )
+
+    return write
+
+
+def _write_tensorrt(folder: Path) -> None:
+    trt_export(
+        "network_def",
+        filepath=str(folder / "model_trt.ts"),
+        ckpt_file=str(folder / "model.pt"),
+        meta_file=str(METADATA),
+        config_file=str(CONFIG),
+        precision="fp16",
+        use_onnx=True,
+        use_trace=True,
+    )
+
+
+def _read_pictures(folder: Path | None, number: int) -> list[np.ndarray]:
+    if folder is None:
+        sizes = ((256, 256), (200, 320), (96, 64), (300, 300))
+        return [draw_dermoscopy(np.random.default_rng(i), sizes[i % len(sizes)])[0] for i in range(number)]
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
+    if not paths:
+        raise InputError(f"{folder} holds no picture (.png, .jpg, .jpeg): name the folder of the pictures itself.")
+    step = max(1, len(paths) // number)
+    return [segment.read_picture(path) for path in paths[::step][:number]]
+
+
+def _compare(
+    network: ICMoE, pictures: list[np.ndarray], run: segment.Network, vote: segment.Vote, settings: dict[str, Any]
+) -> dict[str, float]:
+    """Compare with the network itself: logits of the same prepared image, and masks of the whole path."""
+    inferer = SlidingWindowVotingInferer(roi_size=settings["image_size"], overlap=settings["overlap"])
+    logit_differences, probability_differences, equal = [], [], []
+    for picture in pictures:
+        image = segment.prepare(picture, settings)
+        with torch.no_grad():
+            expected = inferer(torch.from_numpy(image)[None], network)[0].numpy()
+        found = segment.segment_prepared(image, run, vote, settings)
+        given, wanted = segment.to_probabilities(found), segment.to_probabilities(expected)
+        logit_differences.append(np.abs(found - expected).max())
+        probability_differences.append(np.abs(given - wanted).max())
+        masks = [segment.to_mask(segment.resize(x, *picture.shape[:2], smooth=False)) for x in (given, wanted)]
+        equal.append((masks[0] == masks[1]).mean())
+    return {
+        "largest_logit_difference": float(max(logit_differences)),
+        "largest_probability_difference": float(max(probability_differences)),
+        "least_share_of_equal_pixels": float(min(equal)),
+    }
