@@ -2,7 +2,7 @@
 
     python -m benchmarks.inference --num_images 500 --output docs/results/inference.json
 
-The images are phantoms at 512 pixels. `end_to_end` is the inference workflow with everything that it writes by default;
+The images are phantoms at 512 pixels; `--longest_side 512` lets the network see them whole, in windows. `end_to_end` is the inference workflow with everything that it writes by default;
 `network` is its inferer alone over the same images, held in memory, in the same process afterwards. Memory is that of
 processes of their own over `--memory_images`; the workers that read are processes beside it and are not in it.
 """
@@ -36,7 +36,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_images", type=int, default=500)
     parser.add_argument("--memory_images", type=int, nargs="*", default=[100, 1000])
-    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--side", type=int, default=512, help="of the images")
+    parser.add_argument("--longest_side", type=int, default=256, help="to which the network's images are resized")
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output")
@@ -56,6 +57,7 @@ def main() -> None:
     found = {
         "num_images": arguments.num_images,
         "side": arguments.side,
+        "longest_side": arguments.longest_side,
         "num_workers": arguments.num_workers,
         "end_to_end_seconds": round(seconds, 2),
         "network_seconds": round(network, 2),
@@ -81,7 +83,7 @@ def _workflow(folder: Path, arguments: argparse.Namespace) -> ConfigWorkflow:
     flow = ConfigWorkflow(
         config_file=str(ROOT / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
         dataset_dir=str(folder / "in"), output_dir=str(folder / "out"), device=arguments.device,
-        num_workers=arguments.num_workers,
+        num_workers=arguments.num_workers, longest_side=arguments.longest_side,
     )  # fmt: skip
     flow.initialize()
     flow.parser.get_parsed_content("evaluator")
@@ -111,8 +113,10 @@ def _peak() -> float:
 
 
 def _in_own_process(number: int, arguments: argparse.Namespace) -> dict[str, float]:
-    words = ["--one", "--num_images", str(number), "--side", str(arguments.side), "--device", arguments.device]
-    return in_own_process("benchmarks.inference", [*words, "--num_workers", str(arguments.num_workers)])
+    words = ["--one", "--num_images", str(number), "--device", arguments.device]
+    for name in ("side", "longest_side", "num_workers"):
+        words += [f"--{name}", str(getattr(arguments, name))]
+    return in_own_process("benchmarks.inference", words)
 
 
 if __name__ == "__main__":
