@@ -2,9 +2,10 @@
 
     python -m benchmarks.inference --num_images 500 --output docs/results/inference.json
 
-The images are phantoms at 512 pixels; `--longest_side 512` lets the network see them whole, in windows. `end_to_end` is the inference workflow with everything that it writes by default;
-`network` is its inferer alone over the same images, held in memory, in the same process afterwards. Memory is that of
-processes of their own over `--memory_images`; the workers that read are processes beside it and are not in it.
+The images are phantoms at 512 pixels; `--longest_side 512` lets the network see them whole, in windows. `end_to_end` is
+the inference workflow with everything that it writes by default; `network` is its inferer alone over the same images,
+held in memory, in the same process afterwards. Memory is that of processes of their own over `--memory_images`; the
+workers that read are processes beside it and are not in it.
 """
 
 from __future__ import annotations
