@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 REQUIRED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "configs/train.json", "docs/README.md")
 LARGEST = 25_000_000  # bytes, the Model Zoo's limit beside downloaded weights
 _SMALL = {"image_size": 64, "num_workers": 0}
@@ -33,7 +35,10 @@ class CheckError(Exception):
 def files_are_those_that_were_assembled(root: Path) -> None:
     """Every file has its checksum, none lies beside them, none is a link."""
     listed = dict(reversed(line.split("  ", 1)) for line in (root / "SHA256SUMS").read_text().splitlines())
+    downloaded = {entry["path"]: entry["hash_val"] for entry in _large_files(root)}
     present = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()} - {"SHA256SUMS"}
+    present = {path for path in present if "__pycache__" not in path}
+    listed |= {path: digest for path, digest in downloaded.items() if path in present}
     _need(not any((root / path).is_symlink() for path in present), "a file is a link")
     _need(present >= listed.keys(), f"missing: {sorted(listed.keys() - present)}")
     _need(present <= listed.keys(), f"left over: {sorted(present - listed.keys())}")
@@ -46,8 +51,8 @@ def the_zoos_files_are_there(root: Path) -> None:
     """Required files, and no file above the zoo's limit but weights."""
     for path in REQUIRED:
         _need((root / path).is_file(), f"{path} is missing")
-    if not (root / "models" / "model.pt").is_file():
-        _need("models/model.pt" in (root / "large_files.yml").read_text(), "models/model.pt is missing")
+    is_downloaded = "models/model.pt" in [entry["path"] for entry in _large_files(root)]
+    _need(is_downloaded or (root / "models" / "model.pt").is_file(), "models/model.pt is missing")
     for path in root.rglob("*"):
         is_weights = path.parent.name == "models"
         _need(is_weights or path.stat().st_size <= LARGEST, f"{path.name} is above {LARGEST // 1_000_000} MB")
@@ -216,6 +221,15 @@ CHECKS: tuple[Callable[..., None], ...] = (
 )
 
 
+_WITH_WEIGHTS = (
+    weights_fit_the_network,
+    load_returns_the_network,
+    torchscript_equals_eager,
+    onnx_equals_eager,
+    the_command_line_trains_evaluates_and_segments,
+)
+
+
 class _LeftOut(Exception):  # noqa: N818 - nothing is wrong
     """A check that cannot be made here."""
 
@@ -236,10 +250,15 @@ def main() -> int:
 
 def _make(check: Callable[..., None], options: argparse.Namespace) -> bool:
     needs_schema = check is the_metadata_fit_the_schema
+    lacks_weights = check in _WITH_WEIGHTS and not (options.folder / "models" / "model.pt").is_file()
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _need(
+                not lacks_weights,
+                "models/model.pt is to be downloaded first: python -m monai.bundle download_large_files",
+            )
             check(options.folder, options.schema) if needs_schema else check(options.folder)
         outcome = "holds"
     except _LeftOut as reason:
@@ -258,6 +277,11 @@ def _run(*words: str) -> None:
     )
     lines = (process.stdout + process.stderr).strip().splitlines() or [""]
     _need(process.returncode == 0, f"`monai.bundle run {' '.join(words)}` ended with {process.returncode}: {lines[-1]}")
+
+
+def _large_files(root: Path) -> list[dict[str, str]]:
+    path = root / "large_files.yml"
+    return yaml.safe_load(path.read_text())["large_files"] if path.is_file() else []
 
 
 def _metadata(root: Path) -> dict[str, Any]:

@@ -92,6 +92,8 @@ def export(
     load_weights(network, checkpoint)
     pictures = _read_pictures(images, num_images)
     output_dir.mkdir(parents=True, exist_ok=True)
+    for name in (*_FILES, "exported.json"):  # of an earlier call
+        (output_dir / name).unlink(missing_ok=True)
     save_weights(network, output_dir / "model.pt", whole=True)
     _write_torchscript(output_dir)
     _write_onnx(network, output_dir, settings["image_size"])
@@ -105,7 +107,7 @@ def export(
         "settings": settings,
         "sha256": {name: digest_of(output_dir / name) for name in names},
         "parity": {
-            "images": "phantoms" if images is None else images.parent.name,
+            "images": "phantoms" if images is None else images.resolve().parent.name,
             "num_images": len(pictures),
             "model.ts": _compare(network, pictures, *segment.open_torchscript(output_dir / "model.ts"), settings),
             "model.onnx": _compare(network, pictures, *segment.open_onnx(output_dir / "model.onnx"), settings),
@@ -185,6 +187,10 @@ def _write_tensorrt(folder: Path) -> None:
 
 
 def _read_pictures(folder: Path | None, number: int) -> list[np.ndarray]:
+    if number < 1:
+        raise InputError(f"num_images must be at least 1, got {number}.")
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: name one that holds pictures.")
     if folder is None:
         sizes = ((256, 256), (200, 320), (96, 64), (300, 300))
         return [draw_dermoscopy(np.random.default_rng(i), sizes[i % len(sizes)])[0] for i in range(number)]

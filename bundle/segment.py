@@ -5,7 +5,8 @@
 
 It stands beside the exported files (`python -m bundle export`) and does what the bundle's inference does to a picture:
 the longest side is resized, windows that overlap are segmented by every expert, their maps are stitched, every pixel
-votes once, and the mask comes out on the picture's own grid, as PNG (0 and 255, or class labels).
+votes once, and the mask comes out on the picture's own grid, as PNG (0 and 255, or class labels). It reads 8 bits of
+grey or colour; DICOM, 16 bits and transparency are left to the bundle.
 
 Letters: B windows; E experts; K output channels; H W resized picture; h w its own size.
 """
@@ -152,8 +153,12 @@ def to_mask(probabilities: np.ndarray) -> np.ndarray:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Return a picture's colours, upright, uint8 (h, w, 3)."""
+    """Return a picture's colours, upright, uint8 (h, w, 3); what the bundle reads by rules of its own is refused."""
     with Image.open(path) as picture:
+        if picture.mode not in ("1", "L", "P", "RGB", "YCbCr") or "transparency" in picture.info:
+            sys.exit(f"{path.name} is {picture.mode}, not 8 bits of grey or colour without transparency: convert it.")
+        if getattr(picture, "n_frames", 1) > 1:
+            sys.exit(f"{path.name} holds several frames: save each as a file.")
         return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
@@ -202,6 +207,8 @@ def main() -> None:
     paths = [path for path in paths if path.suffix.lower() in _SUFFIXES]
     if not paths:
         sys.exit(f"{options.input} holds no picture ({', '.join(_SUFFIXES)}).")
+    if len({path.stem for path in paths}) < len(paths):
+        sys.exit(f"Two pictures in {options.input} differ in their suffix only, and would have one mask: rename one.")
     options.output.mkdir(parents=True, exist_ok=True)
     for path in paths:
         mask = to_mask(segment(read_picture(path), network, vote, settings["settings"]))

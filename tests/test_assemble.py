@@ -130,13 +130,42 @@ def test_verify_runs_where_only_the_copy_is_importable(copy, capfd):
     assert capfd.readouterr().out.count(": holds (") == 2
 
 
-def test_verify_fails_for_a_copy_of_another_version(copy, tmp_path, capfd):
+def test_verify_fails_for_a_copy_that_lacks_a_file(copy, tmp_path, capfd):
     other = tmp_path / NAME
     other.mkdir()
     for name in ("configs", "icmoe_monai"):
         (other / name).symlink_to(copy / name)
     assert main(["verify", str(other), "--only", "the_zoos_files_are_there"]) == 1
     assert "the zoos files are there: FAILED: LICENSE is missing" in capfd.readouterr().out
+
+
+def test_a_copy_of_another_version_or_name_is_found(copy, tmp_path):
+    other = tmp_path / NAME
+    (other / "configs").mkdir(parents=True)
+    metadata = (copy / "configs" / "metadata.json").read_text()
+    (other / "configs" / "metadata.json").write_text(
+        metadata.replace(f'"version": "{__version__}"', '"version": "0.1.0"')
+    )
+    with pytest.raises(checks.CheckError, match=rf"the package is {re.escape(__version__)}, the metadata 0\.1\.0"):
+        checks.name_and_version_are_the_zoos(other)
+    with pytest.raises(checks.CheckError, match="icmoe_monai comes from"):
+        checks.the_package_is_the_copys(other)
+    cut = other.rename(tmp_path / "icmoe_vit")
+    with pytest.raises(checks.CheckError, match="MONAI would cut 'icmoe_vit'"):
+        checks.name_and_version_are_the_zoos(cut)
+
+
+def test_downloaded_weights_belong_to_the_copy_and_are_checked(repository, tmp_path, monkeypatch):
+    monkeypatch.setattr("bundle.assemble.LARGEST", 14)
+    folder, _ = assemble(repository, tmp_path / "dist", "https://example.org/weights")
+    checks.files_are_those_that_were_assembled(folder)
+    for entry in yaml.safe_load((folder / "large_files.yml").read_text())["large_files"]:
+        (folder / entry["path"]).parent.mkdir(parents=True, exist_ok=True)
+        (folder / entry["path"]).write_text(entry["path"])
+    checks.files_are_those_that_were_assembled(folder)
+    (folder / "models" / "model.pt").write_text("another file")
+    with pytest.raises(checks.CheckError, match=r"models/model\.pt is not the file that was assembled"):
+        checks.files_are_those_that_were_assembled(folder)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from bundle import segment
 from bundle.export import export
 from icmoe_monai.errors import InputError
 from icmoe_monai.phantoms import draw_dermoscopy
+from icmoe_monai.pictures import decode_rgb
 from icmoe_monai.resizing import ResizeLongestd
 
 ROOT = Path(__file__).parent.parent
@@ -60,12 +61,41 @@ def test_probabilities_become_masks():
     np.testing.assert_allclose(segment.to_probabilities(several).sum(axis=0), 1)
 
 
-def test_what_cannot_be_exported_is_said_first(tmp_path):
+def test_what_cannot_be_exported_is_said_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="TensorRT needs a CUDA device"):
         export(ROOT / "models" / "model.pt", tmp_path, tensorrt=True)
     with pytest.raises(InputError, match="holds no picture"):
         export(ROOT / "models" / "model.pt", tmp_path / "exported", images=tmp_path)
+    with pytest.raises(InputError, match="is not a folder"):
+        export(ROOT / "models" / "model.pt", tmp_path / "exported", images=tmp_path / "none")
+    with pytest.raises(InputError, match="num_images must be at least 1, got 0"):
+        export(ROOT / "models" / "model.pt", tmp_path / "exported", num_images=0)
     assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "LA"])
+def test_a_picture_that_the_bundle_reads_by_rules_of_its_own_is_refused(tmp_path, mode):
+    Image.new(mode, (4, 3)).save(tmp_path / "a.png")
+    with pytest.raises(SystemExit, match=r"a\.png is .*: convert it"):
+        segment.read_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_other_pictures_are_read_as_the_bundle_reads_them(tmp_path, mode):
+    picture = Image.fromarray(draw_dermoscopy(np.random.default_rng(0), (12, 20))[0]).convert(mode)
+    picture.save(tmp_path / "a.png")
+    assert np.array_equal(segment.read_picture(tmp_path / "a.png"), decode_rgb(str(tmp_path / "a.png")))
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path, monkeypatch):
+    for suffix in ("png", "jpg"):
+        Image.new("RGB", (4, 3)).save(tmp_path / f"a.{suffix}")
+    (tmp_path / "exported.json").write_text("{}")
+    monkeypatch.setattr(segment, "open_onnx", lambda path: (None, None))
+    monkeypatch.setattr(sys, "argv", ["segment.py", str(tmp_path / "model.onnx"), str(tmp_path), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="would have one mask"):
+        segment.main()
 
 
 @pytest.mark.slow

@@ -86,7 +86,9 @@ def test_what_was_looked_into_is_the_shipped_model(name, model, kind):
 def test_what_is_said_of_the_exported_files_is_in_the_exports_own():
     page = (DOCS / "deploy.md").read_text()
     for side in (256, 512):
-        parity = json.loads((DOCS / "results" / f"export_{side}.json").read_text())["parity"]
+        exported = json.loads((DOCS / "results" / f"export_{side}.json").read_text())
+        assert exported["sha256"]["model.pt"] == digest_of(DOCS.parent / "models" / "model.pt")
+        parity = exported["parity"]
         for name in ("model.ts", "model.onnx"):
             found, number = parity[name], parity["num_images"]
             assert found["least_share_of_equal_pixels"] == 1
