@@ -5,7 +5,8 @@
 
 For K = 1 that is sigmoid(logit P / T + b). Four variants are fitted by the least negative log-likelihood of pixels of
 the calibration images: t alone (temperature scaling, Guo et al., arXiv 1706.04599), t and b (Platt's), t and c, all.
-The one with the least negative log-likelihood in cross-validation over images is taken. P' is for probabilities; the
+Of those that have at least ten images for each number to fit, and t alone, the one with the least negative
+log-likelihood in cross-validation over images is taken; none where P's own is not larger. P' is for probabilities; the
 mask stays the vote's, of P.
 
 A fit sees a sample of every image's pixels, drawn evenly and each counting for as many as it stands for, so that memory
@@ -29,6 +30,7 @@ from icmoe_monai.voting import as_distribution
 
 NUM_BINS = 15
 _EPS = 1e-6  # as of the vote's logits
+_IMAGES_FOR_EACH = 10  # images for each number that is fitted
 _NUM_FOLDS = 5
 _VARIANTS = ((False, False), (True, False), (False, True), (True, True))  # with a bias, with disagreement
 
@@ -105,7 +107,7 @@ def sample_pixels(
 
 
 def fit_temperature(samples: Sequence[PixelSample], *, seed: int = 0) -> tuple[Temperature, dict[str, Any]]:
-    """Fit the four variants and take one.
+    """Fit the variants that the images suffice for, and take one.
 
     Args:
         samples: One per image, at least one.
@@ -123,7 +125,8 @@ def fit_temperature(samples: Sequence[PixelSample], *, seed: int = 0) -> tuple[T
         return fitted, {"variant": "temperature", **before, "nll_after": None, "ece_after": None}
     folds = np.random.default_rng(seed).permutation(len(samples)) % min(_NUM_FOLDS, len(samples))
     losses, errors = [], []
-    for variant in _VARIANTS:
+    variants = [variant for variant in _VARIANTS if _suffices(len(samples), _num_classes(whole), *variant)]
+    for variant in variants:
         z = np.empty_like(whole.log_probabilities)
         for fold in range(folds.max() + 1):
             fitted = _fit(_joined([s for s, f in zip(samples, folds, strict=True) if f != fold]), *variant)
@@ -132,7 +135,15 @@ def fit_temperature(samples: Sequence[PixelSample], *, seed: int = 0) -> tuple[T
         losses.append(_nll(z, whole))
         errors.append(_sample_ece(z, whole))
     best = int(np.argmin(losses))
-    with_bias, with_disagreement = _VARIANTS[best]
+    if losses[best] >= before["nll_before"]:
+        unchanged = Temperature(1.0, 0.0, (0.0,) * _num_classes(whole))
+        return unchanged, {
+            "variant": "none",
+            **before,
+            "nll_after": before["nll_before"],
+            "ece_after": before["ece_before"],
+        }
+    with_bias, with_disagreement = variants[best]
     words = ["temperature", *["bias"] * with_bias, *["disagreement"] * with_disagreement]
     told = {"variant": " + ".join(words), **before, "nll_after": losses[best], "ece_after": errors[best]}
     return _fit(whole, with_bias, with_disagreement), told
@@ -195,6 +206,11 @@ def _Z(sample: PixelSample, fitted: Temperature) -> np.ndarray:  # noqa: N802 (t
 def _nll(z: np.ndarray, sample: PixelSample) -> float:
     chosen = np.take_along_axis(log_softmax(z, axis=1), sample.classes[:, None], axis=1)[:, 0]
     return float(-np.average(chosen, weights=sample.weights))
+
+
+def _suffices(num_images: int, num_classes: int, with_bias: bool, with_disagreement: bool) -> bool:
+    num_fitted = 1 + with_bias * (num_classes - 1) + with_disagreement
+    return num_fitted == 1 or num_images >= _IMAGES_FOR_EACH * num_fitted
 
 
 def _fit(sample: PixelSample, with_bias: bool, with_disagreement: bool) -> Temperature:

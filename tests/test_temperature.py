@@ -48,7 +48,7 @@ def samples(found, num_pixels=1500):
     ids=["temperature", "bias", "disagreement", "three-classes"],
 )
 def test_the_map_that_made_the_labels_is_found_again(true, num_classes, variant):
-    fitted, told = fit_temperature(samples(images(12, true, num_classes=num_classes)))
+    fitted, told = fit_temperature(samples(images(40, true, num_classes=num_classes), num_pixels=500))
     if variant == "temperature":  # a variant with more can win by chance, and must then do nothing
         assert told["variant"].startswith("temperature")
     else:
@@ -58,6 +58,21 @@ def test_the_map_that_made_the_labels_is_found_again(true, num_classes, variant)
     assert fitted.bias == pytest.approx(true.bias, abs=0.12)
     assert told["nll_after"] < told["nll_before"]
     assert told["ece_after"] < 0.02 < told["ece_before"]
+
+
+@pytest.mark.parametrize(("n", "variant"), [(19, "temperature"), (20, "temperature + bias")])
+def test_few_images_are_given_no_more_than_they_can_tell(n, variant):
+    """Ten for each number; three numbers from ten images made the glands' probabilities worse."""
+    _, told = fit_temperature(samples(images(n, Temperature(1.5, 0.0, (0.0, -1.0))), num_pixels=300))
+    assert told["variant"] == variant
+
+
+def test_probabilities_stay_where_no_fit_carries_over_to_other_images():
+    one, two = (images(1, Temperature(t, 0.0, (0.0, 0.0)))[0] for t in (3.0, 0.33))
+    fitted, told = fit_temperature(samples([one, two]))
+    assert fitted == Temperature(1.0, 0.0, (0.0, 0.0))
+    assert told["variant"] == "none"
+    assert told["nll_after"] == told["nll_before"]
 
 
 def test_one_temperature_is_the_sigmoid_of_a_scaled_logit_and_keeps_the_mask():
