@@ -15,14 +15,12 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from bundle.checks import CHECKSUMS, LARGE_FILES, LARGEST
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import digest_of, write_atomically
 from icmoe_monai.version import __version__
 
 NAME = "icmoe_medical_segmentation"
-CHECKSUMS = "SHA256SUMS"
-LARGE_FILES = "large_files.yml"
-LARGEST = 25_000_000  # bytes; the Model Zoo's limit for a file that is not downloaded
 
 _PUBLISHED = ("LICENSE", "configs", "docs", "icmoe_monai", "models")
 _OURS_ALONE = ("configs/studies", "docs/CONTRIBUTING.md")

@@ -23,7 +23,9 @@ from typing import Any
 import yaml
 
 REQUIRED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "configs/train.json", "docs/README.md")
-LARGEST = 25_000_000  # bytes, the Model Zoo's limit beside downloaded weights
+CHECKSUMS = "SHA256SUMS"
+LARGE_FILES = "large_files.yml"
+LARGEST = 25_000_000  # bytes; the Model Zoo's limit for a file that is not downloaded
 _SMALL = {"image_size": 64, "num_workers": 0}
 _TRAINING = {"max_epochs": 1, "min_steps": 1, "batch_size": 2, "cache_rate": 0.0}
 
@@ -34,9 +36,9 @@ class CheckError(Exception):
 
 def files_are_those_that_were_assembled(root: Path) -> None:
     """Every file has its checksum, none lies beside them, none is a link."""
-    listed = dict(reversed(line.split("  ", 1)) for line in (root / "SHA256SUMS").read_text().splitlines())
+    listed = dict(reversed(line.split("  ", 1)) for line in (root / CHECKSUMS).read_text().splitlines())
     downloaded = {entry["path"]: entry["hash_val"] for entry in _large_files(root)}
-    present = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()} - {"SHA256SUMS"}
+    present = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()} - {CHECKSUMS}
     present = {path for path in present if "__pycache__" not in path}
     listed |= {path: digest for path, digest in downloaded.items() if path in present}
     _need(not any((root / path).is_symlink() for path in present), "a file is a link")
@@ -98,10 +100,7 @@ def the_metadata_fit_the_schema(root: Path, schema: Path | None) -> None:
 
 def weights_fit_the_network(root: Path) -> None:
     """`model.pt` holds exactly the weights of `network_def`."""
-    import torch
-
-    state = torch.load(root / "models" / "model.pt", weights_only=True)
-    _network(root).load_state_dict(state)
+    _loaded(root)
 
 
 def load_returns_the_network(root: Path) -> None:
@@ -109,7 +108,7 @@ def load_returns_the_network(root: Path) -> None:
     import torch
     from monai.bundle import load
 
-    state = torch.load(root / "models" / "model.pt", weights_only=True)
+    state = torch.load(_weights(root), weights_only=True)
     for workflow in ("train", "inference"):
         network = load(name=root.name, bundle_dir=str(root.parent), workflow_type=workflow)
         for name, weight in network.state_dict().items():
@@ -131,10 +130,7 @@ def torchscript_equals_eager(root: Path) -> None:
     network = _loaded(root)
     image = torch.randn(2, 3, 256, 256)
     for name, use_trace in (("scripted.ts", False), ("traced.ts", True)):
-        ckpt_export(
-            "network_def", filepath=name, ckpt_file=str(root / "models" / "model.pt"), use_trace=use_trace,
-            **_files(root),
-        )  # fmt: skip
+        ckpt_export("network_def", filepath=name, ckpt_file=_weights(root), use_trace=use_trace, **_files(root))
         with torch.no_grad():
             difference = (torch.jit.load(name)(image) - network(image)).abs().max().item()
         _need(difference <= 1e-3, f"{name} differs from the network by {difference:.2g}")
@@ -145,8 +141,7 @@ def onnx_equals_eager(root: Path) -> None:
     import torch
     from monai.bundle import onnx_export
 
-    weights = str(root / "models" / "model.pt")
-    onnx_export("network_def", filepath="model.onnx", ckpt_file=weights, use_trace=True, **_files(root))
+    onnx_export("network_def", filepath="model.onnx", ckpt_file=_weights(root), use_trace=True, **_files(root))
     _need(Path("model.onnx").stat().st_size > 1_000_000, "model.onnx holds no weights")
     if importlib.util.find_spec("onnxruntime") is None:
         return
@@ -180,9 +175,9 @@ def workflows_have_their_properties(root: Path) -> None:
 def the_command_line_trains_evaluates_and_segments(root: Path) -> None:
     """`python -m monai.bundle run` from a foreign folder, on the computer-made set."""
     train, evaluate, inference = (str(root / "configs" / f"{n}.json") for n in ("train", "evaluate", "inference"))
-    small = [word for name, value in _SMALL.items() for word in (f"--{name}", str(value))]
-    few = [word for name, value in _TRAINING.items() for word in (f"--{name}", str(value))]
-    _run("training", "--config_file", train, *small, *few, "--output_dir", "trained")
+    _weights(root)
+    small = _words(_SMALL)
+    _run("training", "--config_file", train, *small, *_words(_TRAINING), "--output_dir", "trained")
     both = f"['{train}','{evaluate}']"
     _run(
         "evaluating", "--config_file", both, *small, "--checkpoint", "trained/best.pt", "--demo_dir", "trained/demo",
@@ -198,7 +193,7 @@ def mlflow_follows_a_training(root: Path) -> None:
     if importlib.util.find_spec("mlflow") is None:
         raise _LeftOut("MLflow is not installed")
     config = str(root / "configs" / "train.json")
-    words = [word for name, value in (_SMALL | _TRAINING).items() for word in (f"--{name}", str(value))]
+    words = _words(_SMALL | _TRAINING)
     _run("training", "--config_file", config, *words, "--output_dir", "tracked", "--tracking", "mlflow")
     _need(any(Path().rglob("mlruns*")), "MLflow recorded nothing")
 
@@ -218,15 +213,6 @@ CHECKS: tuple[Callable[..., None], ...] = (
     workflows_have_their_properties,
     the_command_line_trains_evaluates_and_segments,
     mlflow_follows_a_training,
-)
-
-
-_WITH_WEIGHTS = (
-    weights_fit_the_network,
-    load_returns_the_network,
-    torchscript_equals_eager,
-    onnx_equals_eager,
-    the_command_line_trains_evaluates_and_segments,
 )
 
 
@@ -250,15 +236,10 @@ def main() -> int:
 
 def _make(check: Callable[..., None], options: argparse.Namespace) -> bool:
     needs_schema = check is the_metadata_fit_the_schema
-    lacks_weights = check in _WITH_WEIGHTS and not (options.folder / "models" / "model.pt").is_file()
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _need(
-                not lacks_weights,
-                "models/model.pt is to be downloaded first: python -m monai.bundle download_large_files",
-            )
             check(options.folder, options.schema) if needs_schema else check(options.folder)
         outcome = "holds"
     except _LeftOut as reason:
@@ -280,7 +261,7 @@ def _run(*words: str) -> None:
 
 
 def _large_files(root: Path) -> list[dict[str, str]]:
-    path = root / "large_files.yml"
+    path = root / LARGE_FILES
     return yaml.safe_load(path.read_text())["large_files"] if path.is_file() else []
 
 
@@ -293,20 +274,26 @@ def _files(root: Path) -> dict[str, str]:
     return {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
 
 
-def _network(root: Path) -> Any:
-    from monai.bundle import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config(str(root / "configs" / "inference.json"))
-    return parser.get_parsed_content("network_def").eval()
+def _weights(root: Path) -> str:
+    path = root / "models" / "model.pt"
+    download = "python -m monai.bundle download_large_files"
+    _need(path.is_file(), f"models/model.pt is to be downloaded first: {download}")
+    return str(path)
 
 
 def _loaded(root: Path) -> Any:
     import torch
+    from monai.bundle import ConfigParser
 
-    network = _network(root)
-    network.load_state_dict(torch.load(root / "models" / "model.pt", weights_only=True))
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "inference.json"))
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(_weights(root), weights_only=True))
     return network
+
+
+def _words(settings: dict[str, Any]) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
 def _need(holds: bool, otherwise: str) -> None:

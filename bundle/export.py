@@ -22,7 +22,7 @@ from bundle import segment
 from icmoe_monai.checkpoint import load_weights, save_weights
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import digest_of, write_atomically, write_json
-from icmoe_monai.inferers import SlidingWindowVotingInferer
+from icmoe_monai.inferers import SlidingWindowVotingInferer, vote
 from icmoe_monai.network import ICMoE
 from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.pyramid_weights import load_pyramid_weights
@@ -49,9 +49,7 @@ class ExportedNetwork(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return voted logits, (B, K, H, W), and the experts' maps, (B, E K + E, H, W), of images (B, 3, H, W)."""
         maps = self.network.expert_maps(image)
-        E = len(self.network.expert_names)
-        logits, _ = self.network.voting(maps[:, :-E].unflatten(1, (E, -1)), maps[:, -E:])
-        return logits, maps
+        return vote(maps, self.network), maps
 
 
 def export(
@@ -87,19 +85,20 @@ def export(
     parser["longest_side"] = longest_side or parser["longest_side"]
     settings = {name: parser.get_parsed_content(name) for name in _SETTINGS}
     network: ICMoE = parser.get_parsed_content("network_def").eval()
-    load_sam_weights(ROOT / "models" / "sam_vit_t_medical.safetensors", network.encoder)
-    load_pyramid_weights(ROOT / "models" / "efficientnet_lite0_imagenet.safetensors", network.detail)
+    load_sam_weights(parser.get_parsed_content("pretrained"), network.encoder)
+    load_pyramid_weights(parser.get_parsed_content("pyramid"), network.detail)
     load_weights(network, checkpoint)
     pictures = _read_pictures(images, num_images)
     output_dir.mkdir(parents=True, exist_ok=True)
     for name in (*_FILES, "exported.json"):  # of an earlier call
         (output_dir / name).unlink(missing_ok=True)
     save_weights(network, output_dir / "model.pt", whole=True)
-    _write_torchscript(output_dir)
+    # scripted, so that expert_maps and voting stay callable
+    _write_by_monai(ckpt_export, output_dir, "model.ts", use_trace=False)
     _write_onnx(network, output_dir, settings["image_size"])
     shutil.copyfile(Path(segment.__file__), output_dir / "segment.py")
     if tensorrt:
-        _write_tensorrt(output_dir)
+        _write_by_monai(trt_export, output_dir, "model_trt.ts", precision="fp16", use_onnx=True, use_trace=True)
     settings["num_experts"] = len(network.expert_names)
     names = [name for name in _FILES if (output_dir / name).is_file()]
     content = {
@@ -117,15 +116,9 @@ def export(
     return content
 
 
-def _write_torchscript(folder: Path) -> None:
-    ckpt_export(
-        "network_def",
-        filepath=str(folder / "model.ts"),
-        ckpt_file=str(folder / "model.pt"),
-        meta_file=str(METADATA),
-        config_file=str(CONFIG),
-        use_trace=False,  # so that expert_maps and voting stay callable
-    )
+def _write_by_monai(write: Callable[..., None], folder: Path, name: str, **options: Any) -> None:
+    files = {"ckpt_file": folder / "model.pt", "meta_file": METADATA, "config_file": CONFIG}
+    write("network_def", filepath=str(folder / name), **{key: str(path) for key, path in files.items()}, **options)
 
 
 def _write_onnx(network: ICMoE, folder: Path, side: int) -> None:
@@ -173,19 +166,6 @@ def _onnx_writer(
     return write
 
 
-def _write_tensorrt(folder: Path) -> None:
-    trt_export(
-        "network_def",
-        filepath=str(folder / "model_trt.ts"),
-        ckpt_file=str(folder / "model.pt"),
-        meta_file=str(METADATA),
-        config_file=str(CONFIG),
-        precision="fp16",
-        use_onnx=True,
-        use_trace=True,
-    )
-
-
 def _read_pictures(folder: Path | None, number: int) -> list[np.ndarray]:
     if number < 1:
         raise InputError(f"num_images must be at least 1, got {number}.")
@@ -202,7 +182,7 @@ def _read_pictures(folder: Path | None, number: int) -> list[np.ndarray]:
 
 
 def _compare(
-    network: ICMoE, pictures: list[np.ndarray], run: segment.Network, vote: segment.Vote, settings: dict[str, Any]
+    network: ICMoE, pictures: list[np.ndarray], run: segment.Network, elect: segment.Vote, settings: dict[str, Any]
 ) -> dict[str, float]:
     """Compare with the network itself: logits of the same prepared image, and masks of the whole path."""
     inferer = SlidingWindowVotingInferer(roi_size=settings["image_size"], overlap=settings["overlap"])
@@ -211,7 +191,7 @@ def _compare(
         image = segment.prepare(picture, settings)
         with torch.no_grad():
             expected = inferer(torch.from_numpy(image)[None], network)[0].numpy()
-        found = segment.segment_prepared(image, run, vote, settings)
+        found = segment.segment_prepared(image, run, elect, settings)
         given, wanted = segment.to_probabilities(found), segment.to_probabilities(expected)
         logit_differences.append(np.abs(found - expected).max())
         probability_differences.append(np.abs(given - wanted).max())
