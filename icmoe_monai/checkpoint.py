@@ -28,12 +28,13 @@ _NOTES = ("fingerprint", "source", "detail")  # of a frozen encoder and a frozen
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
     """Return what a training changes: the whole state, without the encoder and the image pyramid if they are frozen."""
-    return _state_without(frozen_parts(network), network)
+    return state_without(frozen_parts(network), network.state_dict())
 
 
-def _state_without(parts: Sequence[str], network: nn.Module) -> dict[str, Tensor]:
+def state_without(parts: Sequence[str], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network's state, or what else has its names, without some of the network's parts."""
     left_out = tuple(f"{part}." for part in parts)
-    return {name: value for name, value in network.state_dict().items() if not name.startswith(left_out)}
+    return {name: value for name, value in state.items() if not name.startswith(left_out)}
 
 
 def save_weights(
@@ -121,7 +122,7 @@ def check_state(
     Raises:
         InputError: If names or shapes differ; the first difference is named.
     """
-    weights = _state_without(pretrained_parts(network) if without_trunk else [], network)
+    weights = state_without(pretrained_parts(network) if without_trunk else [], network.state_dict())
     expected = {name: tuple(value.shape) for name, value in weights.items()}
     found = {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in state.items()}
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())

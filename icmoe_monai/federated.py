@@ -8,6 +8,8 @@ from typing import Any
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.fl.utils.filters import Filter
 
+from icmoe_monai.checkpoint import state_without
+
 FROZEN = ("encoder", "detail")
 
 
@@ -24,7 +26,7 @@ class TrainedWeights(Filter):
     """
 
     def __init__(self, *, frozen: Sequence[str] = FROZEN) -> None:
-        self.prefixes = tuple(f"{part}." for part in frozen)
+        self.frozen = frozen
 
     def __call__(self, data: ExchangeObject, extra: Mapping[str, Any] | None = None) -> ExchangeObject:
         """Filter what is sent.
@@ -37,5 +39,5 @@ class TrainedWeights(Filter):
             The same object.
         """
         if data.weights is not None:
-            data.weights = {name: weight for name, weight in data.weights.items() if not name.startswith(self.prefixes)}
+            data.weights = state_without(self.frozen, data.weights)
         return data

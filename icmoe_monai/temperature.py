@@ -118,7 +118,8 @@ def fit_temperature(samples: Sequence[PixelSample], *, seed: int = 0) -> tuple[T
         sampled pixels; those after are cross-validated, and None for a single image, which gets t alone.
     """
     whole = _joined(samples)
-    before = {"nll_before": _nll(_Z(whole, Temperature(1.0, 0.0, (0.0,) * _num_classes(whole))), whole)}
+    unchanged = Temperature(1.0, 0.0, (0.0,) * _num_classes(whole))
+    before = {"nll_before": _nll(_Z(whole, unchanged), whole)}
     before["ece_before"] = _sample_ece(whole.log_probabilities, whole)
     if len(samples) < 2:
         fitted = _fit(whole, *_VARIANTS[0])
@@ -136,13 +137,8 @@ def fit_temperature(samples: Sequence[PixelSample], *, seed: int = 0) -> tuple[T
         errors.append(_sample_ece(z, whole))
     best = int(np.argmin(losses))
     if losses[best] >= before["nll_before"]:
-        unchanged = Temperature(1.0, 0.0, (0.0,) * _num_classes(whole))
-        return unchanged, {
-            "variant": "none",
-            **before,
-            "nll_after": before["nll_before"],
-            "ece_after": before["ece_before"],
-        }
+        after = {name.replace("before", "after"): value for name, value in before.items()}
+        return unchanged, {"variant": "none", **before, **after}
     with_bias, with_disagreement = variants[best]
     words = ["temperature", *["bias"] * with_bias, *["disagreement"] * with_disagreement]
     told = {"variant": " + ".join(words), **before, "nll_after": losses[best], "ece_after": errors[best]}
