@@ -166,7 +166,7 @@ def collect_points(
     for index, window in enumerate(windows):
         image = window.image[None].to(device)
         features = network.expert_features(network.trunk(image))
-        decoded, _ = network.decode(features, image)
+        decoded, _ = network.decode(features, network.detail(image))
         maps = {"features": dict(zip(network.expert_names, features[0], strict=True))}
         maps["decoded"] = {name: each[0] for name, each in zip(network.expert_names, decoded, strict=True)}
         if training is not None:

@@ -130,7 +130,19 @@ class ICMoE(nn.Module):
         Returns:
             Fused logits, (B, K, H, W), in eval mode; an `ICMoEOutput` in training mode.
         """
-        decoded, expert_logits, probabilities, gate = self._run_experts(image)
+        return self.segment(self.trunk(image), self.detail(image))
+
+    def segment(self, tokens: Tensor, levels: list[Tensor]) -> Tensor | ICMoEOutput:
+        """Segment an image by what the frozen parts made of it.
+
+        Args:
+            tokens: Output t of the trunk, (B, h, w, C).
+            levels: The detail's features at strides 2, 4, 8 and 16, (B, c, H/s, W/s).
+
+        Returns:
+            As `forward` returns it.
+        """
+        decoded, expert_logits, probabilities, gate = self._run_experts(tokens, levels)
         logits, votes = self.voting(probabilities, gate)
         if torch.jit.is_scripting() or not self.training:
             return logits
@@ -146,14 +158,18 @@ class ICMoE(nn.Module):
         Returns:
             Expert probabilities, expert by expert, then gate logits, (B, E K + E, H, W).
         """
-        _, _, probabilities, gate = self._run_experts(image)
+        return self.maps_of(self.trunk(image), self.detail(image))
+
+    def maps_of(self, tokens: Tensor, levels: list[Tensor]) -> Tensor:
+        """Return what `expert_maps` does, by what the frozen parts made of the image; arguments as in `segment`."""
+        _, _, probabilities, gate = self._run_experts(tokens, levels)
         return torch.cat([probabilities.flatten(1, 2), at_least_float32(gate)], dim=1)
 
-    def _run_experts(self, image: Tensor) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    def _run_experts(self, tokens: Tensor, levels: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """Return all that comes before the vote: decoder features, expert logits and probabilities, gate logits."""
-        decoded, expert_logits = self.decode(self.expert_features(self.trunk(image)), image)
+        decoded, expert_logits = self.decode(self.expert_features(tokens), levels)
         probabilities = to_probabilities(at_least_float32(expert_logits))
-        return decoded, expert_logits, probabilities, self.gate(decoded, image.shape[-2:])
+        return decoded, expert_logits, probabilities, self.gate(decoded, expert_logits.shape[-2:])
 
     @torch.jit.unused
     def _embed(self, decoded: list[Tensor]) -> Tensor:
@@ -207,19 +223,18 @@ class ICMoE(nn.Module):
             features.append(self.encoder.neck(x.permute(0, 3, 1, 2)))
         return self.communication(torch.stack(features, dim=1))
 
-    def decode(self, features: Tensor, image: Tensor) -> tuple[list[Tensor], Tensor]:
+    def decode(self, features: Tensor, levels: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Decode every expert's features.
 
         Args:
             features: Feature maps, (B, E, neck_channels, h, w).
-            image: Normalised RGB, (B, 3, H, W).
+            levels: The detail's features at strides 2, 4, 8 and 16, (B, c, H/s, W/s).
 
         Returns:
             Decoder features at stride 4, E maps (B, D, H/4, W/4), and expert logits, (B, E, K, H, W).
         """
         decoded: list[Tensor] = []
         logits: list[Tensor] = []
-        levels = self.detail(image)
         for i, decoder in enumerate(self.decoders.values()):
             at4, expert_logits = decoder(features[:, i], levels)
             decoded.append(at4)

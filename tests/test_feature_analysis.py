@@ -67,7 +67,7 @@ def test_points_are_the_networks_own_at_the_labels_places():
     found = collect_points(network, [one], num_points=10_000)  # every pure cell
     with torch.no_grad():
         features = network.expert_features(network.trunk(one.image[None]))
-        expected = network.decode(features, one.image[None])[0][2][0]
+        expected = network.decode(features, network.detail(one.image[None]))[0][2][0]
         embeddings = network.train()(one.image[None]).embeddings
     h = expected.shape[-1]
     assert len(found["decoded"]["adaptive"].classes) == h * h

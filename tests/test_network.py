@@ -241,7 +241,9 @@ def test_what_shows_the_image_to_the_decoders(detail: nn.Module | None, trained:
     gradients = [weight.grad is not None for weight in network.detail.parameters()]
     assert gradients == [trained] * len(gradients)
     features = network.expert_features(network.trunk(image))
-    changed = (network.decode(features, image)[1] - network.decode(features, -image)[1]).abs().max() > 1e-4
+    changed = (
+        network.decode(features, network.detail(image))[1] - network.decode(features, network.detail(-image))[1]
+    ).abs().max() > 1e-4
     assert changed == (not isinstance(detail, NoDetail))
 
 
