@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from monai.bundle import ConfigWorkflow
 
 from icmoe_monai.calibration import AUTO, NONE
 from icmoe_monai.errors import InputError, find_input_error
+from icmoe_monai.packs import run_packs, shared_parts
 from icmoe_monai.settings import find_bundle_root
 
 _OPTIONS = ("--help", "--experts", "--checkpoint", "--calibration", "--device", "--overwrite", "--anonymous")
@@ -29,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 if something failed.
     """
     root = Path(find_bundle_root())
-    parser = _parser(sorted(path.stem for path in (root / "configs" / "experts").glob("*.yaml")))
+    parser = _parser(_names_of_packs(root))
     try:
         own, further = _take_further(sys.argv[1:] if arguments is None else arguments, _OPTIONS)
         known = parser.parse_args(own)
-        _predict(root, known, further)
+        folders = _predict(root, known, further)
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped: the cases done so far are kept, and the same command goes on with the others\n")
         return 130
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"\nerror: {cause}\n")
         return 1
-    sys.stdout.write(f"\nThe report: {Path(known.output, 'report.html')}\n")
+    for folder in folders:
+        sys.stdout.write(f"\nThe report: {folder / 'report.html'}\n")
     return 0
 
 
@@ -59,7 +61,12 @@ def _parser(experts: Sequence[str]) -> argparse.ArgumentParser:
     )
     predict.add_argument("input", metavar="IN", help="the image, folder or DICOMDIR")
     predict.add_argument("output", metavar="OUT", help="folder of the results")
-    predict.add_argument("--experts", choices=experts, help="what the experts were trained for (default: skin)")
+    predict.add_argument(
+        "--experts",
+        metavar="NAME",
+        help=f"what the experts were trained for: {', '.join(experts)} (default: skin). A list, such as "
+        f"{','.join(experts)}, runs all of them over one pass of the encoder, each into its own folder of OUT",
+    )
     predict.add_argument("--checkpoint", metavar="FILE", help="weights of your own training")
     predict.add_argument(
         "--calibration",
@@ -76,10 +83,13 @@ def _parser(experts: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _predict(root: Path, known: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    configs = [root / "configs" / "inference.json"]
-    if known.experts:
-        configs.append(root / "configs" / "experts" / f"{known.experts}.yaml")
+def _predict(root: Path, known: argparse.Namespace, overrides: dict[str, Any]) -> list[Path]:
+    """Run one pack of experts, or several side by side.
+
+    Returns:
+        The folders of their results.
+    """
+    packs = _checked_packs(root, known.experts.split(",")) if known.experts else []
     if known.checkpoint:
         overrides["checkpoint"] = os.path.abspath(known.checkpoint)
     if known.calibration:
@@ -88,18 +98,64 @@ def _predict(root: Path, known: argparse.Namespace, overrides: dict[str, Any]) -
     if known.device:
         overrides["device"] = known.device
     # whole paths, as MONAI would read "$HOME" and the like as an expression
-    overrides |= {"dataset_dir": os.path.abspath(known.input), "output_dir": os.path.abspath(known.output)}
+    output = Path(os.path.abspath(known.output))
+    overrides |= {"dataset_dir": os.path.abspath(known.input), "output_dir": str(output)}
     overrides |= {"overwrite": known.overwrite, "anonymous": overrides.get("anonymous") or known.anonymous}
-    workflow = ConfigWorkflow(
+    if len(packs) > 1:
+        return _predict_packs(root, packs, output, overrides)
+    flow = _workflow(root, packs, overrides)
+    flow.run()
+    flow.finalize()
+    return [output]
+
+
+def _predict_packs(root: Path, packs: Sequence[str], output: Path, overrides: Mapping[str, Any]) -> list[Path]:
+    for name in ("checkpoint", "calibration"):
+        if overrides.get(name) not in (None, AUTO, NONE):
+            raise InputError(f"--{name} belongs to one set of experts: give one name to --experts, or no --{name}.")
+    folders = {name: output / name for name in packs}
+    flows: dict[str, ConfigWorkflow] = {}
+    shared = {"inputs#output_dir": str(output), "demo_dir": str(output / "demo")}
+    for name, folder in folders.items():
+        flows[name] = _workflow(root, [name], {**overrides, **shared, "output_dir": str(folder)})
+        if len(flows) == 1:
+            shared = shared_parts(flows[name])
+    run_packs(flows)
+    for flow in flows.values():
+        flow.finalize()
+    return list(folders.values())
+
+
+def _checked_packs(root: Path, packs: list[str]) -> list[str]:
+    known = _names_of_packs(root)
+    for name in packs:
+        if name not in known:
+            names = ", ".join(known)
+            raise InputError(f"--experts knows no {name!r}: choose of {names}, several with a comma between.")
+        if packs.count(name) > 1:
+            raise InputError(f"--experts names {name} twice: name each once.")
+    return packs
+
+
+def _workflow(root: Path, packs: Sequence[str], overrides: Mapping[str, Any]) -> ConfigWorkflow:
+    configs = [root / "configs" / "inference.json", *(_pack_file(root, name) for name in packs)]
+    flow = ConfigWorkflow(
         config_file=[str(path) for path in configs],
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="infer",
         **overrides,
     )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    flow.initialize()
+    return flow
+
+
+def _pack_file(root: Path, name: str) -> Path:
+    return root / "configs" / "experts" / f"{name}.yaml"
+
+
+def _names_of_packs(root: Path) -> list[str]:
+    return sorted(path.stem for path in (root / "configs" / "experts").glob("*.yaml"))
 
 
 def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[str], dict[str, Any]]:

@@ -72,7 +72,7 @@ class VotingInferer(Inferer):
         padded = F.pad(_plain(inputs), (0, -W % PATCH_SIZE, 0, -H % PATCH_SIZE))
         with autocast(inputs.device, self.amp):
             maps = unwrapped(network).expert_maps(padded)
-        return _like(vote(maps[..., :H, :W], unwrapped(network), self.with_experts), inputs)
+        return like(vote(maps[..., :H, :W], unwrapped(network), self.with_experts), inputs)
 
 
 class SlidingWindowVotingInferer(SlidingWindowInferer):
@@ -119,10 +119,22 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
 
     def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
         """Segment images; arguments and result as in `VotingInferer`, without the padding to multiples of 16."""
+        maps = cast(Tensor, self.stitch(inputs, unwrapped(network).expert_maps))
+        return like(vote(maps, unwrapped(network), self.with_experts), inputs)
+
+    def stitch(self, inputs: Tensor, expert_maps: Callable) -> Tensor | dict[str, Tensor]:
+        """Return what a network says in each window, as maps of full size.
+
+        Args:
+            inputs: Normalised RGB, (B, 3, H, W).
+            expert_maps: Maps windows (b, 3, h, w) to (b, channels, h, w), or to several of these by name.
+
+        Returns:
+            (B, channels, H, W), or several by name.
+        """
         image = _plain(inputs)
         with autocast(image.device, self.amp):
-            maps = super().__call__(image, unwrapped(network).expert_maps)
-        return _like(vote(cast(Tensor, maps), unwrapped(network), self.with_experts), inputs)
+            return cast("Tensor | dict[str, Tensor]", super().__call__(image, expert_maps))
 
 
 def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
@@ -164,6 +176,6 @@ def _plain(inputs: Tensor) -> Tensor:
     return image if image.dtype in (torch.float32, torch.float64) else image.float()
 
 
-def _like(output: Tensor, inputs: Tensor) -> Tensor:
-    """Give the output the input's metadata, without which `Invertd` leaves it as it is."""
+def like(output: Tensor, inputs: Tensor) -> Tensor:
+    """Give an output the metadata of what it was made from, without which `Invertd` leaves it as it is."""
     return convert_to_dst_type(output, inputs, dtype=output.dtype)[0]

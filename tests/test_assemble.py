@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -169,7 +172,7 @@ def test_downloaded_weights_belong_to_the_copy_and_are_checked(repository, tmp_p
 
 
 @pytest.mark.slow
-def test_every_check_holds_of_the_copy(copy, tmp_path):
+def test_every_check_holds_of_the_copy(copy, tmp_path, capfd):
     """With a schema of what MONAI requires, as its own file is not at hand here."""
     schema = tmp_path / "schema.json"
     schema.write_text(
@@ -177,3 +180,36 @@ def test_every_check_holds_of_the_copy(copy, tmp_path):
         ' "required_packages_version", "task", "description", "authors", "copyright", "network_data_format"]}'
     )
     assert main(["verify", str(copy), "--schema", str(schema)]) == 0
+    assert "LEFT OUT" not in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_wheel_that_was_built_can_be_imported_and_resolves_targets(tmp_path):
+    source = tmp_path / "source"
+    for path in git_files(ROOT):
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, source / path)
+    words = ["build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    built = subprocess.run([sys.executable, "-m", *words], env=environment, capture_output=True, text=True, check=True)
+    assert "warning" not in (built.stdout + built.stderr).lower()
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert wheel.name == f"icmoe_monai-{__version__}-py3-none-any.whl"
+    assert (tmp_path / "dist" / f"icmoe_monai-{__version__}.tar.gz").is_file()
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)
+    program = """
+import icmoe_monai
+from monai.bundle import ConfigParser
+network = ConfigParser({"network": {"_target_": "icmoe_monai.network.ICMoE"}}).get_parsed_content("network")
+print(icmoe_monai.__file__, icmoe_monai.__version__, type(network).__name__)
+"""
+    environment["PYTHONPATH"] = str(site)
+    words = [sys.executable, "-W", "ignore", "-c", program]
+    said = subprocess.run(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert said.split() == [str(site / "icmoe_monai" / "__init__.py"), __version__, "ICMoE"]
+
+
+def git_files(root: Path) -> list[str]:
+    listed = subprocess.run(["git", "-C", str(root), "ls-files"], stdout=subprocess.PIPE, text=True, check=True)
+    return listed.stdout.splitlines()

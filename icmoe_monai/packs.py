@@ -1,0 +1,159 @@
+"""Expert packs: several trained sets of experts over one pass of the frozen encoder and image pyramid they share.
+
+Each pack is an inference workflow of its own, with its weights, calibration, journal, files and report, in a folder of
+its own. What they share is done once an image: reading, the encoder's trunk, the pyramid. No pack sees another, so that
+adding one changes no other's output.
+
+Letters: B batch; H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias, cast
+
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+from monai.data.dataloader import DataLoader
+from monai.data.dataset import Dataset
+from monai.engines.evaluator import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys
+from torch import Tensor, nn
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.inferers import SlidingWindowVotingInferer, like, vote
+from icmoe_monai.network import ICMoE
+from icmoe_monai.weights import trunk_fingerprint
+
+ALIKE = ("image_size", "longest_side", "overlap", "sw_batch_size", "pixel_mean", "pixel_std", "amp", "device")
+_Part: TypeAlias = Callable[[str], Any]  # gives a workflow's part by its name in the config
+
+
+class ExpertPacks(nn.Module):
+    """Several networks over the trunk and the image pyramid of the first, which all of them hold.
+
+    Args:
+        packs: The networks by name, with their weights.
+
+    Raises:
+        InputError: If their frozen parts differ, or they leave the trunk at different blocks.
+
+    Example:
+        >>> network = ICMoE()
+        >>> maps = ExpertPacks({"skin": network, "breast": network}).eval().expert_maps(torch.zeros(1, 3, 32, 32))
+        >>> {name: tuple(one.shape) for name, one in maps.items()}
+        {'skin': (1, 6, 32, 32), 'breast': (1, 6, 32, 32)}
+    """
+
+    def __init__(self, packs: Mapping[str, ICMoE]) -> None:
+        super().__init__()
+        self.packs = nn.ModuleDict(packs)
+        (first, network), *others = packs.items()
+        for name, other in others:
+            if _shared_by(other) != _shared_by(network):
+                raise InputError(
+                    f"The experts {name} and {first} were trained on different encoders or image pyramids, or leave "
+                    "the encoder at different blocks (expert_depth), so one pass does not serve both: run them apart."
+                )
+
+    def expert_maps(self, image: Tensor) -> dict[str, Tensor]:
+        """Return what each pack's `expert_maps` returns.
+
+        Args:
+            image: Normalised RGB, (B, 3, H, W), H and W multiples of 16.
+        """
+        networks = cast(dict[str, ICMoE], dict(self.packs.items()))
+        shared = next(iter(networks.values()))
+        tokens, levels = shared.trunk(image), shared.detail(image)
+        return {name: network.maps_of(tokens, levels) for name, network in networks.items()}
+
+
+def _shared_by(network: ICMoE) -> tuple[str, str, int]:
+    return trunk_fingerprint(network.encoder), trunk_fingerprint(network.detail), network.split
+
+
+def run_packs(flows: Mapping[str, ConfigWorkflow]) -> None:
+    """Run inference workflows side by side; each ends with its own report, as if it were alone.
+
+    Args:
+        flows: One initialised workflow per pack, with the images and the preprocessing of the first (`shared_parts`).
+
+    Raises:
+        InputError: If the packs do not see images alike or do not share a trunk, or images failed.
+    """
+    parts = {name: flow.parser.get_parsed_content for name, flow in flows.items()}
+    _check_alike(parts)
+    for part in parts.values():
+        part("checks")
+    evaluators = {name: part("evaluator") for name, part in parts.items()}
+    missing = {name: {case["name"] for case in part("missing")} for name, part in parts.items()}
+    try:
+        for evaluator in evaluators.values():
+            evaluator.network.eval()
+            evaluator.fire_event(Events.STARTED)
+        network = ExpertPacks({name: evaluator.network for name, evaluator in evaluators.items()})
+        first = next(iter(parts.values()))
+        for batch in _batches(first, set().union(*missing.values())):
+            _segment(batch, network, first("inferer"), evaluators, missing)
+    except BaseException as error:
+        _all([partial(part("report").exception_raised, evaluators[name], error) for name, part in parts.items()])
+        raise
+    _all([partial(evaluator.fire_event, Events.COMPLETED) for evaluator in evaluators.values()])
+
+
+def shared_parts(flow: ConfigWorkflow) -> dict[str, Any]:
+    """Return what the other packs' workflows take from the first: the images found, and how they are read."""
+    return {name: flow.parser.get_parsed_content(name) for name in ("inputs", "preprocessing")}
+
+
+def _check_alike(parts: Mapping[str, _Part]) -> None:
+    (first, wanted), *others = parts.items()
+    for name, part in others:
+        differing = [key for key in ALIKE if part(key) != wanted(key)]
+        if differing:
+            raise InputError(
+                f"The experts {name} and {first} do not see images alike ({', '.join(differing)} differ), so one pass "
+                "does not serve both: run them apart."
+            )
+
+
+def _batches(part: _Part, names: Collection[str]) -> DataLoader:
+    cases = [case for case in part("datalist") if case["name"] in names]
+    return DataLoader(Dataset(cases, part("preprocessing")), batch_size=1, num_workers=part("num_workers"))
+
+
+def _segment(
+    batch: dict[str, Any],
+    network: ExpertPacks,
+    inferer: SlidingWindowVotingInferer,
+    evaluators: Mapping[str, SupervisedEvaluator],
+    missing: Mapping[str, Collection[str]],
+) -> None:
+    """Let every pack vote on one image, and make of it what its workflow makes of a prediction."""
+    (name,) = batch["name"]
+    image = batch[CommonKeys.IMAGE].to(next(iter(evaluators.values())).state.device)
+    with torch.no_grad():
+        maps = cast(dict, inferer.stitch(image, network.expert_maps))
+        voted = {pack: vote(maps[pack], cast(ICMoE, network.packs[pack]), with_experts=True) for pack in evaluators}
+    for pack, evaluator in evaluators.items():
+        if name in missing[pack]:
+            state = evaluator.state
+            state.iteration += 1
+            state.batch, state.output = batch, {CommonKeys.IMAGE: image, CommonKeys.PRED: like(voted[pack], image)}
+            evaluator.fire_event(IterationEvents.MODEL_COMPLETED)
+            evaluator.fire_event(Events.ITERATION_COMPLETED)
+
+
+def _all(steps: Sequence[Callable[[], object]]) -> None:
+    """Take every step, and only then raise the first exception, so that each pack has its report."""
+    raised: list[BaseException] = []
+    for step in steps:
+        try:
+            step()
+        except BaseException as error:
+            raised.append(error)
+    if raised:
+        raise raised[0]
