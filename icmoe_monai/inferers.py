@@ -9,7 +9,7 @@ Letters: B batch; E experts; K output channels; H W image.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
@@ -36,10 +36,10 @@ class AutocastInferer(SimpleInferer):
         super().__init__()
         self.amp = amp
 
-    def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
-        """Return the network's output for images (B, 3, H, W)."""
+    def __call__(self, inputs: Tensor, network: Any, *args: object, **kwargs: object) -> Tensor:
+        """Return the network's output for images (B, 3, H, W), or for tokens (B, h, w, C) and levels (`features`)."""
         with autocast(inputs.device, self.amp):
-            return super().__call__(_plain(inputs), network, *args, **kwargs)
+            return super().__call__(_plain(inputs), network.segment if args else network, *args, **kwargs)
 
 
 class VotingInferer(Inferer):

@@ -1,0 +1,93 @@
+"""Files of features: each whole or not there, with a checksum, safe under several processes and after a crash."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_tensors
+
+_logger = logging.getLogger(__name__)
+
+
+def write_features(features: Mapping[str, Tensor], path: Path) -> None:
+    """Write a file of features.
+
+    Args:
+        features: Tensors by name, on the CPU.
+        path: The file.
+
+    Raises:
+        InputError: If the system refuses, for example because the disk is full.
+    """
+    save_tensors(features, path, metadata={"crc32": _checksum(features)})
+
+
+def read_features(path: Path) -> dict[str, Tensor]:
+    """Return the content of a file of features, as float32.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If it is not there or damaged; a damaged one is removed, so that the next run makes it anew.
+    """
+    remedy = "run the same training again, from --checkpoint last.pt; it computes them anew"
+    if not path.is_file():
+        raise InputError(f"The features {path.name} are gone from {path.parent}: {remedy}.")
+    try:
+        features = cast(dict[str, Tensor], read_checkpoint(path))
+        is_whole = read_metadata(path).get("crc32") == _checksum(features)
+    except InputError:
+        is_whole = False
+    if not is_whole:
+        path.unlink(missing_ok=True)
+        raise InputError(f"The features {path.name} in {path.parent} were damaged and are removed: {remedy}.")
+    # copies: the file is mapped into memory, and what is mapped changes, or ends the process, with the file
+    return {name: value.to(torch.float32, copy=True) for name, value in features.items()}
+
+
+def _checksum(features: Mapping[str, Tensor]) -> str:
+    code = 0
+    for name in sorted(features):
+        code = zlib.crc32(features[name].contiguous().view(torch.uint8).numpy().data, code)
+    return f"{code:08x}"
+
+
+def is_sound(path: Path) -> bool:
+    """Say whether a file is there and whole; a damaged one is removed, with a warning."""
+    if not path.is_file():
+        return False
+    try:
+        read_features(path)
+    except InputError as error:
+        _logger.warning(str(error).split(":")[0] + "; they are computed anew.")
+        return False
+    return True
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the folder alone, and remove what a writer that was killed has left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _logger.info(f"Another process computes the features in {folder}: waiting for it.")
+        lock.acquire()
+    try:
+        for path in folder.glob(".*.safetensors"):
+            path.unlink()
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,267 @@
+"""What the frozen parts make of a training set, computed once and kept on the disk.
+
+A frozen encoder says of the same image always the same, so a training need not ask it again in every epoch. Each image
+is augmented V times, by fixed seeds: its views. The trunk's tokens, the detail's levels and the label of a view are one
+file, and every epoch draws one view of each image.
+
+A file is whole or not there, has a checksum, and may be deleted between two trainings. Its path holds a digest of all
+that it was made from: the frozen weights, the transforms and their seed, the content of the image and of its label.
+What was made from something else is not found, and so never taken for it.
+
+Letters: V views; B batch; H W image; h w = H/16, W/16; C encoder width; s stride.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from ignite.engine import Engine, Events
+from monai.data.dataloader import DataLoader
+from monai.data.dataset import Dataset
+from monai.engines.utils import PrepareBatch
+from monai.transforms.transform import Randomizable
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.feature_files import hold, is_sound, read_features, write_features
+from icmoe_monai.files import digest_of, dump_json
+from icmoe_monai.inferers import autocast
+from icmoe_monai.network import ICMoE
+from icmoe_monai.transform_digest import digest_transform
+from icmoe_monai.trunk import fingerprints
+from icmoe_monai.version import __version__
+
+TOKENS, LABEL = "tokens", "label"
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+_LEVELS = ("level0", "level1", "level2", "level3")
+_GIGABYTE = 1e9
+_logger = logging.getLogger(__name__)
+
+
+class FrozenFeatures(Randomizable, Dataset):
+    """A training set of features instead of images; `CacheFeatures` fills it when a training starts.
+
+    An item has the `tokens` of a view, (h, w, C), the detail's levels, (c, H/s, W/s), and its `label`, (1, H, W), all
+    float32.
+
+    Args:
+        data: The cases.
+        transform: What reads and augments a case: "image" (3, H, W) and "label", of one size for all cases.
+        folder: Where the files are, of this and of other trainings.
+        num_views: V.
+        seed: Of the views.
+        dtype: How features are kept, one of `DTYPES`.
+
+    Raises:
+        InputError: If `num_views` or `dtype` cannot be.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable,
+        folder: str | Path,
+        num_views: int = 4,
+        seed: int = 0,
+        dtype: str = "float16",
+    ) -> None:
+        if not isinstance(num_views, int) or num_views < 1:
+            raise InputError(f"num_views must be a whole number of at least 1, got {num_views!r}.")
+        if dtype not in DTYPES:
+            raise InputError(f"features_dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+        super().__init__(data=data, transform=transform)
+        self.folder = Path(folder)
+        self.num_views = num_views
+        self.seed = seed
+        self.dtype = dtype
+        self._digest = digest_transform(transform)  # now, as it was built
+        self.files: list[list[Path]] = []
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return one view of a case, drawn at random."""
+        return read_features(self.files[index][self.R.randint(self.num_views)])
+
+    def fill(self, network: ICMoE, *, device: torch.device, amp: bool, batch_size: int, num_workers: int) -> None:
+        """Compute what is not there yet; a second process that wants the same waits for the first.
+
+        Args:
+            network: With its pretrained weights.
+            device: Where it is.
+            amp: Compute in bfloat16.
+            batch_size: Images in a pass.
+            num_workers: Processes that prepare images.
+
+        Raises:
+            InputError: If the network has parts that are trained where others are frozen, or the disk is too small.
+        """
+        folder = self.folder / self._digest_all(network, amp)
+        with ThreadPoolExecutor() as pool:
+            digests = list(pool.map(_digest_case, self.data))
+        self.files = [[folder / f"{digest}_{view}.safetensors" for view in range(self.num_views)] for digest in digests]
+        with hold(folder):
+            missing = [
+                (i, v) for i, files in enumerate(self.files) for v, path in enumerate(files) if not is_sound(path)
+            ]
+            if not missing:
+                _logger.info(f"All features are in {folder}.")
+                return
+            views = _Views(self.data, self.transform, missing, [self._seed_of(digests[i], v) for i, v in missing])
+            self._announce(network, views, folder, device)
+            # a generator of its own, so that the training's order is the same whether the files were there or not
+            loader = DataLoader(views, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
+            done = iter(missing)
+            for batch in tqdm(loader, desc="features", leave=False):
+                for features in _compute(network, batch, device, amp, DTYPES[self.dtype]):
+                    i, v = next(done)
+                    write_features(features, self.files[i][v])
+
+    def _digest_all(self, network: ICMoE, amp: bool) -> str:
+        """Return the digest of what all files are made from: a folder's name."""
+        frozen = fingerprints(network)
+        if "encoder" not in frozen or (list(network.detail.parameters()) and "detail" not in frozen):
+            raise InputError(
+                "cache_features needs a frozen encoder and a frozen image pyramid, and this network trains them: set "
+                "--cache_features false."
+            )
+        made_from = {
+            "frozen": frozen, "split": network.split, "amp": amp, "dtype": self.dtype, "transform": self._digest,
+            "seed": self.seed, "icmoe_monai": __version__, "monai": monai.__version__,
+        }  # fmt: skip
+        return hashlib.sha256(dump_json(made_from)).hexdigest()[:16]
+
+    def _seed_of(self, digest: str, view: int) -> int:
+        return int(hashlib.sha256(f"{self.seed} {digest} {view}".encode()).hexdigest()[:8], 16)
+
+    def _announce(self, network: ICMoE, views: _Views, folder: Path, device: torch.device) -> None:
+        """Say how much will be written, and refuse what does not fit."""
+        first = DataLoader(views, batch_size=1, generator=torch.Generator())
+        (features,) = _compute(network, next(iter(first)), device, False, DTYPES[self.dtype])
+        needed = len(views) * sum(value.nbytes for value in features.values())
+        free = shutil.disk_usage(folder).free
+        said = f"{len(views)} views' features take {needed / _GIGABYTE:.2f} GB in {folder}"
+        if needed > free:
+            raise InputError(
+                f"{said}, and {free / _GIGABYTE:.2f} GB are free there: give another --features_dir, fewer "
+                "--num_views, or --cache_features false."
+            )
+        others = sum(path.stat().st_size for path in self.folder.glob("*/*.safetensors") if path.parent != folder)
+        _logger.info(f"{said}; {free / _GIGABYTE:.1f} GB are free there.")
+        if others:
+            _logger.info(
+                f"{others / _GIGABYTE:.2f} GB of other trainings' features lie beside them and may be deleted."
+            )
+
+
+class CacheFeatures:
+    """Fill a training's `FrozenFeatures` when its engine starts, once the weights are loaded.
+
+    Args:
+        features: The training set.
+        network: The network.
+        device: Where it is.
+        amp: Whether it runs in bfloat16.
+        batch_size: Images in a pass.
+        num_workers: Processes that prepare images.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: FrozenFeatures,
+        network: nn.Module,
+        device: str | torch.device,
+        amp: bool = False,
+        batch_size: int = 8,
+        num_workers: int = 0,
+    ) -> None:
+        self.features = features
+        self.network = network
+        self.device = torch.device(device)
+        self.amp = amp
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+
+    def attach(self, engine: Engine) -> None:
+        """Fill at the start of a MONAI trainer; stands after the handlers that load weights."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Fill.
+
+        Raises:
+            InputError: If the network has no frozen parts, or is trained by several processes.
+        """
+        if not isinstance(self.network, ICMoE):
+            raise InputError(
+                f"cache_features is for an ICMoE in one process, not for a {type(self.network).__name__}: set "
+                "--cache_features false."
+            )
+        self.features.fill(
+            self.network, device=self.device, amp=self.amp, batch_size=self.batch_size, num_workers=self.num_workers
+        )
+
+
+class PrepareFeatures(PrepareBatch):
+    """Hand a batch to the inferer: images, or tokens with the levels as a further argument."""
+
+    def __call__(
+        self,
+        batchdata: dict[str, Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Return inputs, label, further arguments and none by name, on the device."""
+        moved = {
+            name: value.to(device=device, non_blocking=non_blocking, **kwargs)
+            for name, value in batchdata.items()
+            if isinstance(value, Tensor)
+        }
+        if TOKENS not in moved:
+            return moved["image"], moved[LABEL]
+        return moved[TOKENS], moved[LABEL], ([moved[name] for name in _LEVELS if name in moved],), {}
+
+
+class _Views(Dataset):
+    """Views of cases, each by its own seed."""
+
+    def __init__(
+        self, data: Sequence[Any], transform: Callable, pairs: Sequence[tuple[int, int]], seeds: Sequence[int]
+    ) -> None:
+        super().__init__(data=[data[i] for i, _ in pairs], transform=transform)
+        self.seeds = seeds
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:  # type: ignore[override]
+        self.transform.set_random_state(seed=self.seeds[index])
+        item = self.transform(self.data[index])
+        return {name: torch.as_tensor(item[name]) for name in ("image", LABEL)}
+
+
+def _compute(
+    network: ICMoE, batch: Mapping[str, Tensor], device: torch.device, amp: bool, dtype: torch.dtype
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the features of each image of a batch, on the CPU."""
+    image = batch["image"].to(device)
+    with torch.no_grad(), autocast(device, amp):
+        tokens, levels = network.trunk(image), network.detail(image)
+    named = {TOKENS: tokens, **dict(zip(_LEVELS, levels, strict=False))}
+    for b, label in enumerate(batch[LABEL]):
+        yield {name: value[b].to("cpu", dtype) for name, value in named.items()} | {LABEL: label.to(torch.int16)}
+
+
+def _digest_case(case: Mapping[str, Any]) -> str:
+    """Return a digest of the content of a case's files, and of what else is said of it, its name apart."""
+    labels = case[LABEL] if isinstance(case[LABEL], (list, tuple)) else [case[LABEL]]
+    files = [digest_of(path) for path in (case["image"], *labels)]
+    said = {key: value for key, value in case.items() if key not in ("image", LABEL, "name")}
+    return hashlib.sha256(dump_json([files, said])).hexdigest()[:32]

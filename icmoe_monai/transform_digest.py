@@ -1,0 +1,68 @@
+"""A digest of what a chain of MONAI transforms does, by which results made by another chain are told apart.
+
+MONAI's own hash of transforms pickles them, and their pickle holds random states that differ from run to run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, np.generic, np.dtype)
+
+
+def digest_transform(transform: Any) -> str:
+    """Return a SHA-256, hexadecimal, of a transform's class and settings, and those of what it holds.
+
+    Random states are left out. What it holds that cannot be told by its values gives another digest in every process,
+    so that nothing is ever taken for the result of another transform.
+
+    Args:
+        transform: Any object, as it was built: some transforms note in themselves what they did last.
+
+    Example:
+        >>> from monai.transforms import Compose, RandFlipd
+        >>> one, same, other = (Compose([RandFlipd("image", prob=prob)]) for prob in (0.5, 0.5, 0.2))
+        >>> digest_transform(one) == digest_transform(same), digest_transform(one) == digest_transform(other)
+        (True, False)
+    """
+    return hashlib.sha256(repr(_describe(transform, ())).encode()).hexdigest()
+
+
+def _describe(value: Any, above: tuple[int, ...]) -> Any:
+    """Return nested tuples of names and plain values.
+
+    Args:
+        value: What to describe.
+        above: Identities of the objects that hold it.
+    """
+    if isinstance(value, _PLAIN):
+        return type(value).__name__, repr(value)
+    if isinstance(value, np.random.RandomState) or id(value) in above:
+        return type(value).__name__
+    above = (*above, id(value))
+    if isinstance(value, Enum):
+        return type(value).__qualname__, value.name
+    if isinstance(value, (list, tuple)):
+        return type(value).__name__, *(_describe(item, above) for item in value)
+    if isinstance(value, (set, frozenset)):
+        return type(value).__name__, *sorted(repr(_describe(item, above)) for item in value)
+    if isinstance(value, Mapping):
+        return "mapping", *((repr(key), _describe(item, above)) for key, item in value.items())
+    if isinstance(value, (Tensor, np.ndarray)):
+        array = np.ascontiguousarray(torch.as_tensor(value).detach().cpu().numpy())
+        return "array", str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        code = getattr(value, "__code__", None)  # two lambdas of a module have one name
+        named = getattr(value, "__module__", None), value.__qualname__
+        return *named, code and (code.co_code, repr(code.co_consts), code.co_names)
+    try:
+        return _describe(value.__reduce_ex__(4), above)  # class and state, as pickle takes them apart
+    except TypeError:
+        return repr(value)

@@ -1,0 +1,58 @@
+"""What a chain of transforms does, told apart from what another does."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from monai.transforms import Compose, Lambdad, RandAffined, RandFlipd, Resized
+
+from icmoe_monai.transform_digest import digest_transform
+
+SAME = {
+    "affine": lambda: RandAffined("image", prob=0.5, rotate_range=0.1),
+    "lambda": lambda: Lambdad("image", lambda x: x + 1),
+    "partial": lambda: Lambdad("image", functools.partial(np.add, 1)),
+    "chain": lambda: Compose([RandFlipd("image", prob=0.5), Resized("image", 16, size_mode="longest")]),
+}
+OTHERS = {
+    "affine's range": lambda: RandAffined("image", prob=0.5, rotate_range=0.2),
+    "affine's probability": lambda: RandAffined("image", prob=0.4, rotate_range=0.1),
+    "lambda's constant": lambda: Lambdad("image", lambda x: x + 2),
+    "lambda's code": lambda: Lambdad("image", lambda x: x - 1),
+    "partial's argument": lambda: Lambdad("image", functools.partial(np.add, 2)),
+    "partial's function": lambda: Lambdad("image", functools.partial(np.subtract, 1)),
+    "chain's order": lambda: Compose([Resized("image", 16, size_mode="longest"), RandFlipd("image", prob=0.5)]),
+    "chain's mode": lambda: Compose([RandFlipd("image", prob=0.5), Resized("image", 16, "longest", mode="nearest")]),
+    "chain's key": lambda: Compose([RandFlipd("label", prob=0.5), Resized("image", 16, size_mode="longest")]),
+}
+
+
+@pytest.mark.parametrize("build", SAME.values(), ids=SAME)
+def test_the_same_transform_has_the_same_digest(build: Callable[[], object]) -> None:
+    assert digest_transform(build()) == digest_transform(build())
+
+
+def test_all_others_have_others() -> None:
+    digests = {name: digest_transform(build()) for name, build in {**SAME, **OTHERS}.items()}
+    assert len(set(digests.values())) == len(digests)
+
+
+@pytest.mark.slow
+def test_another_process_finds_the_same() -> None:
+    program = """
+from monai.transforms import Compose, RandFlipd
+from icmoe_monai.transform_digest import digest_transform
+print(digest_transform(Compose([RandFlipd("image", prob=0.5)])))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert said.strip() == digest_transform(Compose([RandFlipd("image", prob=0.5)]))
+
+
+def test_what_cannot_be_told_by_its_values_is_never_the_same() -> None:
+    assert digest_transform(i for i in range(3)) != digest_transform(i for i in range(3))
