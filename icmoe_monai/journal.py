@@ -2,7 +2,7 @@
 
 `<output_dir>/cases.jsonl` begins with what made the results (the model, the settings); each further line is a record
 with its kind. A line cut short by a crash is passed over. Of several processes each but the first writes a part of its
-own, `cases.1.jsonl` and so on; the first takes them over at the end of the run, or of a stopped run when the next starts.
+own, `cases.1.jsonl` and so on; the first takes them over at the end, or, if the run was stopped, when the next starts.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class InferenceReport:
     exception goes on. A run with failed cases ends with an `InputError`, once everything is written. ignite runs the
     first handler of an exception only, so put this handler before `StatsHandler` and `CheckpointSaver`.
 
-    Of several processes the first writes the report and the volumes. At its end each waits for the others, and the first
-    takes over what they did; one that was stopped by an exception raises it then.
+    Of several processes the first writes the report and the volumes. At its end each waits for the others, and the
+    first takes over what they did; one that was stopped by an exception raises it then.
 
     A report may leave the clinic, so it holds no path of this machine: names are relative to the dataset, masks to
     `output_dir`, of an absolute path among the settings only the last part is kept, of an exception only its class.
