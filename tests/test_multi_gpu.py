@@ -89,7 +89,7 @@ def test_two_processes_train_as_one_does_with_the_doubled_batch(trained):
     curves = [losses_of(trained / name / "tensorboard") for name in "12"]
     assert len(curves[0]) == 9
     np.testing.assert_allclose(*curves, rtol=0, atol=1e-4)
-    assert curves[0][-1] < curves[0][0] - 0.05
+    assert curves[0][6] < curves[0][0] - 0.05  # the same images in every epoch
 
 
 def test_weights_statistics_and_prototypes_are_those_of_one_process(trained):
