@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.distributed import batch_mean, total
 from icmoe_monai.voting import as_distribution
 
 UNLABELLED = -1
@@ -30,7 +31,7 @@ class SemanticContrastiveLoss(nn.Module):
         num_classes: C.
         embedding_channels: D.
         temperature: T.
-        num_anchors: Most anchors per class and batch.
+        num_anchors: Most anchors per class and batch, or in each process's share of it.
         momentum: Share of the memory that stays at an update.
         hard_below: Probability of the true class under which a cell is hard.
         confident: Probability of the voted class over which an unlabelled pixel takes it as its label.
@@ -83,9 +84,9 @@ class SemanticContrastiveLoss(nn.Module):
         """
         a = F.normalize(embeddings, dim=1).permute(0, 2, 3, 1).flatten(0, 2)  # (cells, D)
         classes, hardness = self._cells(label, fused.detach(), disagreement.detach(), embeddings.shape[-2:])
-        present = torch.stack([(classes == c).any() for c in range(len(self.prototypes))])
-        means = torch.stack([a[classes == c].sum(dim=0) for c in range(len(self.prototypes))])
-        means = F.normalize(means, dim=1)
+        present = total(torch.stack([(classes == c).sum() for c in range(len(self.prototypes))])) > 0
+        sums = torch.stack([a[classes == c].sum(dim=0) for c in range(len(self.prototypes))])
+        means = F.normalize(total(sums), dim=1)
         prototypes = torch.cat([means, self.prototypes.to(means.dtype)])  # (2C, D)
         usable = torch.cat([present, self.remembered])
         self._remember(means, present)
@@ -96,7 +97,7 @@ class SemanticContrastiveLoss(nn.Module):
         log_share = torch.log_softmax(similarity, dim=1)
         positive = F.one_hot(classes[anchors], len(self.prototypes)).bool().repeat(1, 2) & usable
         per_anchor = -log_share.masked_fill(~positive, 0).sum(dim=1) / positive.sum(dim=1)
-        return per_anchor.mean()
+        return batch_mean(per_anchor)
 
     def _cells(self, label: Tensor, fused: Tensor, disagreement: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
         """Return class (or -1 where mixed or unsure) and probability of that class of every cell, both (cells,)."""

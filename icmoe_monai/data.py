@@ -16,6 +16,7 @@ from functools import partial
 from tqdm import tqdm
 
 from icmoe_monai.demo import make_demo_set
+from icmoe_monai.distributed import by_first
 from icmoe_monai.errors import InputError
 from icmoe_monai.layouts import find_layout
 from icmoe_monai.reading import read_label, read_size
@@ -25,6 +26,7 @@ _NUM_PROBLEMS_LOGGED = 20
 _NUM_FILES_WITHOUT_BAR = 50
 
 
+@by_first
 def find_cases(
     dataset_dir: str | None,
     *,
@@ -38,7 +40,8 @@ def find_cases(
     """List the cases of a dataset folder by split.
 
     Splits that the set does not name are cut from its training cases by `seed`. Files that are no pictures, and images
-    that a splits.json does not list, are counted in a warning; hidden files are ignored.
+    that a splits.json does not list, are counted in a warning; hidden files are ignored. Of several processes the first
+    looks, and all take what it found.
 
     Args:
         dataset_dir: A folder of a layout that `layouts` knows, or its parent. None: the computer-made demo set.

@@ -36,7 +36,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -50,6 +49,7 @@ from monai.utils.type_conversion import convert_to_tensor
 from scipy.stats import bootstrap
 from torch import Tensor
 
+from icmoe_monai.distributed import gathered, is_first
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import without_folders, write_atomically, write_json
 from icmoe_monai.metrics import EXPERT_NAMES, split_items, vote_statistics, voting_methods
@@ -78,9 +78,9 @@ class MaskScores(NamedTuple):
 class CaseMetrics:
     """Handler that scores every case by every method and writes `cases.csv` and `summary.json` when all are done.
 
-    Needs `SplitVotesd` in the evaluator's postprocessing, a label in every item, and one process. A case is called by
-    the item's `name`, else by its image's path below the folder that all images share. Only numbers are kept between
-    cases. The folder is tried before the first case.
+    Needs `SplitVotesd` in the evaluator's postprocessing and a label in every item. A case is called by the item's
+    `name`, else by its image's path below the folder that all images share. Only numbers are kept between cases. The
+    folder is tried before the first case. Of several processes the first writes the scores of all.
 
     `summary.json`: `num_cases`; `methods`, by method: `dsc`, `iou`, `hd95_detected`, `hd95_penalised`, `precision`,
     `recall`, `specificity` with `cases`, `mean`, `std`, `median` and `interval`, then `missed_cases`, `false_alarms`
@@ -101,7 +101,7 @@ class CaseMetrics:
             are cut to their last part.
 
     Raises:
-        InputError: If the folder cannot be written, a case has no label, or there are several processes.
+        InputError: If the folder cannot be written, or a case has no label.
 
     Example:
         >>> import tempfile, torch
@@ -155,11 +155,10 @@ class CaseMetrics:
 
     def started(self, engine: Engine) -> None:
         """Forget the previous run, and end this one at once if its results could not be written."""
-        if idist.get_world_size() > 1:
-            raise InputError(f"Evaluate in one process, got {idist.get_world_size()}: sharing out repeats cases.")
-        trial = self.output_dir / ".settings.json"
-        write_json(trial, self.settings)
-        trial.unlink()
+        if is_first():
+            trial = self.output_dir / ".settings.json"
+            write_json(trial, self.settings)
+            trial.unlink()
         self._names, self._scores, self._votes = [], {method: [] for method in self.methods}, []
         self._seconds = []
 
@@ -188,6 +187,13 @@ class CaseMetrics:
 
     def completed(self, engine: Engine) -> None:
         """Write the files and log the table."""
+        self._names, self._votes = gathered(self._names), gathered(self._votes)
+        self._scores = {method: gathered(self._scores[method]) for method in self.methods}
+        self._seconds = gathered(self._seconds)
+        if is_first():
+            self._write()
+
+    def _write(self) -> None:
         methods = {method: self._summary(self._scores[method]) for method in self.methods}
         summary = {
             "num_cases": len(self._names),

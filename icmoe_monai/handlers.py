@@ -21,6 +21,7 @@ from monai.handlers import EarlyStopHandler
 from torch import nn
 
 from icmoe_monai.checkpoint import MODEL, TRAINER, TRUNK, save_weights, trained_state
+from icmoe_monai.distributed import is_first
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import read_csv, write_csv
 from icmoe_monai.network import unwrapped
@@ -32,7 +33,7 @@ class BestCheckpoint:
     """Keep the network's weights of the best validation so far, as `save_weights` does; attach to the evaluator.
 
     The best value is part of the training's state, so that a resumed training does not replace better weights in the
-    same folder.
+    same folder. Of several processes all know the value and the first writes.
 
     Args:
         network: The network.
@@ -56,8 +57,10 @@ class BestCheckpoint:
     def __call__(self, engine: Engine) -> None:
         """Save if the metric has risen."""
         value = float(engine.state.metrics[self.metric])
-        if value > self.best:
-            self.best = value
+        if value <= self.best:
+            return
+        self.best = value
+        if is_first():
             save_weights(unwrapped(self.network), self.path, trunk_source=self.trunk_source)
             self.logger.info(f"{self.metric} {value:.4f} is the best so far: wrote {self.path}.")
 

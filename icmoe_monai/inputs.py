@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from icmoe_monai import dicom, nifti
 from icmoe_monai.demo import make_demo_set
+from icmoe_monai.distributed import by_first
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.journal import JOURNAL
@@ -65,6 +66,7 @@ class _File(NamedTuple):
     no_image: str = ""
 
 
+@by_first
 def find_inputs(
     dataset_dir: str | None,
     *,
@@ -73,7 +75,7 @@ def find_inputs(
     min_size: int = 16,
     anonymous: bool | str = False,
 ) -> Inputs:
-    """List the images of an inference run.
+    """List the images of an inference run; of several processes the first looks, and all take what it found.
 
     Args:
         dataset_dir: A folder, searched with all its subfolders, one image file, or a DICOMDIR. None takes the test

@@ -1,7 +1,8 @@
 """What an inference run has done so far, on disk line by line, so that a stopped run goes on where it was.
 
 `<output_dir>/cases.jsonl` begins with what made the results (the model, the settings); each further line is a record
-with its kind. A line cut short by a crash is passed over.
+with its kind. A line cut short by a crash is passed over. Of several processes each but the first writes a part of its
+own, `cases.1.jsonl` and so on; the first takes them over at the end, or, if the run was stopped, when the next starts.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icmoe_monai.distributed import by_first, is_first, process_index
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import digest_of, dump_json, without_folders, write_atomically
 from icmoe_monai.version import __version__
 
 CASE, VOLUME, NOTE = "case", "volume", "note"
-JOURNAL = "cases.jsonl"
+JOURNAL, _PART = "cases.jsonl", "cases.{}.jsonl"
 _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
 _FILES = ("mask", "overlay", "controlled", "disagreement_map")
 
@@ -57,7 +59,7 @@ class Journal:
         overwrite: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.path = self.output_dir / JOURNAL
+        self.path = self.output_dir / (JOURNAL if is_first() else _PART.format(process_index()))
         self.checkpoint = checkpoint
         self.pretrained = pretrained
         self.pyramid = pyramid
@@ -78,7 +80,14 @@ class Journal:
         """
         self.model = {**describe_model(self.checkpoint, self.pretrained, self.pyramid), "icmoe_monai": __version__}
         made_by = json.loads(dump_json({"model": self.model, "settings": self.settings}))
+        if not is_first():
+            self._header = made_by  # of its part
+        return self._find_missing(cases, made_by)
+
+    @by_first
+    def _find_missing(self, cases: Sequence[Mapping[str, Any]], made_by: dict[str, Any]) -> list[Mapping[str, Any]]:
         found = {} if self.overwrite else self._read()
+        self._take_over(found)
         if not found:
             self._header = made_by
         elif found != made_by:
@@ -148,6 +157,21 @@ class Journal:
         if record.get("status") != "done" or record.get("stamp") != case.get("stamp"):
             return False
         return all((self.output_dir / record[key]).is_file() for key in _FILES if record.get(key))
+
+    def drop_parts(self) -> None:
+        """Remove the other processes' parts, once all that they note is here."""
+        for path in self.output_dir.glob(_PART.format("*")):
+            path.unlink()
+
+    def _take_over(self, made_by: dict[str, Any]) -> None:
+        """Take over the parts of a stopped run, if they were made as this journal was."""
+        for path in sorted(self.output_dir.glob(_PART.format("*"))) if made_by else []:
+            part = Journal(output_dir=self.output_dir)
+            part.path = path
+            if part._read() == made_by:
+                for record in part.records(CASE).values():
+                    self.add(CASE, record)
+        self.drop_parts()
 
     def _read(self) -> dict[str, Any]:
         made_by: dict[str, Any] = {}

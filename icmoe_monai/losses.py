@@ -8,19 +8,23 @@ balancing and semantic-guided contrast; these equations and weights are ours (do
 Labels are class maps (B, 1, H, W): 0 or 1 for K = 1, else 0..K-1; an image whose label is `UNLABELLED` throughout has
 none, and joins only the contrast, through the vote's confident pixels.
 
+In a training over several processes each has a share of the batch, and every term is that of the whole batch.
+
 Letters: B batch; E experts; K output channels; C = max(K, 2) classes; D embedding; H W image; N anchors.
 """
 
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceLoss
+from monai.losses.utils import compute_tp_fp_fn
+from monai.networks.utils import one_hot
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
+from icmoe_monai.distributed import batch_mean, total
 from icmoe_monai.network import EXPERTS, ICMoEOutput
 from icmoe_monai.precision import at_least_float32
 from icmoe_monai.voting import as_distribution, disagreement, expert_load, to_probabilities
@@ -92,7 +96,7 @@ class ICMoELoss(_Loss):
         if embeddings.numel() > 0:  # there is a semantic expert
             terms["contrast"] = self.contrast(embeddings, label, to_probabilities(logits), disagreement(probabilities))
         known = label.flatten(1).amin(dim=1) != UNLABELLED
-        if not bool(known.any()):
+        if not bool(total(known.sum())):
             return terms | {name: logits.sum() * 0 for name in self.weights if name not in terms}
         if not bool(known.all()):
             logits, expert_logits, votes, label, probabilities = (
@@ -116,7 +120,7 @@ class ICMoELoss(_Loss):
 
 
 class WeightedDiceCELoss(nn.Module):
-    """MONAI's Dice loss plus a cross-entropy with a weight per pixel.
+    """A soft Dice loss over the batch plus a cross-entropy with a weight per pixel.
 
     Args:
         out_channels: K.
@@ -124,11 +128,7 @@ class WeightedDiceCELoss(nn.Module):
 
     def __init__(self, *, out_channels: int) -> None:
         super().__init__()
-        multi = out_channels > 1
-        # batch=True: one Dice over the batch, so that an image without the class does not dominate
-        self.dice = DiceLoss(
-            include_background=not multi, to_onehot_y=multi, softmax=multi, sigmoid=not multi, batch=True
-        )
+        self.dice = BatchDiceLoss()
 
     def forward(self, logits: Tensor, label: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return Dice + CE.
@@ -143,8 +143,30 @@ class WeightedDiceCELoss(nn.Module):
         else:
             entropy = F.cross_entropy(logits, label[:, 0].long(), reduction="none")
         if weights is not None:
-            entropy = entropy * weights / weights.mean().clamp_min(1e-6)
-        return self.dice(logits, label) + entropy.mean()
+            entropy = entropy * weights / batch_mean(weights).clamp_min(1e-6)
+        return self.dice(logits, label) + batch_mean(entropy)
+
+
+class BatchDiceLoss(nn.Module):
+    """One soft Dice over the whole batch, so that an image without the class does not dominate; mean of the classes.
+
+    MONAI's `DiceLoss(batch=True)`, background left out for K > 1, but with the counts of all processes.
+    """
+
+    def forward(self, logits: Tensor, label: Tensor, eps: float = 1e-5) -> Tensor:
+        """Return 1 - Dice.
+
+        Args:
+            logits: (B, K, H, W).
+            label: Class map, (B, 1, H, W).
+            eps: Added to numerator and denominator.
+        """
+        probabilities = to_probabilities(logits)
+        if logits.shape[1] > 1:
+            probabilities, label = probabilities[:, 1:], one_hot(label, num_classes=logits.shape[1])[:, 1:]
+        counts = compute_tp_fp_fn(probabilities, label, reduce_axis=[0, 2, 3], ord=1, soft_label=False)
+        tp, fp, fn = total(torch.stack(counts))
+        return (1.0 - (2 * tp + eps) / (2 * (tp + fp * 0.5 + fn * 0.5) + eps)).mean()
 
 
 class PixelWeights(nn.Module):
@@ -181,7 +203,9 @@ class PixelWeights(nn.Module):
             others = (right.sum(dim=1) - right[:, e]) / (right.shape[1] - 1)
             hardness = 1 + self.emphasis * (1 - others)
             of_class = F.one_hot(label[:, 0].long(), self.num_classes).to(right.dtype)  # (B, H, W, C)
-            mean = torch.einsum("bhw,bhwc->c", hardness, of_class) / of_class.sum(dim=(0, 1, 2)).clamp_min(1)
+            sums = torch.stack([torch.einsum("bhw,bhwc->c", hardness, of_class), of_class.sum(dim=(0, 1, 2))])
+            of_hardness, num_pixels = total(sums)
+            mean = of_hardness / num_pixels.clamp_min(1)
             weights[:, e] = hardness / (of_class @ mean)
         return weights
 
@@ -207,7 +231,7 @@ class VotingLoss(nn.Module):
             eps: Lowest argument of the logarithm.
         """
         target = torch.softmax(probability_of_label(probabilities.detach(), label) / self.temperature, dim=1)
-        return -(target * votes.clamp_min(eps).log()).sum(dim=1).mean()
+        return batch_mean(-(target * votes.clamp_min(eps).log()).sum(dim=1))
 
 
 class BalanceLoss(nn.Module):
@@ -218,7 +242,7 @@ class BalanceLoss(nn.Module):
 
     def forward(self, votes: Tensor) -> Tensor:
         """Return L_balance of votes (B, E, H, W)."""
-        return votes.shape[1] * (expert_load(votes.detach()) * votes.mean(dim=(0, 2, 3))).sum()
+        return votes.shape[1] * (expert_load(votes.detach()) * batch_mean(votes, (0, 2, 3))).sum()
 
 
 def probability_of_label(probabilities: Tensor, label: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from icmoe_monai.distributed import collect, gathered, is_first, num_processes, process_index
 from icmoe_monai.files import write_atomically
 from icmoe_monai.metrics import EXPERT_NAMES
 from icmoe_monai.reading import read_image
@@ -39,7 +40,7 @@ class PredictionPictures:
 
     Each case is kept as a small picture only, so that the page costs no memory worth naming. The image is read again
     from its file, because the one in the item is resized and normalised; the maps must lie on the whole image, at any
-    resolution (`Invertd`, then `SplitVotesd`).
+    resolution (`Invertd`, then `SplitVotesd`). Of several processes the first writes the page of all.
 
     Args:
         output_dir: Folder of the page.
@@ -78,18 +79,20 @@ class PredictionPictures:
     def started(self, engine: Engine) -> None:
         """Forget the cases of the run before, and choose the iterations whose cases are shown."""
         self.cases = []
-        iterations = range(1, (engine.state.epoch_length or 0) + 1)
+        iterations = range(1, sum(collect(engine.state.epoch_length or 0)) + 1)
         self.chosen = set(take_evenly(iterations, min(self.num_cases, len(iterations)))[0])
 
     def iteration_completed(self, engine: Engine) -> None:
         """Keep small pictures of the cases of a chosen iteration."""
-        if engine.state.iteration in self.chosen:
+        place = (engine.state.iteration - 1) * num_processes() + process_index() + 1  # in one process's order
+        if place in self.chosen:
             for item in case_items(engine)[: self.num_cases - len(self.cases)]:
-                self.cases.append(_case_picture(item))
+                self.cases.append(_case_picture(item) | {"place": place})
 
     def completed(self, engine: Engine) -> None:
         """Write the page, if there is a case."""
-        if self.cases:
+        self.cases = sorted(gathered(self.cases), key=lambda case: case["place"])[: self.num_cases]
+        if self.cases and is_first():
             prediction_grid(self.cases, self.output_dir / "predictions.png", expert_names=self.expert_names)
 
 

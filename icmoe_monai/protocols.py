@@ -30,6 +30,7 @@ from monai.utils.type_conversion import convert_to_tensor
 from scipy.stats import bootstrap
 from torch import Tensor
 
+from icmoe_monai.distributed import gathered, is_first
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically, write_json
 from icmoe_monai.metrics import EXPERT_NAMES, split_items, voting_methods
@@ -60,7 +61,7 @@ class ProtocolMetrics:
     """Handler that scores every case and method by a protocol, and writes `protocol.json` and `protocol.csv`.
 
     Needs `SplitVotesd` in the evaluator's postprocessing and a label in every item, as `CaseMetrics` does; put it
-    behind that. Everything above 0 is foreground.
+    behind that. Everything above 0 is foreground. Of several processes the first writes the scores of all.
 
     `protocol.json`: `protocol`; `cases`, by group of images: `number`, `sha256` of their names, and `part`, the part of
     the official release that these images are, if they are one; `methods`, by method and group: scores with `mean` and
@@ -139,6 +140,12 @@ class ProtocolMetrics:
 
     def completed(self, engine: Engine) -> None:
         """Write the files and log the voted scores."""
+        self._names = gathered(self._names)
+        self._rows = {method: gathered(rows) for method, rows in self._rows.items()}
+        if is_first():
+            self._write()
+
+    def _write(self) -> None:
         groups = self._groups()
         methods = {
             method: {group: self._summary(group, [rows[i] for i in chosen]) for group, chosen in groups.items()}

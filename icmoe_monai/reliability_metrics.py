@@ -34,6 +34,7 @@ from torch import Tensor
 
 from icmoe_monai.calibration import Calibration
 from icmoe_monai.conformal import controlled_mask, level_index, miss_curve, miss_rate
+from icmoe_monai.distributed import collect, gathered, is_first
 from icmoe_monai.files import write_csv, write_json
 from icmoe_monai.fit_calibration import mean_dice, names_digest
 from icmoe_monai.metrics import split_items
@@ -54,7 +55,7 @@ class ReliabilityMetrics:
     """Handler that writes `reliability.json`, `reliability.csv` (a line per case) and three figures.
 
     Needs `TakeVoteFeaturesd` and `SplitVotesd` in the evaluator's postprocessing, and labels. Only numbers are kept
-    between cases.
+    between cases. Of several processes the first writes what all measured.
 
     Args:
         output_dir: Folder of the files.
@@ -143,6 +144,13 @@ class ReliabilityMetrics:
 
     def completed(self, engine: Engine) -> None:
         """Write the files."""
+        self._rows = gathered(self._rows)
+        bins = collect(self._bins)
+        self._bins = {when: np.sum([part[when] for part in bins], axis=0) for when in self._bins}
+        if is_first():
+            self._write()
+
+    def _write(self) -> None:
         confidences = {name: self._column(name) for name in CONFIDENCES}
         dice = self._column("dice")
         known = {name: values for name, values in confidences.items() if not np.isnan(values).any()}

@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.evaluator import SupervisedEvaluator
 
+from icmoe_monai.distributed import collect, is_first
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.files import without_folders, write_atomically, write_csv, write_json
 from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
@@ -36,6 +37,9 @@ class InferenceReport:
     into the folder are in it. `complete` is true only if every case was tried; after an exception or Ctrl-C the
     exception goes on. A run with failed cases ends with an `InputError`, once everything is written. ignite runs the
     first handler of an exception only, so put this handler before `StatsHandler` and `CheckpointSaver`.
+
+    Of several processes the first writes the report and the volumes. At its end each waits for the others, and the
+    first takes over what they did; one that was stopped by an exception raises it then.
 
     A report may leave the clinic, so it holds no path of this machine: names are relative to the dataset, masks to
     `output_dir`, of an absolute path among the settings only the last part is kept, of an exception only its class.
@@ -82,7 +86,7 @@ class InferenceReport:
         self.calibration = without_folders(dict(calibration or {}))
         self._writing: deque[tuple[dict[str, Any], Future | None]] = deque()
         self._thumbnails: dict[str, bytes] = {}
-        self._complete = False
+        self._complete = self._finished = False
         self._last_case = self._last_report = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -99,10 +103,12 @@ class InferenceReport:
 
     def started(self, engine: Engine) -> None:
         """Write what earlier runs did, and volumes that they had no time for."""
-        self._complete, self._last_case = False, time.monotonic()
+        self._complete, self._finished, self._last_case = False, False, time.monotonic()
         self._writing.clear()
         self._thumbnails.clear()
         self.journal.begin()
+        if not is_first():
+            return
         if self.volumes is not None:
             self.volumes.start()
         for case in self.cases.values():
@@ -129,10 +135,9 @@ class InferenceReport:
         """
         self._note()
         self._complete = not engine.should_terminate
-        content = self._content(stopped_by=None)
-        self._write_all(content)
+        content = self._finish(None)
         failed = [case for case in content["cases"] if case["status"] == "failed"]
-        if failed and self._complete:
+        if failed and self._complete and is_first():
             raise InputError(
                 f"{len(failed)} of {len(content['cases'])} images could not be used, the others are done; report.json "
                 f"says why. The first: {failed[0]['error']}"
@@ -142,8 +147,10 @@ class InferenceReport:
         """Write what is there, then raise the exception again, which ignite would otherwise drop."""
         if not self._complete:
             try:
-                self._note()
-                self._write_all(self._content(stopped_by=type(find_input_error(error) or error).__name__))
+                try:
+                    self._note()
+                finally:  # whatever becomes of these, the other processes wait
+                    self._finish(type(find_input_error(error) or error).__name__)
             except InputError as second:
                 logging.getLogger(__name__).warning("The report is not up to date. %s", second)
         raise error
@@ -177,8 +184,32 @@ class InferenceReport:
 
     def _add(self, record: dict[str, Any]) -> None:
         self.journal.add(CASE, record)
-        if self.volumes is not None:
+        if self.volumes is not None and is_first():
             self.volumes.add(record["name"])
+
+    def _finish(self, stopped_by: str | None) -> dict[str, Any]:
+        """Write and return the whole report, of all processes, which wait until it is there."""
+        is_repeated, self._finished = self._finished, True
+        if not is_repeated:
+            stopped_by = self._take_over(stopped_by)
+            self._complete = self._complete and stopped_by is None
+        content = self._content(stopped_by=stopped_by)
+        self._write_all(content)
+        if not is_repeated:
+            collect(None)  # where one process has ended with an error, torchrun ends the others
+        return content
+
+    def _take_over(self, stopped_by: str | None) -> str | None:
+        """Wait for the other processes, note what they did, and return the exception that stopped this or another."""
+        done = [] if is_first() else list(self.journal.records(CASE).values())
+        parts = collect((done, self._thumbnails, stopped_by))
+        if is_first():
+            for records, thumbnails, _ in parts[1:]:
+                self._thumbnails |= thumbnails
+                for record in records:
+                    self._add(record)
+            self.journal.drop_parts()
+        return next((name for _, _, name in parts if name is not None), None)
 
     def _record(self, item: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         failure = item.get("failure") or None
@@ -226,11 +257,15 @@ class InferenceReport:
         }
 
     def _write(self, content: Mapping[str, Any]) -> None:
+        if not is_first():
+            return
         write_json(self.journal.output_dir / "report.json", content)
         self._last_report = time.monotonic()
 
     def _write_all(self, content: Mapping[str, Any]) -> None:
         self._write(content)
+        if not is_first():
+            return
         folder = self.journal.output_dir
         write_csv(folder / "report.csv", [_row(case, self.labels) for case in content["cases"]])
         page = render_report(content, output_dir=folder, thumbnails=self._thumbnails).encode("utf-8", errors="replace")

@@ -82,7 +82,7 @@ def check_settings(
     _check_device(device)
     probe = Path(output_dir) / ".writable"
     write_atomically(probe, lambda temporary: temporary.write_bytes(b"icmoe"))
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another process may have been faster
 
 
 def _check_device(device: str | torch.device) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.distributed import batch_mean
 from icmoe_monai.errors import InputError
 from icmoe_monai.precision import at_least_float32
 
@@ -174,7 +175,7 @@ def majority_votes(probabilities: Tensor) -> Tensor:
 
 def expert_load(votes: Tensor) -> Tensor:
     """Return f_e, the share of pixels at which expert e has the largest vote, (E,), of votes (B, E, H, W)."""
-    return F.one_hot(votes.argmax(dim=1), votes.shape[1]).to(votes.dtype).mean(dim=(0, 1, 2))
+    return batch_mean(F.one_hot(votes.argmax(dim=1), votes.shape[1]).to(votes.dtype), (0, 1, 2))
 
 
 def as_distribution(probabilities: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ KNOBS = {
     "dataset_dir", "output_dir", "image_size", "num_workers", "device", "seed", "amp", "checkpoint", "voting",
     "expert_depth", "pretrained", "pixel_mean", "pixel_std",
 }  # fmt: skip
+MULTI_GPU = ("multi_gpu_train.json", "multi_gpu_evaluate.json", "multi_gpu_inference.json")
 TRAINING_KNOBS = {"max_epochs", "batch_size", "learning_rate", "val_interval"}
 
 
@@ -39,7 +40,7 @@ def strings(node: object, path: str = "") -> list[tuple[str, str]]:
     return [(path, node)] if isinstance(node, str) else []
 
 
-@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json", "metadata.json"])
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json", *MULTI_GPU, "metadata.json"])
 def test_json_is_in_the_zoo_format(name):
     text = (CONFIGS / name).read_text()
     assert text == json.dumps(json.loads(text), indent=4) + "\n"
@@ -90,9 +91,11 @@ def test_the_state_of_a_training_holds_the_best_value_by_its_place_in_the_list()
 def test_nothing_in_initialize_needs_a_file_or_this_package():
     for name in ("train.json", "inference.json"):
         assert read(name)["initialize"] == ["$monai.utils.set_determinism(seed=@seed)"]
+    for name in MULTI_GPU:
+        assert not any("icmoe" in text or "bundle_root" in text for _, text in strings(read(name)["initialize"]))
 
 
-@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json"])
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json", *MULTI_GPU])
 def test_an_expression_is_at_most_one_call_long(name):
     for path, text in strings(read(name)):
         if text.startswith("$"):
@@ -101,7 +104,7 @@ def test_an_expression_is_at_most_one_call_long(name):
 
 
 def test_targets_of_this_package_are_dotted_and_exist():
-    for name in ("train.json", "evaluate.json", "inference.json"):
+    for name in ("train.json", "evaluate.json", "inference.json", *MULTI_GPU):
         for path, text in strings(read(name)):
             if path.endswith("_target_") and text.startswith("icmoe_monai"):
                 module, _, member = text.rpartition(".")
@@ -127,6 +130,42 @@ def test_evaluation_overrides_only_what_training_has():
     for key in evaluate.keys() - new:
         section, _, name = key.partition("#")
         assert name in train[section] if name else section in train, key
+
+
+SHARED = {"rank", "local_rank", "device", "backend", "initialize", "finalize"}
+
+
+def test_several_processes_begin_and_end_alike_in_all_workflows():
+    train, evaluate, inference = (read(name) for name in MULTI_GPU)
+    for name in SHARED:
+        assert train[name] == evaluate[name] == inference[name], name
+    assert train["finalize"][:1] == read("train.json")["finalize"]
+
+
+@pytest.mark.parametrize(
+    ("files", "list_of_handlers", "of_the_first"),
+    [
+        (["train", "multi_gpu_train"], "train#handlers", ["LastCheckpoint", "StatsHandler", "TensorBoardStatsHandler",
+                                                          "MetricsCsv", "Progress"]),
+        (["train", "multi_gpu_train"], "validate#handlers", ["StatsHandler", "TensorBoardStatsHandler", "Progress"]),
+        (["train", "evaluate", "multi_gpu_evaluate"], "validate#handlers", ["StatsHandler", "Progress"]),
+        (["inference", "multi_gpu_inference"], "handlers", ["Progress"]),
+    ],
+)  # fmt: skip
+def test_what_writes_once_is_of_the_first_process_only(files, list_of_handlers, of_the_first):
+    parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / f"{name}.json") for name in files]))
+    handlers = [handler for handler in parser[list_of_handlers] if isinstance(handler, dict)]
+    first = [handler["_target_"] for handler in handlers if handler.get("_disabled_") == "$@rank > 0"]
+    assert [target.rpartition(".")[2] for target in first] == of_the_first
+
+
+@pytest.mark.parametrize("name", MULTI_GPU)
+def test_an_overlay_of_several_processes_overrides_only_what_is_there(name):
+    files = ["train.json", *(["evaluate.json"] if "evaluate" in name else [])]
+    files = ["inference.json"] if "inference" in name else files
+    single = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / file) for file in files]))
+    for key in read(name).keys() - {"rank", "local_rank", "backend", "train#sampler", "train#dataloader#sampler"}:
+        assert key.removesuffix("#_disabled_") in single, key
 
 
 OVERLAYS = sorted(

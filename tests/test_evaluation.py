@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import pytest
 import torch
@@ -367,9 +366,3 @@ def test_a_case_without_label_is_named(tmp_path: Path) -> None:
     CaseMetrics(output_dir=tmp_path, expert_names=("only",)).attach(engine)
     with pytest.raises(InputError, match="a/b has no label"):
         engine.run([[{"pred": _one_hot_pred(torch.ones(2, 2), 1), "name": "a/b"}]])
-
-
-def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
-    with pytest.raises(InputError, match="Evaluate in one process, got 2"):
-        CaseMetrics(output_dir=tmp_path).started(Engine(lambda _, batch: batch))

@@ -60,6 +60,16 @@ def test_a_resumed_training_knows_the_best_value(tmp_path):
     assert handler.state_dict() == {"best": 0.5}
 
 
+def test_of_several_processes_the_first_writes_and_all_know_the_best(tmp_path, monkeypatch):
+    monkeypatch.setattr("icmoe_monai.handlers.is_first", lambda: False)
+    handler = BestCheckpoint(network=nn.Linear(1, 1), path=str(tmp_path / "best.pt"), metric="dice")
+    engine = evaluator_of([0.4])
+    handler.attach(engine)
+    engine.run([0], max_epochs=1)
+    assert handler.state_dict() == {"best": 0.4}
+    assert not (tmp_path / "best.pt").exists()
+
+
 def test_a_training_resumed_into_another_folder_writes_a_best_file_there(tmp_path):
     handler = BestCheckpoint(network=nn.Linear(1, 1), path=str(tmp_path / "best.pt"), metric="dice")
     handler.load_state_dict({"best": 0.5})

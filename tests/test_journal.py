@@ -100,6 +100,42 @@ def test_a_note_and_a_volume_replace_each_other_and_what_is_forgotten_stays_so(t
         assert (list(one.records(NOTE)), list(one.records(VOLUME))) == ([], ["a"])
 
 
+def of_process(index: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **arguments: object) -> Journal:
+    """Return the journal of one of two processes, ready to note; the missing cases come from the first."""
+    with monkeypatch.context() as patch:
+        patch.setattr("icmoe_monai.distributed.process_index", lambda: index)
+        patch.setattr("icmoe_monai.journal.process_index", lambda: index)
+        journal = Journal(output_dir=folder, **arguments)
+        if index == 0:
+            journal.missing(CASES)
+        else:
+            patch.setattr(Journal, "_find_missing", lambda self, cases, made_by: [])
+            journal.missing(CASES)
+        journal.begin()
+    return journal
+
+
+def test_the_part_of_another_process_is_taken_over_by_the_next_run(tmp_path: Path, monkeypatch) -> None:
+    first, second = (of_process(index, tmp_path, monkeypatch) for index in range(2))
+    first.add(CASE, done(tmp_path, "a.jpg"))
+    second.add(CASE, done(tmp_path, "b.jpg"))
+    with second.path.open("ab") as file:  # and then it was stopped
+        file.write(b'{"kind": "case", "record": {"na')
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"cases.jsonl", "cases.1.jsonl"}
+    assert missing(tmp_path) == ["c.jpg"]
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"cases.jsonl"}
+    assert missing(tmp_path) == ["c.jpg"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_part_of_other_settings_is_not_taken_over(overwrite: bool, tmp_path: Path, monkeypatch) -> None:
+    second = of_process(1, tmp_path, monkeypatch, settings={"voting": "mean"})
+    second.add(CASE, done(tmp_path, "b.jpg"))
+    of_process(0, tmp_path, monkeypatch, overwrite=overwrite)
+    assert missing(tmp_path) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert not second.path.exists()
+
+
 def test_damaged_journal_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cases.jsonl").write_text("not JSON\n")
     with pytest.raises(InputError, match=r"cases\.jsonl is damaged: redo the results with --overwrite true"):

@@ -7,11 +7,12 @@ import pytest
 import reference
 import torch
 from monai.data import MetaTensor
+from monai.losses import DiceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
-from icmoe_monai.losses import BalanceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
+from icmoe_monai.losses import BalanceLoss, BatchDiceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
 from icmoe_monai.network import EXPERTS, ICMoEOutput
 from icmoe_monai.voting import to_probabilities
 
@@ -84,6 +85,18 @@ def test_weighted_dice_ce_is_the_reference(out_channels: int) -> None:
     assert abs(expected - reference.dice_ce(logits.numpy(), label.numpy())) > 1e-3
     assert loss(logits, label, weights).item() == pytest.approx(expected, abs=1e-6)
     assert loss(logits, label, 7 * weights).item() == pytest.approx(expected, abs=1e-6)  # only their ratio counts
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_dice_and_its_gradient_are_monais_bit_for_bit(out_channels: int) -> None:
+    logits, label = draw_output(out_channels, torch.float32).logits.requires_grad_(), draw_label(out_channels).float()
+    multi = out_channels > 1
+    monais = DiceLoss(include_background=not multi, to_onehot_y=multi, softmax=multi, sigmoid=not multi, batch=True)
+    values = [loss(logits, label) for loss in (BatchDiceLoss(), monais)]
+    gradients = [torch.autograd.grad(value, logits)[0] for value in values]
+    assert torch.equal(*values)
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().max() > 0
 
 
 @pytest.mark.parametrize("out_channels", [1, 3])

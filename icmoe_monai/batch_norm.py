@@ -1,0 +1,77 @@
+"""Batch normalisation over the batch of all processes: PyTorch's on a GPU, the same by its definition on a CPU.
+
+PyTorch's SyncBatchNorm has no CPU form. With statistics of each process's own share of the batch, a training over
+several processes would be another one than that of a single process with the whole batch.
+
+Letters: B batch; C channels; H W map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from icmoe_monai.distributed import num_processes, total
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose statistics in training are those of the whole batch.
+
+    Example:
+        >>> norm = SharedBatchNorm2d(3)
+        >>> norm(torch.randn(4, 3, 8, 8)).shape
+        torch.Size([4, 3, 8, 8])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W); the maps of all processes have one size, B may differ."""
+        if not self.training or num_processes() == 1:
+            return super().forward(x)
+        sums = total(torch.cat([x.sum((0, 2, 3)), x.new_tensor([x.numel() // self.num_features])]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        deviation = x - mean[:, None, None]
+        variance = total(deviation.square().sum((0, 2, 3))) / count
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        normalised = deviation * torch.rsqrt(variance + self.eps)[:, None, None]
+        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+def share_batch_norms(network: nn.Module, device: str | torch.device) -> nn.Module:
+    """Let every batch norm of a network take the statistics of the whole batch.
+
+    Args:
+        network: The network, which is changed; names and weights stay, so that checkpoints fit.
+        device: Where it will be.
+
+    Returns:
+        The network.
+
+    Example:
+        >>> type(share_batch_norms(nn.Sequential(nn.BatchNorm2d(3)), "cpu")[0]).__name__
+        'SharedBatchNorm2d'
+    """
+    if torch.device(device).type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d and child.affine:
+                setattr(module, name, _shared(child))
+    return network
+
+
+def _shared(norm: nn.BatchNorm2d) -> SharedBatchNorm2d:
+    shared = SharedBatchNorm2d(
+        norm.num_features, eps=norm.eps, momentum=norm.momentum, track_running_stats=norm.track_running_stats
+    )
+    shared.load_state_dict(norm.state_dict())
+    return shared.train(norm.training)

@@ -1,0 +1,172 @@
+"""Several processes as one, beside what PyTorch's DistributedDataParallel does: sums, means and records of all of them.
+
+DistributedDataParallel gives all processes the mean of their gradients. A loss that is no mean over images, such as a
+Dice over the batch, also needs the other processes' sums: with `total` every process has the loss of the whole batch,
+and the mean of the gradients is that loss's gradient. Cases are dealt out in turn (`share_cases`), so that records come
+back in one process's order (`gathered`).
+
+All processes must call these functions alike and in the same order. In a single process each returns what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from itertools import chain, zip_longest
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from icmoe_monai.errors import InputError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_NOTHING = object()
+
+
+def num_processes() -> int:
+    """Return how many processes work together: 1 where `torch.distributed` is not initialised."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_index() -> int:
+    """Return which of them this is, from 0."""
+    return dist.get_rank() if num_processes() > 1 else 0
+
+
+def is_first() -> bool:
+    """Tell whether this is the process that writes what all of them found."""
+    return process_index() == 0
+
+
+def total(part: Tensor) -> Tensor:
+    """Return the sum of every process's tensor, with a gradient to each.
+
+    Args:
+        part: Of the same shape in every process, and of a kind that adds up (no bool).
+
+    Example:
+        >>> total(torch.tensor([1.0, 2.0])).tolist()  # of a single process
+        [1.0, 2.0]
+    """
+    return _Total.apply(part) if num_processes() > 1 else part
+
+
+def batch_mean(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    """Return the mean over the whole batch, whatever the processes' shares of it are.
+
+    Args:
+        values: This process's share, (B, ...); B may be 0 here, if it is not everywhere.
+        dim: Over which axes, the first one among them; None: all.
+
+    Example:
+        >>> batch_mean(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), (0,)).tolist()
+        [2.0, 4.0]
+    """
+    if num_processes() == 1:
+        return values.mean(dim)
+    sums = values.sum(dim)
+    count = values.numel() // sums.numel()
+    both = total(torch.cat([sums.flatten(), sums.new_tensor([count])]))
+    return (both[:-1] / both[-1]).view_as(sums)
+
+
+def by_first(make: Callable[P, T]) -> Callable[P, T]:
+    """Let the first process call a function, and all return what it returned or raise the `InputError` that it raised.
+
+    Args:
+        make: Returns something that can be pickled.
+    """
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> T:
+        if num_processes() == 1:
+            return make(*args, **kwargs)
+        outcome: list[Any] = [None, None]
+        if is_first():
+            try:
+                outcome = [make(*args, **kwargs), None]
+            except InputError as error:
+                outcome = [None, error]
+        dist.broadcast_object_list(outcome)
+        result, raised = outcome
+        if raised is not None:
+            raise raised
+        return result
+
+    return made
+
+
+def collect(record: T) -> list[T]:
+    """Return every process's record, in the processes' order; the processes wait for each other.
+
+    Args:
+        record: Something that can be pickled.
+    """
+    if num_processes() == 1:
+        return [record]
+    records: list[Any] = [None] * num_processes()
+    dist.all_gather_object(records, record)
+    return records
+
+
+def gathered(records: Sequence[T]) -> list[T]:
+    """Return the records of all cases in the order that one process would have, where `share_cases` dealt them out.
+
+    Args:
+        records: Of this process's cases, in their order.
+    """
+    dealt = chain.from_iterable(zip_longest(*collect(list(records)), fillvalue=_NOTHING))
+    return [record for record in dealt if record is not _NOTHING]  # type: ignore[misc]
+
+
+def share_cases(cases: Sequence[T]) -> list[T]:
+    """Return this process's share of cases, each of which goes to one process.
+
+    Args:
+        cases: All cases.
+
+    Raises:
+        InputError: If there are fewer cases than processes, as metrics need a case in each.
+    """
+    if len(cases) < num_processes():
+        raise InputError(
+            f"There are {num_processes()} processes for {len(cases)} cases: start at most {len(cases)} "
+            "(torchrun --nproc_per_node)."
+        )
+    return list(cases[process_index() :: num_processes()])
+
+
+def share_volumes(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return this process's share of an inference's cases; those of one volume go to one process, the next to it.
+
+    Args:
+        cases: With `group`, what the cases of a volume share, and `name`. There may be fewer than processes.
+
+    Example:
+        >>> [case["name"] for case in share_volumes([{"name": "b.png", "group": ""}])]
+        ['b.png']
+    """
+    volumes: dict[str, list[Mapping[str, Any]]] = {}
+    for case in cases:
+        volumes.setdefault(case["group"] or case["name"], []).append(case)
+    shares: list[list[Mapping[str, Any]]] = [[] for _ in range(num_processes())]
+    for volume in volumes.values():
+        min(shares, key=len).extend(volume)
+    return shares[process_index()]
+
+
+class _Total(torch.autograd.Function):
+    """The sum over the processes; its gradient is the sum over the processes, each of which has a loss of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        summed = part.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return total(gradient)
