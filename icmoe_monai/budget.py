@@ -1,0 +1,141 @@
+"""How many windows at a time fit into a budget of memory, measured on the network itself before anything is segmented.
+
+Memory grows by the same amount with every further window, so that two measurements tell what any number takes. On a CPU
+it is that of the whole process, without the processes that read images; on a GPU what PyTorch allocates there.
+
+Letters: B windows at a time; E experts; K output channels; H W image.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.inferers import autocast
+from icmoe_monai.network import ICMoE
+
+MOST_WINDOWS = 64  # more at a time save no more
+_UNITS = {"MB": 1e6, "GB": 1e9}
+_FOR_IMAGES = 0.15  # of the budget, left to the images at their own size, which are read and written beside
+_MAPS_HELD = 4  # the stitched maps, their weights, the voted maps, and what is inverted from them
+_logger = logging.getLogger(__name__)
+
+
+def choose_window_batch(
+    network: ICMoE,
+    *,
+    budget: str | None,
+    sw_batch_size: int,
+    image_size: int,
+    longest_side: int,
+    device: torch.device | str,
+    amp: bool = False,
+) -> int:
+    """Return how many windows are segmented at a time.
+
+    Args:
+        network: On its device; its weights do not matter.
+        budget: Memory that may be used, such as "4GB" or "800MB"; None asks for no measurement.
+        sw_batch_size: The number without a budget.
+        image_size: Side of a window in pixels.
+        longest_side: Longest side of the images as the network sees them, in pixels.
+        device: Where the network is.
+        amp: Whether it runs in bfloat16.
+
+    Returns:
+        The largest number that fits, at most `MOST_WINDOWS`.
+
+    Raises:
+        InputError: If the budget cannot be read, or is too small for one window.
+
+    Example:
+        >>> settings = {"sw_batch_size": 4, "image_size": 64, "longest_side": 64, "device": "cpu"}
+        >>> choose_window_batch(ICMoE(), budget=None, **settings)
+        4
+    """
+    if budget is None:
+        return sw_batch_size
+    allowed = read_budget(budget) * (1 - _FOR_IMAGES)
+    device = torch.device(device)
+
+    def segment(num_windows: int) -> None:
+        windows = torch.zeros(num_windows, 3, image_size, image_size, device=device)
+        with torch.no_grad(), autocast(device, amp):
+            network.expert_maps(windows)
+
+    segment(1)  # what is loaded at the first use is not a window's
+    few, several = (peak_bytes(partial(segment, n), device) for n in (1, 3))
+    of_window = max((several - few) / 2, 1.0)
+    num_experts = len(network.expert_names)
+    maps = _MAPS_HELD * 4 * num_experts * (network.out_channels + 1) * max(longest_side, image_size) ** 2
+    fixed = few - of_window + maps
+    fitting = min(int((allowed - fixed) // of_window), MOST_WINDOWS)
+    if fitting < 1:
+        raise InputError(
+            f"budget {budget} is too small: with one window of {image_size} pixels at a time "
+            f"{_told((fixed + of_window) / (1 - _FOR_IMAGES))} would fit, a part for the images themselves included. "
+            "Give that much, or, with weights that were trained so, a smaller image_size or longest_side."
+        )
+    _logger.info(
+        f"The budget of {budget} takes {fitting} windows at a time: about {_told(fixed + fitting * of_window)}, "
+        f"{_told(of_window)} for each, and the rest is for the images themselves."
+    )
+    return fitting
+
+
+def read_budget(budget: str) -> float:
+    """Return a budget in bytes.
+
+    Args:
+        budget: A number and MB or GB.
+
+    Raises:
+        InputError: If it is something else.
+
+    Example:
+        >>> read_budget("1.5 GB")
+        1500000000.0
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(MB|GB)\s*", str(budget), flags=re.IGNORECASE)
+    if found is None:
+        raise InputError(f"budget must be a number with MB or GB, such as 4GB, got {budget!r}.")
+    return float(found[1]) * _UNITS[found[2].upper()]
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Return the most memory that was held while something ran, in bytes.
+
+    Args:
+        run: What runs.
+        device: On a GPU what is allocated there counts, else all of the process.
+
+    Raises:
+        InputError: If the system does not tell a process's peak: only Linux does.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
+        run()
+        status = Path("/proc/self/status").read_text()
+    except OSError as error:
+        raise InputError(
+            "budget on a CPU is measured on Linux only, where a process may set back its peak memory: set "
+            "--sw_batch_size instead."
+        ) from error
+    peak = re.search(r"^VmHWM:\s*(\d+) kB", status, flags=re.MULTILINE)
+    return 1024 * int(peak[1]) if peak else 0
+
+
+def _told(size: float) -> str:
+    return f"{size / _UNITS['GB']:.2f} GB"
