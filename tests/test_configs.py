@@ -132,7 +132,7 @@ def test_evaluation_overrides_only_what_training_has():
 OVERLAYS = sorted(
     path
     for path in CONFIGS.glob("**/*.yaml")
-    if path.parent.name not in ("studies", "experts") and path.stem != "federated"
+    if path.parent.name not in ("studies", "experts") and path.stem not in ("federated", "inference_large")
 )
 NEW_IN_OVERLAYS = {
     "pretrain": {"sets", "trunk_file", "load_best", "exporting"},

@@ -108,9 +108,7 @@ def test_ome_and_svs_tell_their_spacing(tmp_path: Path, pixels: np.ndarray) -> N
     sizes = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.25}
     tifffile.imwrite(tmp_path / "a.ome.tif", pixels, photometric="rgb", tile=(64, 64), metadata=sizes)
     note = "Aperio Image Library v1\n211x150 (64x64)|AppMag = 20|MPP = 0.4990|Left = 1"
-    tifffile.imwrite(
-        tmp_path / "a.svs", pixels, photometric="rgb", tile=(64, 64), description=note, metadata=None
-    )
+    tifffile.imwrite(tmp_path / "a.svs", pixels, photometric="rgb", tile=(64, 64), description=note, metadata=None)
     for name, expected in (("a.ome.tif", (0.25, 0.5)), ("a.svs", (0.499, 0.499))):
         with open_large_image(str(tmp_path / name)) as image:
             assert image.spacing_um == pytest.approx(expected), name

@@ -71,9 +71,7 @@ def inferers(overlap: float, **settings: object) -> tuple[SlidingWindowVotingInf
 
 
 def whole(pixels: np.ndarray, network: nn.Module, windows: SlidingWindowVotingInferer) -> Tensor:
-    normalise = NormalizeIntensity(
-        subtrahend=COLOURS["pixel_mean"], divisor=COLOURS["pixel_std"], channel_wise=True
-    )
+    normalise = NormalizeIntensity(subtrahend=COLOURS["pixel_mean"], divisor=COLOURS["pixel_std"], channel_wise=True)
     image = normalise(torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float())
     with torch.no_grad():
         return windows(torch.as_tensor(image)[None], network)[0]
