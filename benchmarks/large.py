@@ -6,6 +6,10 @@ The slide is computer-made: phantoms of skin on the tiles of its left half, 24 d
 right. The bundle's command segments it in a process of its own. A crop from its middle is then segmented twice in
 another process, in strips without skipping glass, and whole in memory by `SlidingWindowVotingInferer`;
 `pixels_that_differ` is of the two masks.
+
+    python -m benchmarks.large --widths 20000 50000 100000 --output docs/results/large_widths.json
+
+measures the memory of wide slides instead: 1,000 rows, skin on the first two tiles, the rest glass.
 """
 
 from __future__ import annotations
@@ -45,41 +49,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=20_000, help="of the slide")
     parser.add_argument("--crop", type=int, default=4_000, help="side of the crop; 0: none")
+    parser.add_argument("--widths", type=int, nargs="*", help="only measure the memory of slides so wide")
     parser.add_argument("--output")
     parser.add_argument("--compare", help="only compare the ways to segment the slide in this folder")
     arguments = parser.parse_args()
     if arguments.compare:
         sys.stdout.write(json.dumps(_compare(Path(arguments.compare))) + "\n")
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _write_slide(folder / "slide" / "slide.tif", arguments.side)
-        found = {"side": arguments.side, "file_mb": round((folder / "slide" / "slide.tif").stat().st_size / 1e6, 1)}
-        found |= _run_command(folder / "slide", folder / "out")
-        if arguments.crop:
-            _write_crop(folder / "slide" / "slide.tif", folder / "crop" / "crop.tif", arguments.crop)
-            found["crop"] = in_own_process("benchmarks.large", ["--compare", str(folder / "crop")])
+    with tempfile.TemporaryDirectory() as folder:
+        found = (
+            _measure_widths(Path(folder), arguments.widths) if arguments.widths else _measure(Path(folder), arguments)
+        )
     found["hardware"] = hardware("cpu")
     if arguments.output:
         write_json(arguments.output, found)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
-def _write_slide(path: Path, side: int) -> None:
-    """Write a tiled TIFF, tile by tile."""
+def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
+    path, side = folder / "slide" / "slide.tif", arguments.side
+    _write_slide(path, (side, side), -(-side // _TILE) // 2)
+    found = {"side": side, "file_mb": round(path.stat().st_size / 1e6, 1), **_run_command(path.parent, folder / "out")}
+    if arguments.crop:
+        _write_crop(path, folder / "crop" / "crop.tif", arguments.crop)
+        found["crop"] = in_own_process("benchmarks.large", ["--compare", str(folder / "crop")])
+    return found
+
+
+def _measure_widths(folder: Path, widths: list[int]) -> dict[str, object]:
+    peaks = {}
+    for width in widths:
+        _write_slide(folder / str(width) / "slide.tif", (1000, width), 2)
+        peaks[width] = _run_command(folder / str(width), folder / f"{width}_out")["peak_mb"]
+    return {"height": 1000, "peak_mb": peaks}
+
+
+def _write_slide(path: Path, shape: tuple[int, int], num_skin: int) -> None:
+    """Write a tiled TIFF, tile by tile; the first tiles of each row show skin."""
     pictures = [draw_dermoscopy(np.random.default_rng(k), (_TILE, _TILE))[0] for k in range(_NUM_DIFFERENT)]
     glass = np.full((_TILE, _TILE, 3), _GLASS, dtype=np.uint8)
-    across = -(-side // _TILE)
 
     def tiles() -> Iterator[np.ndarray]:
-        for index in range(across * across):
-            row, column = divmod(index, across)
-            is_glass = column >= across // 2
-            yield glass if is_glass else pictures[(5 * row + column) % _NUM_DIFFERENT]
+        for row in range(-(-shape[0] // _TILE)):
+            for column in range(-(-shape[1] // _TILE)):
+                yield pictures[(5 * row + column) % _NUM_DIFFERENT] if column < num_skin else glass
 
     path.parent.mkdir()
     tifffile.imwrite(
-        path, tiles(), shape=(side, side, 3), dtype=np.uint8, tile=(_TILE, _TILE), compression="zlib", photometric="rgb"
+        path, tiles(), shape=(*shape, 3), dtype=np.uint8, tile=(_TILE, _TILE), compression="zlib", photometric="rgb"
     )
 
 

@@ -84,6 +84,9 @@ class TiffImage:
         across = -(-self.shape[1] // wide)
         rows, columns = range(top // tall, -(-(top + height) // tall)), range(left // wide, -(-(left + width) // wide))
         places = {row * across + column: (row * tall, column * wide) for row in rows for column in columns}
+        self._kept = {
+            index: tile for index, tile in self._kept.items() if index in places
+        }  # the others first, for room
         self._kept = {index: self._decoded(index) for index in places}
         region = np.zeros((height, width, 3), dtype=np.uint8)
         for index, (y, x) in places.items():

@@ -183,9 +183,11 @@ class _RowOfWindows:
         done, grid = top - self.top, self.grid
         if not done:
             return
-        rows = slice(max(0, grid.top - self.top), min(done, grid.top + grid.shape[0] - self.top))  # less the padding
+        begin, end = max(0, grid.top - self.top), min(done, grid.top + grid.shape[0] - self.top)  # less the padding
         columns = slice(grid.left, grid.left + grid.shape[1])
-        yield self.sums[:, rows, columns] / self.counts[:, rows, columns]
+        for row in range(begin, end, _ALIGNED):  # not at once, which would hold a second copy
+            rows = slice(row, min(row + _ALIGNED, end))
+            yield self.sums[:, rows, columns] / self.counts[:, rows, columns]
         for kept in (self.sums, self.counts):
             kept[:, : grid.side - done] = kept[:, done:].clone()
             kept[:, grid.side - done :] = 0
