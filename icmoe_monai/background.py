@@ -35,7 +35,7 @@ def is_background(window: np.ndarray, *, white: int = 225) -> bool:
     """
     if isinstance(white, bool) or not isinstance(white, int) or not _BLACK < white <= 255:
         raise InputError(f"white_level must be a whole number of {_BLACK + 1} to 255, got {white!r}.")
-    red, green, blue = np.moveaxis(window, -1, 0)  # a third of the time of min(axis=-1)
+    red, green, blue = np.moveaxis(window, -1, 0)  # much faster than min(axis=-1)
     least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
     empty = ((least >= white) & (most - least <= _COLOURLESS)) | (most <= _BLACK)
     return bool(np.count_nonzero(~empty) <= _DUST * empty.size)
