@@ -10,6 +10,7 @@ Letters: B windows in a batch; E experts; K output channels; H W image; h rows o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from math import gcd
 from typing import NamedTuple, cast
 
@@ -126,7 +127,7 @@ class StreamingVotingInferer:
         """Yield windows in their order, of which `sw_batch_size` are to be run and come with their pixels."""
         batch: list[tuple[tuple[int, int], Tensor | None]] = []
         waiting, band, band_top = 0, np.empty(0), -1
-        for top, left in grid.corners:
+        for top, left in product(grid.tops, grid.lefts):
             if top != band_top:
                 band, band_top = image.read(top, 0, min(grid.side, image.shape[0]), image.shape[1]), top
             pixels = band[:, left : left + grid.side]
@@ -134,7 +135,7 @@ class StreamingVotingInferer:
             batch.append(((top, left), self._window(pixels, grid) if is_run else None))
             waiting += is_run
             self.num_run, self.num_skipped = self.num_run + is_run, self.num_skipped + (not is_run)
-            if waiting == self.windows.sw_batch_size:
+            if waiting in (0, self.windows.sw_batch_size):
                 yield batch
                 batch, waiting = [], 0
         if batch:
@@ -157,10 +158,12 @@ class _Grid:
         self.height, self.width = max(shape[0], self.side), max(shape[1], self.side)
         self.top, self.left = (self.height - shape[0]) // 2, (self.width - shape[1]) // 2  # of the image in the padding
         step = max(1, int(self.side * (1 - cast(float, windows.overlap))))
-        size = (self.height, self.width)
-        steps = [self.side if length == self.side else step for length in size]
-        places = dense_patch_slices(size, (self.side, self.side), steps, return_slice=False)
-        self.corners = [(int(rows[0]), int(columns[0])) for rows, columns in cast(list, places)]
+        self.tops, self.lefts = (self._places(length, step) for length in (self.height, self.width))
+
+    def _places(self, length: int, step: int) -> list[int]:
+        """Return where windows begin along an axis."""
+        step = self.side if length == self.side else step
+        return [one.start for (one,) in dense_patch_slices((length,), (self.side,), (step,))]
 
 
 class _RowOfWindows:
