@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import autocast
+from icmoe_monai.memory import peak_bytes
 from icmoe_monai.network import ICMoE
 
 MOST_WINDOWS = 64  # more at a time save no more
@@ -106,35 +105,6 @@ def read_budget(budget: str) -> float:
     if found is None:
         raise InputError(f"budget must be a number with MB or GB, such as 4GB, got {budget!r}.")
     return float(found[1]) * _UNITS[found[2].upper()]
-
-
-def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Return the most memory that was held while something ran, in bytes.
-
-    Args:
-        run: What runs.
-        device: On a GPU what is allocated there counts, else all of the process.
-
-    Raises:
-        InputError: If the system does not tell a process's peak: only Linux does.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
-        run()
-        status = Path("/proc/self/status").read_text()
-    except OSError as error:
-        raise InputError(
-            "budget on a CPU is measured on Linux only, where a process may set back its peak memory: set "
-            "--sw_batch_size instead."
-        ) from error
-    peak = re.search(r"^VmHWM:\s*(\d+) kB", status, flags=re.MULTILINE)
-    return 1024 * int(peak[1]) if peak else 0
 
 
 def _told(size: float) -> str:

@@ -46,13 +46,23 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "Look whether something else lies in its place")
-        raise InputError(
-            f"Cannot write {path.name} in {path.parent}: {error.strerror or error}. {remedy}, or choose another folder."
-        ) from error
+        raise refusal(path, error) from error
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def refusal(path: Path, error: OSError) -> InputError:
+    """Return what to say when the system refuses to write a file.
+
+    Args:
+        path: The file.
+        error: The system's refusal.
+    """
+    remedy = _REMEDIES.get(error.errno or 0, "Look whether something else lies in its place")
+    return InputError(
+        f"Cannot write {path.name} in {path.parent}: {error.strerror or error}. {remedy}, or choose another folder."
+    )
 
 
 def check_file(path: str) -> None:

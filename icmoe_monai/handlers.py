@@ -24,6 +24,7 @@ from icmoe_monai.checkpoint import MODEL, TRAINER, TRUNK, save_weights, trained_
 from icmoe_monai.distributed import is_first
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import read_csv, write_csv
+from icmoe_monai.memory import peak_memory_mb
 from icmoe_monai.network import unwrapped
 from icmoe_monai.tensor_files import save_checkpoint
 from icmoe_monai.trunk import TrunkChangedError, describe_trunk, has_frozen_trunk
@@ -283,11 +284,8 @@ def _loss(engine: Engine) -> float:
 
 def _peak_memory() -> dict[str, str]:
     """Return the most memory held so far, in MB."""
-    peak = {}
-    status = Path("/proc/self/status")  # unlike getrusage's, its peak has no part of the process that started this one
-    for line in status.read_text().splitlines() if status.is_file() else []:
-        if line.startswith("VmHWM:"):
-            peak["peak_mb"] = f"{1024 * int(line.split()[1]) / 1e6:.1f}"
+    process = peak_memory_mb()
+    peak = {} if process is None else {"peak_mb": f"{process:.1f}"}
     if torch.cuda.is_initialized():
         peak["peak_gpu_mb"] = f"{torch.cuda.max_memory_allocated() / 1e6:.1f}"
     return peak

@@ -29,6 +29,7 @@ from icmoe_monai.distributed import by_first
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.journal import JOURNAL
+from icmoe_monai.large_images import LARGE_SUFFIXES
 from icmoe_monai.reading import SUFFIXES, count_frames, read_size, split_suffix
 
 _NUM_NAMED = 5
@@ -74,6 +75,7 @@ def find_inputs(
     demo_dir: str | None = None,
     min_size: int = 16,
     anonymous: bool | str = False,
+    large: bool = False,
 ) -> Inputs:
     """List the images of an inference run; of several processes the first looks, and all take what it found.
 
@@ -85,6 +87,7 @@ def find_inputs(
         min_size: Smallest height and width in pixels: the encoder's patch.
         anonymous: Replace file names by salted hashes (HMAC-SHA256). A string is the salt; True takes one from
             `<output_dir>/.salt`, which is made, readable by its owner only, and must not leave with the results.
+        large: Take the kinds of files that `large_images` reads, each as one case; what is in them is not looked at.
 
     Returns:
         The cases, sorted by name and within a series by position, and what was left out.
@@ -112,14 +115,15 @@ def find_inputs(
         if not root.exists():
             raise InputError(f"dataset_dir {dataset_dir} does not exist: correct the path.")
         _check_output_dir(root, Path(output_dir))
-        files, left_out = _files_of(root, Path(output_dir), rename)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        files = list(pool.map(partial(_look_at, min_size=min_size), files))
+        files, left_out = _files_of(root, Path(output_dir), rename, large)
+    if not large:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            files = list(pool.map(partial(_look_at, min_size=min_size), files))
     left_out += [{"name": file.name, "reason": file.no_image} for file in files if file.no_image]
     cases = _refuse_second_of_a_name([case for file in _in_order(files) for case in _cases_of(file)])
     if not cases:
-        raise InputError(f"No images in {dataset_dir} or its subfolders: put files with {', '.join(SUFFIXES)} or DICOM "
-                         f"files there.{_tell(left_out)}")  # fmt: skip
+        raise InputError(f"No images in {dataset_dir} or its subfolders: put files with {_kinds(large)} files there."
+                         f"{_tell(left_out)}")  # fmt: skip
     if left_out:
         _logger.warning("%d files are left out, as they are no images.%s", len(left_out), _tell(left_out))
     return Inputs(cases, left_out)
@@ -137,7 +141,7 @@ def _demo_files(folder: Path) -> list[_File]:
 def _check_output_dir(root: Path, output_dir: Path) -> None:
     """Refuse folders where writing results would overwrite the input or a data set's labels."""
     source, target = root.resolve(), output_dir.resolve()
-    for name in ("masks", "probabilities", "overlays", "segmentations", "volumes"):
+    for name in ("masks", "probabilities", "overlays", "segmentations", "volumes", "votes"):
         if source == target / name or target / name in source.parents:
             raise InputError(f"dataset_dir {root} lies in the results of output_dir: choose another output_dir.")
     if source == target:
@@ -147,14 +151,14 @@ def _check_output_dir(root: Path, output_dir: Path) -> None:
                          "choose another output_dir.")  # fmt: skip
 
 
-def _files_of(root: Path, output_dir: Path, rename: _Rename) -> tuple[list[_File], list[dict[str, str]]]:
+def _files_of(root: Path, output_dir: Path, rename: _Rename, large: bool) -> tuple[list[_File], list[dict[str, str]]]:
     if root.is_dir():
-        return _search(root, output_dir, rename)
-    if root.name.upper() == "DICOMDIR":
+        return _search(root, output_dir, rename, large)
+    if root.name.upper() == "DICOMDIR" and not large:
         paths = [Path(path) for path in dicom.read_dicomdir(str(root))]
         return [_found(path, root.parent, rename) for path in paths], []
-    if not _may_be_image(root):
-        raise InputError(f"{root} is no image of a kind that is read here ({', '.join(SUFFIXES)}, DICOM): convert it.")
+    if not _may_be_image(root, large):
+        raise InputError(f"{root} is no image of a kind that is read here ({_kinds(large)}): convert it.")
     return [_File(root, rename(root.name))], []
 
 
@@ -165,7 +169,7 @@ def _found(path: Path, root: Path, rename: _Rename) -> _File:
     return _File(path, name, failure=f"{name} is a link that leads out of dataset_dir: put the file itself there.")
 
 
-def _search(root: Path, output_dir: Path, rename: _Rename) -> tuple[list[_File], list[dict[str, str]]]:
+def _search(root: Path, output_dir: Path, rename: _Rename, large: bool) -> tuple[list[_File], list[dict[str, str]]]:
     searched = root
     if (root / "images").is_dir() and (root / "masks").is_dir():
         searched = root / "images"
@@ -178,15 +182,21 @@ def _search(root: Path, output_dir: Path, rename: _Rename) -> tuple[list[_File],
         file = _found(path, root, rename)
         if path.is_dir() and not file.failure:
             left_out.append({"name": f"{file.name}/", "reason": "results of an inference run"})
-        elif file.failure or _may_be_image(path):
+        elif file.failure or _may_be_image(path, large):
             files.append(file)
         else:
             left_out.append({"name": file.name, "reason": "no image of a kind that is read here"})
     return files, left_out
 
 
-def _may_be_image(path: Path) -> bool:
+def _may_be_image(path: Path, large: bool) -> bool:
+    if large:
+        return path.name.lower().endswith(LARGE_SUFFIXES)
     return path.name.lower().endswith(SUFFIXES) or dicom.is_dicom(str(path))
+
+
+def _kinds(large: bool) -> str:
+    return ", ".join(LARGE_SUFFIXES) if large else f"{', '.join(SUFFIXES)} or DICOM"
 
 
 def _visible_files(folder: Path, root: Path, output_dir: Path) -> Iterator[Path]:
@@ -283,7 +293,7 @@ def _refuse_second_of_a_name(cases: list[dict[str, Any]]) -> list[dict[str, Any]
         stem = split_suffix(case["name"])[0]
         if stem in first_with:
             first = first_with[stem]
-            case["failure"] = f"{first} and {case['name']} would both write the mask {stem}.png: rename one of them."
+            case["failure"] = f"{first} and {case['name']} would both write the mask {stem}: rename one of them."
         first_with.setdefault(stem, case["name"])
     return cases
 

@@ -21,7 +21,7 @@ from icmoe_monai.version import __version__
 CASE, VOLUME, NOTE = "case", "volume", "note"
 JOURNAL, _PART = "cases.jsonl", "cases.{}.jsonl"
 _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
-_FILES = ("mask", "overlay", "controlled", "disagreement_map")
+_FILES = ("mask", "overlay", "controlled", "disagreement_map", "votes")
 
 
 class Journal:

@@ -27,6 +27,7 @@ from icmoe_monai.masks import to_classes
 
 # A DICOM file may have any name: its content tells.
 SUFFIXES = (*pictures.SUFFIXES, *nifti.SUFFIXES)
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu")  # read by `large_images` only
 _SIDE_OF_NOTHING = 16  # pixels of the black image in the place of one that cannot be read
 
 
@@ -269,7 +270,7 @@ def split_suffix(name: str) -> tuple[str, str]:
         >>> split_suffix("a/b.nii.gz"), split_suffix("a/1.2.840")
         (('a/b', '.nii.gz'), ('a/1.2.840', ''))
     """
-    for suffix in (*SUFFIXES, *dicom.SUFFIXES):
+    for suffix in (*SUFFIXES, *dicom.SUFFIXES, *SLIDE_SUFFIXES):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)], name[-len(suffix) :]
     return name, ""

@@ -24,6 +24,7 @@ from icmoe_monai.version import __version__
 from icmoe_monai.volumes import VolumeWriter
 
 CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
+_FIGURES = ("foreground_pixels", "foreground_share", "area_mm2", "num_components", "reliability")
 _SECONDS_BETWEEN_REPORTS = 30.0
 _OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
@@ -52,6 +53,7 @@ class InferenceReport:
         labels: Names of the foreground classes.
         volumes: Who writes volumes, and is told of each case that is done.
         calibration: What is to be said of the run's calibration, as `Calibration.summary` returns it.
+        further: Keys of the items that are told of each case beside the usual ones.
 
     Example:
         >>> import json, tempfile
@@ -76,6 +78,7 @@ class InferenceReport:
         labels: Sequence[str] = ("foreground",),
         volumes: VolumeWriter | None = None,
         calibration: Mapping[str, Any] | None = None,
+        further: Sequence[str] = (),
     ) -> None:
         self.journal = journal
         self.cases = {case["name"]: case for case in cases}
@@ -84,6 +87,7 @@ class InferenceReport:
         self.labels = list(labels)
         self.volumes = volumes
         self.calibration = without_folders(dict(calibration or {}))
+        self.further = tuple(further)
         self._writing: deque[tuple[dict[str, Any], Future | None]] = deque()
         self._thumbnails: dict[str, bytes] = {}
         self._complete = self._finished = False
@@ -229,7 +233,15 @@ class InferenceReport:
             "controlled": item.get("controlled_path"),
             "disagreement_map": item.get("disagreement_path"),
         }
-        for key in ("foreground_pixels", "foreground_share", "area_mm2", "num_components", "reliability", *CALIBRATED):
+        for key in (
+            "foreground_pixels",
+            "foreground_share",
+            "area_mm2",
+            "num_components",
+            "reliability",
+            *CALIBRATED,
+            *self.further,
+        ):
             record[key] = item.get(key) if not failure else None
         return {**record, "seconds": round(seconds, 4)}
 

@@ -318,6 +318,7 @@ def _links(case: Mapping[str, Any]) -> list[tuple[str, str]]:
         "mask": "mask",
         "controlled": "risk-controlled mask",
         "disagreement_map": "disagreement",
+        "votes": "votes",
     }
     titles["volume"] = "DICOM Segmentation" if is_dicom else "NIfTI volume"
     paths = [(title, str(case[key])) for key, title in titles.items() if case.get(key)]

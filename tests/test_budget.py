@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from icmoe_monai import budget as module
-from icmoe_monai.budget import MOST_WINDOWS, choose_window_batch, peak_bytes, read_budget
+from icmoe_monai.budget import MOST_WINDOWS, choose_window_batch, read_budget
 from icmoe_monai.decoder import NoDetail
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import ICMoE
@@ -63,18 +63,3 @@ def test_without_a_budget_nothing_is_run() -> None:
 def test_a_budget_needs_a_unit(budget: object) -> None:
     with pytest.raises(InputError, match="budget must be a number with MB or GB, such as 4GB, got"):
         read_budget(budget)  # type: ignore[arg-type]
-
-
-def test_the_peak_is_that_of_what_ran() -> None:
-    small = peak_bytes(lambda: None, torch.device("cpu"))
-    large = peak_bytes(lambda: torch.ones(50_000_000), torch.device("cpu"))
-    assert large - small == pytest.approx(200 * MB, rel=0.1)
-
-
-def test_a_system_that_does_not_tell_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(module.Path, "write_text", refuse)
-    with pytest.raises(InputError, match="is measured on Linux only"):
-        peak_bytes(lambda: None, torch.device("cpu"))

@@ -171,7 +171,7 @@ def test_an_overlay_of_several_processes_overrides_only_what_is_there(name):
 OVERLAYS = sorted(
     path
     for path in CONFIGS.glob("**/*.yaml")
-    if path.parent.name not in ("studies", "experts") and path.stem != "federated"
+    if path.parent.name not in ("studies", "experts") and path.stem not in ("federated", "inference_large")
 )
 NEW_IN_OVERLAYS = {
     "pretrain": {"sets", "trunk_file", "load_best", "exporting"},

@@ -132,7 +132,7 @@ def test_second_input_for_one_mask_fails(tmp_path: Path) -> None:
     put(tmp_path / "x/a.jpg")
     put(tmp_path / "x/a.png")
     assert failures_in(tmp_path) == {
-        "x/a.png": "x/a.jpg and x/a.png would both write the mask x/a.png: rename one of them."
+        "x/a.png": "x/a.jpg and x/a.png would both write the mask x/a: rename one of them."
     }
 
 

@@ -95,3 +95,20 @@ def test_what_is_said_of_the_exported_files_is_in_the_exports_own():
             logits, probabilities = found["largest_logit_difference"], found["largest_probability_difference"]
             line = f"| `{name}` | {side} | {logits:.2g} | {probabilities:.1g} | {number} of {number} |"
             assert line in page
+
+
+def test_what_is_said_of_large_images_is_in_the_files():
+    text = " ".join((DOCS / "large.md").read_text().split())
+    slide, widths = (json.loads((DOCS / "results" / f"{name}.json").read_text()) for name in ("large", "large_widths"))
+    minutes, crop = slide["process_seconds"] / 60, slide["crop"]
+    for sentence in (
+        f"took {minutes:.0f} minutes and at most {slide['peak_mb']:,.0f} MB",
+        f"{slide['windows_run']:,} windows were run and {slide['windows_skipped']:,} skipped",
+        f"mask takes {slide['masks_mb']:.1f} MB, the votes {slide['votes_mb']:,.0f} MB",
+        f"{crop['pixels_that_differ']} of {crop['side'] ** 2:,} pixels differ",
+        f"{crop['peak_mb_in_memory']:,.0f} MB in memory, and {crop['peak_mb_in_strips']:,.0f} MB in strips",
+        *(f"| {int(width):,} | {peak:,.0f} |" for width, peak in widths["peak_mb"].items()),
+    ):
+        assert sentence in text, sentence
+    assert slide["peak_mb"] < 3000
+    assert slide["side"] == 20_000

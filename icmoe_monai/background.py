@@ -1,0 +1,41 @@
+"""Windows of a slide that show nothing: bare glass, or the black that a scanner puts where it did not look.
+
+A pixel is glass if its channels are all at least `white` and differ by at most 20, and unscanned if all are at most 10.
+A window is background if at most one in a thousand of its pixels is neither (dust), so that a thread of tissue keeps
+its window.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from icmoe_monai.errors import InputError
+
+_COLOURLESS = 20
+_BLACK = 10
+_DUST = 1e-3
+
+
+def is_background(window: np.ndarray, *, white: int = 225) -> bool:
+    """Tell whether a window shows nothing to segment.
+
+    Args:
+        window: RGB, uint8 (H, W, 3).
+        white: Least brightness of bare glass, 0..255.
+
+    Raises:
+        InputError: If `white` is out of its range.
+
+    Example:
+        >>> glass = np.full((64, 64, 3), 240, np.uint8)
+        >>> tissue = glass.copy()
+        >>> tissue[10:20, 10:20] = (180, 90, 160)
+        >>> is_background(glass), is_background(tissue)
+        (True, False)
+    """
+    if isinstance(white, bool) or not isinstance(white, int) or not _BLACK < white <= 255:
+        raise InputError(f"white_level must be a whole number of {_BLACK + 1} to 255, got {white!r}.")
+    red, green, blue = np.moveaxis(window, -1, 0)  # much faster than min(axis=-1)
+    least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    empty = ((least >= white) & (most - least <= _COLOURLESS)) | (most <= _BLACK)
+    return bool(np.count_nonzero(~empty) <= _DUST * empty.size)

@@ -1,0 +1,181 @@
+"""Whole slides and panoramic images: each is read, segmented and written in strips, one after the other.
+
+Letters: K output channels; E experts; H W image; h rows of a strip.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+from ignite.engine import Engine
+from torch import Tensor
+
+from icmoe_monai.deciding import decide
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import write_atomically
+from icmoe_monai.large_images import LargeImage, UnreadableImageError, open_large_image
+from icmoe_monai.memory import peak_memory_mb
+from icmoe_monai.network import ICMoE, unwrapped
+from icmoe_monai.overlay import draw_overlay
+from icmoe_monai.overview import Overview
+from icmoe_monai.pyramid_tiff import PyramidWriter
+from icmoe_monai.reading import split_suffix
+from icmoe_monai.streaming import StreamingVotingInferer, Strip
+
+_SECONDS_BETWEEN_WORDS = 30.0
+_logger = logging.getLogger(__name__)
+
+
+class LargeSegmenter:
+    """What an evaluator does with a case (its `iteration_update`): segment a large image into files.
+
+    Writes `masks/<name>.tif`, 0 and 255 or class indices, `votes/<name>.tif`, each expert's vote in 0..255, both
+    pyramidal, and `overlays/<name>.png`, a small picture with what was found outlined. An image that cannot be used
+    becomes a case with a `failure`.
+
+    Args:
+        network: The network.
+        inferer: The streaming inferer.
+        output_dir: Folder of the results.
+        labels: Names of the foreground classes.
+        level: Level of the files' pyramids that is segmented; 0 is the full size.
+        votes: Write the votes.
+        device: Where the network is.
+
+    Raises:
+        InputError: If the level is no whole number of at least 0, or a file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from icmoe_monai.inferers import SlidingWindowVotingInferer
+        >>> windows = SlidingWindowVotingInferer(roi_size=32)
+        >>> inferer = StreamingVotingInferer(windows=windows, pixel_mean=[127] * 3, pixel_std=[60] * 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30), (200, 90, 150)).save(f"{folder}/a.png")
+        ...     segment = LargeSegmenter(network=ICMoE().eval(), inferer=inferer, output_dir=f"{folder}/out")
+        ...     (case,) = segment(Engine(segment), {"image": f"{folder}/a.png", "name": "a.png"})
+        ...     tifffile.imread(f"{folder}/out/{case['votes']}").shape, case["mask_path"], case["windows_run"]
+        ((30, 40, 3), 'masks/a.tif', 2)
+    """
+
+    def __init__(
+        self,
+        *,
+        network: ICMoE,
+        inferer: StreamingVotingInferer,
+        output_dir: str | Path,
+        labels: Sequence[str] = ("foreground",),
+        level: int = 0,
+        votes: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if isinstance(level, bool) or not isinstance(level, int) or level < 0:
+            raise InputError(f"level must be a whole number of at least 0, got {level!r}.")
+        self.network = network
+        self.inferer = inferer
+        self.output_dir = Path(output_dir)
+        self.labels = list(labels)
+        self.level = level
+        self.votes = votes
+        self.device = device
+
+    def __call__(self, engine: Engine, case: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Segment one image.
+
+        Args:
+            engine: The evaluator, which is not asked anything.
+            case: `image`, the file, and `name`, by which the results are named.
+
+        Returns:
+            The case alone in a list, with what `InferenceReport` tells of it.
+        """
+        item, name = dict(case), str(case["name"])
+        try:
+            with open_large_image(str(case["image"]), level=self.level) as image:
+                item |= self._segment(image, name)
+        except UnreadableImageError as error:
+            item["failure"] = str(error).replace(str(case["image"]), name)
+        return [item]
+
+    def _segment(self, image: LargeImage, name: str) -> dict[str, Any]:
+        stem = split_suffix(name)[0]
+        overview = Overview(image)
+        found: dict[str, Any] = {"mask_path": f"masks/{stem}.tif", "overlay_path": f"overlays/{stem}.png"}
+        if self.votes:
+            found["votes"] = f"votes/{stem}.tif"
+        pixels = self._write_strips(overview, name, found)
+        spacing = None if image.spacing_um is None else [step / 1000 for step in image.spacing_um]
+        self._write_overview(overview, found)
+        return found | {
+            "mask_shape": image.shape,
+            "spacing_mm": spacing,
+            "foreground_pixels": [int(count) for count in pixels],
+            "foreground_share": [float(count) / (image.shape[0] * image.shape[1]) for count in pixels],
+            "area_mm2": None if spacing is None else [float(count) * spacing[0] * spacing[1] for count in pixels],
+            "windows_run": self.inferer.num_run,
+            "windows_skipped": self.inferer.num_skipped,
+            "peak_mb": peak_memory_mb(),
+        }
+
+    def _write_strips(self, image: Overview, name: str, found: Mapping[str, Any]) -> np.ndarray:
+        """Write mask and votes, and return the pixels of each foreground class."""
+        network = unwrapped(self.network)
+        num_experts = len(network.expert_names)
+        pixels = np.zeros(len(self.labels) + 1, dtype=np.int64)
+        with ExitStack() as stack:
+            mask = stack.enter_context(self._writer(found["mask_path"], image))
+            # entered last and so written first, as a case with its mask counts as done
+            votes = stack.enter_context(self._writer(found["votes"], image, num_experts)) if self.votes else None
+            for strip in _with_progress(self.inferer(image, network, self.device), name, image.shape[0]):
+                classes = self._decided(strip.prediction[: network.out_channels], name)
+                pixels += np.bincount(classes.ravel(), minlength=len(pixels))
+                mask.add(classes * np.uint8(255) if network.out_channels == 1 else classes)
+                if votes is not None:
+                    votes.add(_as_bytes(strip.prediction[-num_experts:]))
+        return pixels[1:]
+
+    def _writer(self, path: str, image: LargeImage, num_samples: int = 1) -> PyramidWriter:
+        return PyramidWriter(
+            self.output_dir / path, shape=image.shape, num_samples=num_samples, spacing_um=image.spacing_um
+        )
+
+    def _decided(self, probabilities: Tensor, name: str) -> np.ndarray:
+        if not bool(torch.isfinite(probabilities).all()):
+            raise UnreadableImageError(
+                f"The prediction of {name} is not a number in places, so it has no mask: the checkpoint is damaged. "
+                "Load another one."
+            )
+        return decide(probabilities)[0].cpu().numpy()
+
+    def _write_overview(self, overview: Overview, found: Mapping[str, Any]) -> None:
+        classes = tifffile.imread(self.output_dir / found["mask_path"], level=overview.level)
+        if len(self.labels) == 1:
+            classes = classes // 255
+        scale = 2**overview.level / 1000
+        spacing = overview.spacing_um and (overview.spacing_um[0] * scale, overview.spacing_um[1] * scale)
+        picture = draw_overlay(overview.picture(), classes, labels=self.labels, spacing=spacing)
+        write_atomically(self.output_dir / found["overlay_path"], lambda path: picture.save(path, format="PNG"))
+
+
+def _with_progress(strips: Iterator[Strip], name: str, height: int) -> Iterator[Strip]:
+    """Say now and then how far an image is."""
+    last = time.monotonic()
+    for strip in strips:
+        yield strip
+        if time.monotonic() - last > _SECONDS_BETWEEN_WORDS:
+            last = time.monotonic()
+            _logger.info("%s: %d %% done", name, 100 * (strip.top + strip.prediction.shape[1]) // height)
+
+
+def _as_bytes(votes: Tensor) -> np.ndarray:
+    """Return votes (E, h, W) in 0..1 as uint8 (h, W, E) in 0..255."""
+    return (votes * 255).round().to(torch.uint8).movedim(0, -1).cpu().numpy()

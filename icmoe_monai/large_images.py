@@ -1,0 +1,184 @@
+"""Images too large for memory, read region by region.
+
+`open_large_image` chooses who reads: tifffile for TIFF, OME-TIFF and SVS (`large_tiff`), OpenSlide, where it is
+installed, for the scanners' other formats, and `pictures` for PNG, JPEG and the like, which hold no regions and are
+read whole, within the limits there. All give upright RGB of 8 bits.
+
+Letters: H W size of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from icmoe_monai import pictures
+from icmoe_monai.errors import InputError
+from icmoe_monai.files import check_file
+from icmoe_monai.large_tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError
+from icmoe_monai.reading import SLIDE_SUFFIXES
+
+LARGE_SUFFIXES = (*pictures.SUFFIXES, *SLIDE_SUFFIXES)
+_LONGEST = 500_000  # pixels of a side; a header can claim any number, and memory is that of a row of windows
+
+
+class LargeImage(Protocol):
+    """An image that is read in regions.
+
+    Attributes:
+        shape: (H, W).
+        spacing_um: Micrometres between rows and between columns, or None if the file does not tell.
+    """
+
+    shape: tuple[int, int]
+    spacing_um: tuple[float, float] | None
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Return a region inside the image, uint8 (height, width, 3), RGB."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+@contextmanager
+def open_large_image(path: str, *, level: int = 0) -> Iterator[LargeImage]:
+    """Open an image for reading in regions, and close it at the end of the block.
+
+    Args:
+        path: The file.
+        level: Which level of the file's pyramid; 0 is the full size, and the only one of a file without a pyramid.
+
+    Raises:
+        UnreadableImageError: If the file cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30), (9, 8, 7)).save(f"{folder}/a.tif")
+        ...     with open_large_image(f"{folder}/a.tif") as image:
+        ...         print(image.shape, image.spacing_um, image.read(28, 38, 2, 2)[1, 1])
+        (30, 40) None [9 8 7]
+    """
+    image = _open(path, level)
+    try:
+        height, width = image.shape
+        if max(height, width) > _LONGEST:
+            raise UnreadableImageError(
+                f"{path} claims {width} x {height} pixels, and at most {_LONGEST} a side are read: choose a smaller "
+                "level of its pyramid (--level), or cut it."
+            )
+        yield image
+    finally:
+        image.close()
+
+
+class PlainImage:
+    """A picture without regions, held in memory.
+
+    Args:
+        path: The file.
+        level: 0, as there is no pyramid.
+
+    Raises:
+        UnreadableImageError: If the file cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (40, 30), 5).save(f"{folder}/a.png")
+        ...     PlainImage(f"{folder}/a.png").read(0, 0, 1, 2).tolist()
+        [[[5, 5, 5], [5, 5, 5]]]
+    """
+
+    spacing_um: tuple[float, float] | None = None
+
+    def __init__(self, path: str, level: int = 0) -> None:
+        if level:
+            raise UnreadableImageError(f"{path} has no level {level}, as it holds no pyramid: set level to 0.")
+        try:
+            self._pixels = pictures.decode_rgb(path).round().astype(np.uint8)
+        except InputError as error:
+            raise UnreadableImageError(str(error)) from error
+        self.shape = (self._pixels.shape[0], self._pixels.shape[1])
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Return a region, uint8 (height, width, 3)."""
+        return self._pixels[top : top + height, left : left + width]
+
+    def close(self) -> None:
+        """Do nothing: the file is closed already."""
+
+
+class ScannerImage:
+    """A slide in a scanner's own format, by OpenSlide; what was not scanned is white.
+
+    Args:
+        path: The file.
+        level: Level of its pyramid.
+
+    Raises:
+        UnreadableImageError: If OpenSlide is not installed, or cannot read the file.
+    """
+
+    def __init__(self, path: str, level: int = 0) -> None:
+        openslide = _openslide(path)
+        try:
+            self._slide: Any = openslide.OpenSlide(path)
+        except (openslide.OpenSlideError, OSError) as error:
+            raise UnreadableImageError(f"{path} cannot be read by OpenSlide ({error}): copy it again.") from error
+        self._errors = (openslide.OpenSlideError, OSError)
+        if not 0 <= level < self._slide.level_count:
+            raise UnreadableImageError(f"{path} has levels 0 to {self._slide.level_count - 1}, and level is {level}.")
+        self._path, self._level = path, level
+        width, height = self._slide.level_dimensions[level]
+        self.shape = (height, width)
+        full_width, full_height = self._slide.level_dimensions[0]
+        self._scale = (full_height / height, full_width / width)
+        found = [self._slide.properties.get(f"openslide.mpp-{axis}") for axis in "yx"]
+        self.spacing_um = (float(found[0]) * self._scale[0], float(found[1]) * self._scale[1]) if all(found) else None
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Return a region, uint8 (height, width, 3).
+
+        Raises:
+            UnreadableImageError: If it cannot be decoded.
+        """
+        corner = (round(left * self._scale[1]), round(top * self._scale[0]))  # in pixels of level 0
+        try:
+            pixels = np.asarray(self._slide.read_region(corner, self._level, (width, height)))
+        except self._errors as error:
+            raise UnreadableImageError(f"{self._path} is damaged ({error}): copy it again.") from error
+        return np.where(pixels[..., 3:] == 0, np.uint8(255), pixels[..., :3])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._slide.close()
+
+
+def _open(path: str, level: int) -> LargeImage:
+    try:
+        check_file(path)
+    except InputError as error:
+        raise UnreadableImageError(str(error)) from error
+    if path.lower().endswith(TIFF_SUFFIXES):
+        return TiffImage(path, level)
+    if path.lower().endswith(SLIDE_SUFFIXES):
+        return ScannerImage(path, level)
+    return PlainImage(path, level)
+
+
+def _openslide(path: str) -> ModuleType:
+    try:
+        import openslide
+    except (ImportError, OSError) as error:  # the library itself may be missing, or its binary part
+        raise UnreadableImageError(
+            f"{path} needs OpenSlide, which is not installed: pip install openslide-python openslide-bin, or save the "
+            "slide as a tiled TIFF."
+        ) from error
+    return openslide

@@ -1,0 +1,218 @@
+"""Vote over an image of any size while only one row of windows is in memory.
+
+The windows, their importance, the batches and the order of all sums are those of `SlidingWindowVotingInferer`, so that
+what comes out is the same to the last bit. They come row by row; once a lower row begins, no window adds to the pixel
+rows above it any more: these are normalised, voted and handed on.
+
+Letters: B windows in a batch; E experts; K output channels; H W image; h rows of a strip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import gcd
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from monai.data.utils import dense_patch_slices
+from monai.transforms.intensity.array import NormalizeIntensity
+from torch import Tensor
+from torch.nn import functional as F
+
+from icmoe_monai.background import is_background
+from icmoe_monai.inferers import SlidingWindowVotingInferer, autocast, vote
+from icmoe_monai.large_images import LargeImage
+from icmoe_monai.network import ICMoE, unwrapped
+
+_VOTED_AT_ONCE = 1 << 20  # pixels; a vote takes some forty numbers for each
+_ALIGNED = 32  # numbers that PyTorch computes at once; what is left over at the end differs in the last bit
+
+
+class Strip(NamedTuple):
+    """Some rows of the result.
+
+    Attributes:
+        top: The first of the rows.
+        prediction: Voted and experts' probabilities, and votes, (K + E K + E, h, W).
+    """
+
+    top: int
+    prediction: Tensor
+
+
+class StreamingVotingInferer:
+    """Segment large images in strips, from top to bottom.
+
+    Args:
+        windows: The inferer whose windows these are; it gives the window's size, overlap, batch and precision.
+        pixel_mean: Mean of each colour, 0..255.
+        pixel_std: Deviation of each colour.
+        skip_background: Do not run the network on windows that `is_background`: their probability is 0 for any
+            foreground, and their votes are equal.
+        white_level: As `is_background` has it.
+
+    Attributes:
+        num_run: Windows that went through the network in the last image.
+        num_skipped: Windows that did not.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from icmoe_monai.large_images import open_large_image
+        >>> windows = SlidingWindowVotingInferer(roi_size=32, overlap=0.25)
+        >>> inferer = StreamingVotingInferer(windows=windows, pixel_mean=[127] * 3, pixel_std=[60] * 3)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 60), (200, 90, 150)).save(f"{folder}/a.png")
+        ...     with open_large_image(f"{folder}/a.png") as image:
+        ...         strips = list(inferer(image, ICMoE().eval()))
+        >>> [(strip.top, tuple(strip.prediction.shape)) for strip in strips], inferer.num_run
+        ([(0, (7, 24, 40)), (24, (7, 4, 40)), (28, (7, 32, 40))], 6)
+    """
+
+    def __init__(
+        self,
+        *,
+        windows: SlidingWindowVotingInferer,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        skip_background: bool = True,
+        white_level: int = 225,
+    ) -> None:
+        self.windows = windows
+        self.normalise = NormalizeIntensity(subtrahend=pixel_mean, divisor=pixel_std, channel_wise=True)
+        self.skip_background = skip_background
+        self.white_level = white_level
+        is_background(np.zeros((1, 1, 3), dtype=np.uint8), white=white_level)  # a wrong level fails here, not later
+        self.num_run = self.num_skipped = 0
+
+    @torch.inference_mode()
+    def __call__(self, image: LargeImage, network: ICMoE, device: torch.device | str = "cpu") -> Iterator[Strip]:
+        """Segment an image.
+
+        Args:
+            image: The image.
+            network: The network, in eval mode.
+            device: Where it is, and where the row of windows is kept.
+
+        Yields:
+            Strips that follow each other from the first row to the last.
+        """
+        network = unwrapped(network)
+        top, width = 0, image.shape[1]
+        step = _ALIGNED // gcd(width, _ALIGNED)  # rows, so that strips begin where the whole image's vectors do
+        most = max(1, _VOTED_AT_ONCE // width // step) * step
+        for maps in _regrouped(self._stitched(image, network, torch.device(device)), step, most):
+            yield Strip(top, vote(maps[None], network, with_experts=True)[0])
+            top += maps.shape[1]
+
+    def _stitched(self, image: LargeImage, network: ICMoE, device: torch.device) -> Iterator[Tensor]:
+        """Yield the stitched maps of the image, (E K + E, h, W), some rows after the others."""
+        self.num_run = self.num_skipped = 0
+        grid = _Grid(image.shape, self.windows)
+        num_maps = len(network.expert_names) * (network.out_channels + 1)
+        row = _RowOfWindows(grid, num_maps, cast(Tensor, self.windows.roi_weight_map).to(device))
+        nothing = _nothing(network, num_maps).to(device)
+        for batch in self._batches(image, grid):
+            pixels = [window for _, window in batch if window is not None]
+            with autocast(device, self.windows.amp):
+                maps = iter(network.expert_maps(torch.stack(pixels).to(device)) if pixels else ())
+            for (top, left), window in batch:
+                yield from row.advance(top)
+                row.add(left, nothing if window is None else next(maps))
+        yield from row.advance(grid.height)
+
+    def _batches(self, image: LargeImage, grid: _Grid) -> Iterator[list[tuple[tuple[int, int], Tensor | None]]]:
+        """Yield windows in their order, of which `sw_batch_size` are to be run and come with their pixels."""
+        batch: list[tuple[tuple[int, int], Tensor | None]] = []
+        waiting, band, band_top = 0, np.empty(0), -1
+        for top, left in product(grid.tops, grid.lefts):
+            if top != band_top:
+                band, band_top = image.read(top, 0, min(grid.side, image.shape[0]), image.shape[1]), top
+            pixels = band[:, left : left + grid.side]
+            is_run = not (self.skip_background and is_background(pixels, white=self.white_level))
+            batch.append(((top, left), self._window(pixels, grid) if is_run else None))
+            waiting += is_run
+            self.num_run, self.num_skipped = self.num_run + is_run, self.num_skipped + (not is_run)
+            if waiting in (0, self.windows.sw_batch_size):
+                yield batch
+                batch, waiting = [], 0
+        if batch:
+            yield batch
+
+    def _window(self, pixels: np.ndarray, grid: _Grid) -> Tensor:
+        """Return a window as the network sees it, (3, side, side); zeros around an image that is smaller."""
+        channels = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
+        normal = torch.as_tensor(self.normalise(channels))
+        missing_rows, missing_columns = grid.side - normal.shape[1], grid.side - normal.shape[2]
+        return F.pad(normal, (grid.left, missing_columns - grid.left, grid.top, missing_rows - grid.top))
+
+
+class _Grid:
+    """Where MONAI's `sliding_window_inference` puts its windows, on the image padded to at least one window."""
+
+    def __init__(self, shape: tuple[int, int], windows: SlidingWindowVotingInferer) -> None:
+        self.shape = shape
+        self.side = int(cast(Sequence[int], windows.roi_size)[0])
+        self.height, self.width = max(shape[0], self.side), max(shape[1], self.side)
+        self.top, self.left = (self.height - shape[0]) // 2, (self.width - shape[1]) // 2  # of the image in the padding
+        step = max(1, int(self.side * (1 - cast(float, windows.overlap))))
+        self.tops, self.lefts = (self._places(length, step) for length in (self.height, self.width))
+
+    def _places(self, length: int, step: int) -> list[int]:
+        """Return where windows begin along an axis."""
+        step = self.side if length == self.side else step
+        return [one.start for (one,) in dense_patch_slices((length,), (self.side,), (step,))]
+
+
+class _RowOfWindows:
+    """The sums of weighted maps, and of the weights, over the rows that one row of windows covers."""
+
+    def __init__(self, grid: _Grid, num_maps: int, weights: Tensor) -> None:
+        self.grid, self.top = grid, 0
+        self.weights = weights.reshape(1, grid.side, grid.side)
+        self.sums = weights.new_zeros(num_maps, grid.side, grid.width)
+        self.counts = weights.new_zeros(1, grid.side, grid.width)
+
+    def add(self, left: int, maps: Tensor) -> None:
+        """Add a window's maps, (E K + E, side, side)."""
+        columns = slice(left, left + self.grid.side)
+        self.sums[..., columns] += maps * self.weights
+        self.counts[..., columns] += self.weights
+
+    def advance(self, top: int) -> Iterator[Tensor]:
+        """Yield the image's maps, (E K + E, h, W), above a row of windows, if it is a new one, and begin there."""
+        done, grid = top - self.top, self.grid
+        if not done:
+            return
+        begin, end = max(0, grid.top - self.top), min(done, grid.top + grid.shape[0] - self.top)  # less the padding
+        columns = slice(grid.left, grid.left + grid.shape[1])
+        for row in range(begin, end, _ALIGNED):  # not at once, which would hold a second copy
+            rows = slice(row, min(row + _ALIGNED, end))
+            yield self.sums[:, rows, columns] / self.counts[:, rows, columns]
+        for kept in (self.sums, self.counts):
+            kept[:, : grid.side - done] = kept[:, done:].clone()
+            kept[:, grid.side - done :] = 0
+        self.top = top
+
+
+def _nothing(network: ICMoE, num_maps: int) -> Tensor:
+    """Return the maps of a window that shows nothing: no foreground, no preference of the gate, (E K + E, 1, 1)."""
+    maps = torch.zeros(num_maps, 1, 1)
+    if network.out_channels > 1:
+        maps[: -len(network.expert_names) : network.out_channels] = 1
+    return maps
+
+
+def _regrouped(parts: Iterator[Tensor], step: int, most: int) -> Iterator[Tensor]:
+    """Cut maps (C, h, W) anew into at most so many rows, a multiple of a step but for the last."""
+    rest: Tensor | None = None
+    for part in parts:
+        rows = part if rest is None else torch.cat([rest, part], dim=1)
+        whole = rows.shape[1] // step * step
+        for first in range(0, whole, most):
+            yield rows[:, first : min(first + most, whole)]
+        rest = rows[:, whole:].clone()
+    if rest is not None and rest.shape[1]:
+        yield rest

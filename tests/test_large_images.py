@@ -1,0 +1,265 @@
+"""Regions of large images: every kind of file gives the pixels that were put in, or a sentence."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from icmoe_monai.large_images import UnreadableImageError, open_large_image
+
+SHAPE = (150, 211)
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
+
+
+def read_in_parts(path: Path, level: int = 0) -> np.ndarray:
+    """Return an image put together of regions that end neither at tiles nor at strips."""
+    with open_large_image(str(path), level=level) as image:
+        height, width = image.shape
+        result = np.zeros((height, width, 3), dtype=np.uint8)
+        for top in range(0, height, 37):
+            for left in range(0, width, 50):
+                h, w = min(37, height - top), min(50, width - left)
+                result[top : top + h, left : left + w] = image.read(top, left, h, w)
+    return result
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"tile": (32, 64)},
+        {"tile": (32, 64), "compression": "zlib", "predictor": True},
+        {"tile": (256, 256), "compression": "zlib"},
+        {"tile": (32, 64), "bigtiff": True},
+        {"rowsperstrip": 7},
+        {"rowsperstrip": 150, "compression": "zlib"},
+    ],
+    ids=["tiles", "deflated", "one large tile", "BigTIFF", "strips", "one strip"],
+)
+def test_a_tiff_gives_its_pixels(tmp_path: Path, pixels: np.ndarray, how: dict) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", **how)
+    np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), pixels)
+
+
+@pytest.mark.parametrize(("photometric", "sign"), [("minisblack", 1), ("miniswhite", -1)])
+def test_grey_becomes_rgb_and_white_is_zero_is_inverted(
+    tmp_path: Path, pixels: np.ndarray, photometric: str, sign: int
+) -> None:
+    grey = pixels[..., 0]
+    tifffile.imwrite(tmp_path / "a.tif", grey, photometric=photometric, tile=(64, 64))
+    expected = grey if sign == 1 else 255 - grey
+    np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), np.repeat(expected[..., None], 3, axis=-1))
+
+
+def test_transparency_is_passed_over(tmp_path: Path, pixels: np.ndarray) -> None:
+    with_alpha = np.concatenate([pixels, np.full((*SHAPE, 1), 9, np.uint8)], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", with_alpha, photometric="rgb", extrasamples=["unassalpha"], tile=(64, 64))
+    np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), pixels)
+
+
+def test_each_tile_is_decoded_once_for_a_row_of_regions(tmp_path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(32, 32))
+    with open_large_image(str(tmp_path / "a.tif")) as image:
+        decode, calls = image._page.decode, []  # type: ignore[attr-defined]
+        image._page = SpyPage(image._page, lambda *a, **k: calls.append(a[1]) or decode(*a, **k))  # type: ignore[attr-defined]
+        for top in (0, 16, 32, 48):
+            image.read(top, 0, 32, SHAPE[1])
+    assert len(calls) == len(set(calls)) == 3 * 7  # rows 0 to 79 lie in three rows of seven tiles
+
+
+class SpyPage:
+    """A page whose decoding is watched."""
+
+    def __init__(self, page: object, decode: object) -> None:
+        self.page, self.decode = page, decode
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.page, name)
+
+
+@pytest.fixture
+def pyramid(tmp_path: Path, pixels: np.ndarray) -> Path:
+    path = tmp_path / "pyramid.tif"
+    with tifffile.TiffWriter(path) as file:
+        about = {"photometric": "rgb", "tile": (32, 32), "resolutionunit": "CENTIMETER"}
+        file.write(pixels, subifds=1, resolution=(40_000, 20_000), **about)
+        file.write(pixels[::2, ::2], subfiletype=1, resolution=(20_000, 10_000), **about)
+    return path
+
+
+def test_a_level_of_a_pyramid_has_its_own_pixels_and_spacing(pyramid: Path, pixels: np.ndarray) -> None:
+    np.testing.assert_array_equal(read_in_parts(pyramid, level=1), pixels[::2, ::2])
+    with open_large_image(str(pyramid)) as full, open_large_image(str(pyramid), level=1) as half:
+        assert full.spacing_um == pytest.approx((0.5, 0.25))
+        assert half.spacing_um == pytest.approx((1.0, 0.5), rel=0.01)
+
+
+def test_ome_and_svs_tell_their_spacing(tmp_path: Path, pixels: np.ndarray) -> None:
+    sizes = {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.25}
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, photometric="rgb", tile=(64, 64), metadata=sizes)
+    note = "Aperio Image Library v1\n211x150 (64x64)|AppMag = 20|MPP = 0.4990|Left = 1"
+    tifffile.imwrite(tmp_path / "a.svs", pixels, photometric="rgb", tile=(64, 64), description=note, metadata=None)
+    for name, expected in (("a.ome.tif", (0.25, 0.5)), ("a.svs", (0.499, 0.499))):
+        with open_large_image(str(tmp_path / name)) as image:
+            assert image.spacing_um == pytest.approx(expected), name
+            np.testing.assert_array_equal(image.read(0, 0, *SHAPE), pixels)
+
+
+def test_a_printers_resolution_is_no_scale(tmp_path: Path, pixels: np.ndarray) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", resolution=(300, 300), resolutionunit="INCH")
+    with open_large_image(str(tmp_path / "a.tif")) as image:
+        assert image.spacing_um is None
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp"])
+def test_a_picture_without_regions_is_read_whole(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(read_in_parts(tmp_path / f"a.{suffix}"), pixels)
+
+
+def test_a_tile_that_was_never_written_is_black(tmp_path: Path) -> None:
+    tiles = iter([np.full((32, 32), 7, np.uint8), None])
+    tifffile.imwrite(tmp_path / "a.tif", tiles, shape=(32, 64), dtype=np.uint8, tile=(32, 32))
+    assert read_in_parts(tmp_path / "a.tif")[0, [0, 40], 0].tolist() == [7, 0]
+
+
+REFUSED = {
+    "deep": (lambda p, a: tifffile.imwrite(p, a.astype(np.uint16), photometric="rgb"), "stores uint16 values"),
+    "planar": (
+        lambda p, a: tifffile.imwrite(p, a.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate"),
+        "colours one after the other",
+    ),
+    "planes": (lambda p, a: tifffile.imwrite(p, np.stack([a, a]), photometric="rgb"), "holds 2 planes"),
+    "palette": (
+        lambda p, a: tifffile.imwrite(p, a[..., 0], photometric="palette", colormap=np.zeros((3, 256), np.uint16)),
+        "stores PALETTE colours",
+    ),
+    "turned": (
+        lambda p, a: tifffile.imwrite(p, a, photometric="rgb", extratags=[(274, 3, 1, 6, True)]),
+        "is stored turned",
+    ),
+    "empty": (lambda p, a: p.touch(), "is empty"),
+    "text": (lambda p, a: p.write_text("no picture, just text"), "is no TIFF that can be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_would_be_read_wrong_is_refused_in_a_sentence(tmp_path: Path, pixels: np.ndarray, kind: str) -> None:
+    write, sentence = REFUSED[kind]
+    write(tmp_path / "a.tif", pixels)
+    with pytest.raises(UnreadableImageError, match=sentence), open_large_image(str(tmp_path / "a.tif")):
+        pass
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_file_cut_short_fails_at_the_region_that_is_missing(
+    tmp_path: Path, pixels: np.ndarray, compression: str | None
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(32, 32), compression=compression)
+    path.write_bytes(path.read_bytes()[:-20_000])
+    with open_large_image(str(path)) as image:
+        np.testing.assert_array_equal(image.read(0, 0, 32, 32), pixels[:32, :32])
+        with pytest.raises(UnreadableImageError, match="is damaged, or cut short"):
+            image.read(0, 0, *SHAPE)
+
+
+def test_a_level_that_is_not_there_names_those_that_are(pyramid: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImageError, match="no level 2; it has 0: 211 x 150, 1: 106 x 75"):
+        read_in_parts(pyramid, level=2)
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    with pytest.raises(UnreadableImageError, match="holds no pyramid: set level to 0"):
+        read_in_parts(tmp_path / "a.png", level=1)
+
+
+def test_a_header_that_claims_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((600, 500), np.uint8), rowsperstrip=600, compression="zlib")
+    monkeypatch.setattr("icmoe_monai.large_images._LONGEST", 550)
+    with pytest.raises(UnreadableImageError, match="claims 500 x 600 pixels"):
+        read_in_parts(tmp_path / "a.tif")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    with pytest.raises(UnreadableImageError, match=r"no tiles, or huge ones \(500 x 600 pixels\)"):
+        read_in_parts(tmp_path / "a.tif")
+
+
+def test_a_missing_decoder_is_named(tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(32, 32))
+
+    def decode(*_: object, **__: object) -> None:
+        raise ValueError("<COMPRESSION.JPEG: 7> requires the 'imagecodecs' package")
+
+    with open_large_image(str(tmp_path / "a.tif")) as image:
+        image._page = SpyPage(image._page, decode)  # type: ignore[attr-defined]
+        with pytest.raises(UnreadableImageError, match="whose decoder is not installed: pip install imagecodecs"):
+            image.read(0, 0, 32, 32)
+
+
+def test_a_jpeg_compressed_tiff_is_read_where_its_decoder_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("imagecodecs", reason="JPEG in TIFF needs imagecodecs, an extra")
+    smooth = np.broadcast_to(np.linspace(20, 220, SHAPE[1])[None, :, None], (*SHAPE, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", smooth, photometric="rgb", tile=(64, 64), compression="jpeg")
+    assert np.abs(read_in_parts(tmp_path / "a.tif").astype(int) - smooth).max() < 8
+
+
+def test_without_openslide_a_scanners_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.mrxs").write_bytes(b"\xff\xd8")
+    usual = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name == "openslide":
+            raise ImportError(name)
+        return usual(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UnreadableImageError, match="needs OpenSlide, which is not installed"):
+        read_in_parts(tmp_path / "a.mrxs")
+
+
+class FakeSlide:
+    """OpenSlide's interface over an array, four times reduced at level 1; what is left of column 5 was not scanned."""
+
+    level_count = 2
+    properties = {"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5"}  # noqa: RUF012
+
+    def __init__(self, path: str) -> None:
+        self.pixels = np.asarray(Image.open(path).convert("RGBA")).copy()
+        self.pixels[:, :5, 3] = 0
+        self.level_dimensions = [(self.pixels.shape[1], self.pixels.shape[0]), (self.pixels.shape[1] // 4, 37)]
+
+    def read_region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        left, top = (place // 4**level for place in corner)
+        level_pixels = self.pixels[:: 4**level, :: 4**level]
+        return Image.fromarray(level_pixels[top : top + size[1], left : left + size[0]])
+
+    def close(self) -> None:
+        pass
+
+
+def test_openslide_is_asked_for_the_region_of_a_level(
+    tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        sys.modules, "openslide", SimpleNamespace(OpenSlide=FakeSlide, OpenSlideError=type("E", (Exception,), {}))
+    )
+    size = (SHAPE[1] // 4 * 4, 148)
+    Image.fromarray(pixels).crop((0, 0, *size)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.ndpi")
+    with open_large_image(str(tmp_path / "a.ndpi")) as image:
+        region = image.read(10, 3, 4, 6)
+        assert (region[:, :2] == 255).all()
+        np.testing.assert_array_equal(region[:, 2:], pixels[10:14, 5:9])
+        assert image.spacing_um == (0.5, 0.25)
+    with open_large_image(str(tmp_path / "a.ndpi"), level=1) as image:
+        assert image.shape == (37, 52)
+        np.testing.assert_array_equal(image.read(5, 7, 4, 6), pixels[20:36:4, 28:52:4])
+        assert image.spacing_um == (2.0, 1.0)

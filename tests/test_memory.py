@@ -1,0 +1,27 @@
+"""A process's peak memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from icmoe_monai import memory as module
+from icmoe_monai.errors import InputError
+from icmoe_monai.memory import peak_bytes
+
+MB = 1e6
+
+
+def test_the_peak_is_that_of_what_ran() -> None:
+    small = peak_bytes(lambda: None, torch.device("cpu"))
+    large = peak_bytes(lambda: torch.ones(50_000_000), torch.device("cpu"))
+    assert large - small == pytest.approx(200 * MB, rel=0.1)
+
+
+def test_a_system_that_does_not_tell_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(module.Path, "write_text", refuse)
+    with pytest.raises(InputError, match="is measured on Linux only"):
+        peak_bytes(lambda: None, torch.device("cpu"))
