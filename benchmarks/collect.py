@@ -2,7 +2,8 @@
 
 `runs.csv` has a line for each run, `DATASET_dice.csv` a line for each test image and a column for each run and method:
 of every row `ROW/seed_K/voted`, of the row icmoe also `mean_vote`, each expert and `oracle`. Data sets, rows and seeds
-stand in the study's order, whatever the order in which they were run.
+stand in the study's order, whatever the order in which they were run. Runs that are in the files already, of another
+machine, stay there as long as the study still asks for them.
 """
 
 from __future__ import annotations
@@ -39,18 +40,24 @@ class Finished(NamedTuple):
 
 
 def collect(study: Study, place: Place, results: Path) -> int:
-    """Write the files from all runs that are finished as the study would make them now; return their number."""
+    """Write the files from all runs that are finished as the study would make them now; return their number.
+
+    A run that is not finished here keeps the lines that it has in the files, if these were made as the study asks.
+    """
     rates = tuned_rates(results / "tuning.csv")
-    found = [finished for run in _in_order(study) if (finished := _read(study, run, place, rates)) is not None]
-    lines = [_line(finished) for finished in found]
+    found = {run: finished for run in _in_order(study) if (finished := _read(study, run, place, rates)) is not None}
+    kept = {run: line for run, line in _lines_before(study, results, rates).items() if run not in found}
+    lines = [_line(found[run]) if run in found else kept[run] for run in _in_order(study) if run in {**found, **kept}]
     if lines:
         write_csv(results / "runs.csv", lines)
     for dataset in study.datasets:
-        table = _dice_of_cases([finished for finished in found if finished.run.dataset == dataset])
+        path = results / f"{dataset}_dice.csv"
+        before = _columns_of(path, [run for run in kept if run.dataset == dataset])
+        table = _dice_of_cases([finished for run, finished in found.items() if run.dataset == dataset], before)
         if table:
-            write_csv(results / f"{dataset}_dice.csv", table)
+            write_csv(path, _ordered(table, study))
     write_json(results / "study.json", study._asdict() | {"tuning": study.tuning and study.tuning._asdict()})
-    return len(found)
+    return len(lines)
 
 
 def write_tuning(study: Study, place: Place, results: Path) -> None:
@@ -125,8 +132,45 @@ def _line(finished: Finished) -> dict[str, Any]:
     return line | {f"command_{name}": command for name, command in content["commands"].items()}
 
 
-def _dice_of_cases(found: Sequence[Finished]) -> list[dict[str, str]]:
-    table: dict[str, dict[str, str]] = {}
+def _lines_before(study: Study, results: Path, rates: Mapping[str, float]) -> dict[Run, dict[str, Any]]:
+    """Return the lines of `runs.csv` that were made as the study asks now."""
+    if not (results / "runs.csv").is_file() or not (results / "study.json").is_file():
+        return {}
+    before = json.loads((results / "study.json").read_text())
+    asked = set(_in_order(study))
+
+    def is_asked(run: Run, line: Mapping[str, str]) -> bool:
+        rate = rate_of(run, rates)
+        return (
+            run in asked
+            and before["settings"] == study.settings
+            and before["datasets"].get(run.dataset) == study.datasets[run.dataset]
+            and before["rows"].get(run.row) == study.rows[run.row]
+            and (rate is None or float(line["learning_rate"]) == rate)
+        )
+
+    lines = {Run(line["row"], line["dataset"], int(line["seed"])): line for line in read_csv(results / "runs.csv")}
+    return {run: dict(line) for run, line in lines.items() if is_asked(run, line)}
+
+
+def _columns_of(path: Path, runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """Return the Dice of every case in a file, of these runs only."""
+    prefixes = tuple(f"{run.row}/seed_{run.seed}/" for run in runs)
+    if not prefixes or not path.is_file():
+        return {}
+    return {
+        line["case"]: {name: value for name, value in line.items() if name == "case" or name.startswith(prefixes)}
+        for line in read_csv(path)
+    }
+
+
+def _ordered(table: Sequence[Mapping[str, str]], study: Study) -> list[dict[str, str]]:
+    columns = [f"{row}/seed_{seed}/{method}" for row in study.rows for seed in study.seeds for method in METHODS]
+    return [{name: line[name] for name in ("case", *columns) if name in line} for line in table]
+
+
+def _dice_of_cases(found: Sequence[Finished], before: Mapping[str, dict[str, str]]) -> list[dict[str, str]]:
+    table = {name: dict(line) for name, line in before.items()}
     for finished in found:
         methods = METHODS if finished.run.row == REFERENCE else ("voted",)
         for case in finished.cases:

@@ -467,6 +467,18 @@ def test_collecting_leaves_out_what_other_settings_gave(bench):
     assert [line["dataset"] for line in read_csv(bench.results / "tiny" / "runs.csv")] == ["first"]
 
 
+def test_collecting_keeps_the_runs_of_another_machine(bench, data, tmp_path):
+    bench.main("--seeds", "0")
+    (tmp_path / "other").mkdir()
+    other = Bench(tmp_path / "other", data)
+    shutil.copytree(bench.results, other.results)
+    other.main("--seeds", "1")
+    bench.main("--seeds", "1")
+    for name in ("runs.csv", "first_dice.csv", "second_dice.csv", "study.json"):
+        assert (other.results / "tiny" / name).read_bytes() == (bench.results / "tiny" / name).read_bytes(), name
+    assert len(read_csv(other.results / "tiny" / "runs.csv")) == 12
+
+
 def test_collecting_without_a_trunk_takes_the_runs_of_any(bench):
     bench.main("--rows", "icmoe", "--seeds", "0", "--datasets", "first")
     arguments = ["--data_dir", str(bench.data), "--runs_dir", str(bench.runs), "--results_dir", str(bench.results)]
