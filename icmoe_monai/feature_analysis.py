@@ -24,6 +24,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.errors import InputError
 from icmoe_monai.network import ICMoE, ICMoEOutput
 from icmoe_monai.splits import take_evenly
 
@@ -67,6 +68,9 @@ class FeatureComparison:
         num_windows: From how many cases, spread evenly.
         num_points: About how many points.
         seed: Of everything random.
+
+    Raises:
+        InputError: If there is to be no window, or no point.
     """
 
     def __init__(
@@ -80,6 +84,8 @@ class FeatureComparison:
         num_points: int = 1000,
         seed: int = 0,
     ) -> None:
+        if num_windows < 1 or num_points < 1:
+            raise InputError(f"num_windows and num_points must be at least 1, got {num_windows} and {num_points}.")
         self.network = network
         self.before = before
         self.before_name = Path(before_name).name if before_name else "before training"

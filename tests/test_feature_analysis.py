@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from icmoe_monai.errors import InputError
 from icmoe_monai.feature_analysis import (
     NO_CLASS,
     FeatureComparison,
@@ -133,3 +134,9 @@ def test_comparison_takes_windows_evenly():
     assert comparison.before_name == "other.pt"
     assert list(after) == list(before) == ["features: basic", "decoded: basic"]
     assert spread["decoded"]["basic"][0].shape[1] == 2
+
+
+@pytest.mark.parametrize("counts", [{"num_windows": 0}, {"num_points": 0}])
+def test_nothing_to_look_at_is_refused(counts):
+    with pytest.raises(InputError, match="num_windows and num_points must be at least 1, got"):
+        FeatureComparison(network=nn.Identity(), before=nn.Identity(), **counts)
