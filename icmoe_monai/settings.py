@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,6 +82,10 @@ def check_settings(
     if not isinstance(output_dir, str):
         raise InputError(f"output_dir must be a path, got {output_dir!r}: write ./{output_dir} for a folder.")
     _check_device(device)
+    if amp and torch.device(device).type == "cpu" and not _has_bfloat16():
+        logging.getLogger(__name__).warning(
+            "amp on this CPU, which has no units for bfloat16, is many times slower than without: set --amp false."
+        )
     probe = Path(output_dir) / ".writable"
     write_atomically(probe, lambda temporary: temporary.write_bytes(b"icmoe"))
     probe.unlink(missing_ok=True)  # another process may have been faster
@@ -92,6 +98,14 @@ def _check_device(device: str | torch.device) -> None:
         raise InputError(f"device must be a device of PyTorch's, such as cpu or cuda:0, got {device!r}.") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {device}, but PyTorch sees no CUDA device here: set --device cpu.")
+
+
+def _has_bfloat16() -> bool:
+    """Tell whether this CPU computes in bfloat16; True where PyTorch does not say."""
+    capabilities: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # newer than the oldest PyTorch that is supported
+    return not capabilities or any(found for name, found in capabilities.items() if "bf16" in name)
 
 
 def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:

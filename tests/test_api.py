@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 
@@ -57,3 +58,12 @@ def test_what_trains_leaves_out_a_frozen_encoder():
 def test_checking_settings_leaves_nothing_behind(tmp_path):
     check_settings(output_dir=str(tmp_path / "out"), image_size=64, longest_side=64)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "is_told"), [({"avx2": True, "amx_bf16": False}, True), ({"amx_bf16": True}, False), ({}, False)]
+)
+def test_bfloat16_on_a_cpu_without_it_is_warned_of(capabilities, is_told, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    check_settings(output_dir=str(tmp_path), image_size=64, longest_side=64, amp=True)
+    assert ("many times slower" in caplog.text) == is_told
