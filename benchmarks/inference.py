@@ -46,8 +46,13 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
-        _make_images(Path(folder, "in"), arguments.num_images, arguments.side)
-        flow = _workflow(Path(folder), arguments)
+        make_images(Path(folder, "in"), arguments.num_images, arguments.side)
+        flow = build_workflow(
+            Path(folder),
+            device=arguments.device,
+            num_workers=arguments.num_workers,
+            longest_side=arguments.longest_side,
+        )
         start = time.perf_counter()
         flow.run()
         seconds = time.perf_counter() - start
@@ -71,7 +76,8 @@ def main() -> None:
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
-def _make_images(folder: Path, number: int, side: int) -> None:
+def make_images(folder: Path, number: int, side: int) -> None:
+    """Write phantoms, at most 20 of them different, as PNG files into a folder that is not there yet."""
     folder.mkdir()
     for index in range(min(number, _NUM_DIFFERENT)):
         picture, _ = draw_dermoscopy(np.random.default_rng(index), (side, side))
@@ -80,11 +86,12 @@ def _make_images(folder: Path, number: int, side: int) -> None:
         shutil.copy(folder / f"{index % _NUM_DIFFERENT:05d}.png", folder / f"{index:05d}.png")
 
 
-def _workflow(folder: Path, arguments: argparse.Namespace) -> ConfigWorkflow:
+def build_workflow(folder: Path, *, device: str, num_workers: int, longest_side: int) -> ConfigWorkflow:
+    """Return the inference workflow over the images in `folder`/in, which writes to `folder`/out."""
     flow = ConfigWorkflow(
         config_file=str(ROOT / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
-        dataset_dir=str(folder / "in"), output_dir=str(folder / "out"), device=arguments.device,
-        num_workers=arguments.num_workers, longest_side=arguments.longest_side,
+        dataset_dir=str(folder / "in"), output_dir=str(folder / "out"), device=device,
+        num_workers=num_workers, longest_side=longest_side,
     )  # fmt: skip
     flow.initialize()
     flow.parser.get_parsed_content("evaluator")
