@@ -126,14 +126,16 @@ def measure_parts(window: int, repeats: int, device: str) -> dict[str, float]:
     network, inferer = build("vit_t", device), SlidingWindowVotingInferer(roi_size=window)
     image, watch, rounds = draw(2 * window, device), Stopwatch(device), []
     for _ in range(1 + repeats):
-        watch("all", lambda: vote(inferer.stitch(image, lambda windows: _maps(network, windows, watch)), network))
+        watch(
+            "all", lambda: vote(inferer.stitch(image, lambda windows: maps_by_part(network, windows, watch)), network)
+        )
         found = watch.take_round()
         total = found.pop("all")
         rounds.append(found | {"windows and vote": total - sum(found.values())})
     return medians(rounds[1:])
 
 
-def _maps(network: ICMoE, image: Tensor, time: Stopwatch) -> Tensor:
+def maps_by_part(network: ICMoE, image: Tensor, time: Stopwatch) -> Tensor:
     """Return what `ICMoE.expert_maps` does, part by part."""
     tokens = time("trunk", lambda: network.trunk(image))
     levels = time("pyramid", lambda: network.detail(image))

@@ -8,7 +8,7 @@ is all that lies between the ends of two steps: taking a batch and augmenting it
 phantoms, held in memory as the config holds them; cached features lie in files of this run. Weights are random, since
 they do not change the cost, and nothing is downloaded.
 
-The parts of a step are timed one after the other in a process that does nothing else.
+The parts of a step are those of `benchmarks.training_parts`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +25,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from PIL import Image
-from torch import Tensor, nn
 
-from benchmarks.measure import Stopwatch, hardware, in_own_process, medians, now, peak_memory
+from benchmarks.measure import hardware, in_own_process, now, peak_memory
 from icmoe_monai.files import write_json
-from icmoe_monai.network import ICMoE, ICMoEOutput
 from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.settings import trainable_parameters
-from icmoe_monai.voting import to_probabilities
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAININGS = {
@@ -140,62 +136,6 @@ def measure_training(training: str, setting: Setting, device: str, num_steps: in
     return found
 
 
-def measure_parts(setting: Setting, device: str, num_steps: int) -> dict[str, float]:
-    """Return the median seconds of each part of a step of IC-MoE, and of reading a batch of images or of features."""
-    watch, rounds = Stopwatch(device), []
-    with tempfile.TemporaryDirectory() as folder:
-        parser = build("icmoe", setting, Path(folder), device, 1)
-        cached = build("icmoe, cached", setting, Path(folder), device, 1)
-        network, loss, optimizer = (parser.get_parsed_content(name) for name in ("network", "loss", "optimizer"))
-        cached.get_parsed_content("train#features").fill(
-            network, device=torch.device(device), amp=False, batch_size=setting.batch_size, num_workers=0
-        )
-        images, features = (_forever(part.get_parsed_content("train#dataloader")) for part in (parser, cached))
-        for _ in range(1 + num_steps):
-            watch("reading features", lambda: next(features))
-            batch = watch("reading images", lambda: next(images))
-            take_step(network, loss, optimizer, batch["image"].to(device), batch["label"].to(device), watch)
-            rounds.append(watch.take_round())
-    return medians(rounds[1:])
-
-
-def take_step(
-    network: ICMoE,
-    loss: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    image: Tensor,
-    label: Tensor,
-    time: Stopwatch,
-) -> None:
-    """Take one training step part by part; gradients are handed from part to part, so that each has its own time."""
-    network.train()
-    tokens = time("trunk", lambda: network.trunk(image))
-    levels = time("pyramid", lambda: network.detail(image))
-    features = time("experts, forward", lambda: network.expert_features(tokens))
-    cut = features.detach().requires_grad_()
-    decoded, expert_logits = time("decoders, forward", lambda: network.decode(cut, levels))
-    cuts = [part.detach().requires_grad_() for part in (*decoded, expert_logits)]
-    output = time("vote, forward", lambda: _vote(network, cuts[:-1], cuts[-1]))
-    value = time("loss, forward", lambda: loss(output, label))
-    time("loss and vote, backward", value.backward)
-    gradients = [part.grad for part in cuts]
-    time("decoders, backward", lambda: torch.autograd.backward([*decoded, expert_logits], gradients))
-    time("experts, backward", lambda: features.backward(cut.grad))
-    time("optimizer", lambda: _update(network, optimizer))
-
-
-def _vote(network: ICMoE, decoded: list[Tensor], expert_logits: Tensor) -> ICMoEOutput:
-    gate = network.gate(decoded, expert_logits.shape[-2:])
-    logits, votes = network.voting(to_probabilities(expert_logits), gate)
-    return ICMoEOutput(logits, expert_logits, votes, network.embed(decoded[network.expert_names.index("semantic")]))
-
-
-def _update(network: ICMoE, optimizer: torch.optim.Optimizer) -> None:
-    torch.nn.utils.clip_grad_norm_(trainable_parameters(network), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
 def _draw_cases(folder: Path, number: int, side: int) -> list[dict[str, str]]:
     cases = []
     for index in range(number):
@@ -208,28 +148,25 @@ def _draw_cases(folder: Path, number: int, side: int) -> list[dict[str, str]]:
     return cases
 
 
-def _parse(name: str) -> Setting:
+def parse(name: str) -> Setting:
+    """Read a setting from BACKBONE:PIXELS:BATCH."""
     backbone, image_size, batch_size = name.split(":")
     return Setting(backbone, int(image_size), int(batch_size))
 
 
-def _forever(loader: Any) -> Iterator[dict[str, Tensor]]:
-    while True:
-        yield from loader
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Measure every training of every setting, in turns."""
-    shared = ["--device", options.device, "--steps", str(options.steps), "--warm_up", str(options.warm_up)]
+    steps = str(options.steps)
+    shared = ["--device", options.device, "--steps", steps, "--warm_up", str(options.warm_up)]
     results: dict[str, Any] = {}
     for name in options.settings:
-        setting = _parse(name)
+        setting = parse(name)
         rounds: dict[str, list[dict[str, Any]]] = {training: [] for training in setting.trainings}
         for _ in range(options.rounds):
             for training, found in rounds.items():
                 one = ["--one", training, "--settings", name]
                 found.append(in_own_process("benchmarks.training_cost", [*one, *shared]))
-        parts = in_own_process("benchmarks.training_cost", ["--one", "parts", "--settings", name, *shared])
+        parts = in_own_process("benchmarks.training_parts", [name, "--device", options.device, "--steps", steps])
         results[name] = {
             **setting._asdict(),
             "trainings": {training: summarise(found) for training, found in rounds.items()},
@@ -257,14 +194,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=4, help="timed, in a process")
     parser.add_argument("--warm_up", type=int, default=1, help="steps before them")
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--one", choices=["parts", *TRAININGS], help="measure one training, and nothing else")
+    parser.add_argument("--one", choices=TRAININGS, help="measure one training, and nothing else")
     options = parser.parse_args(arguments)
-    if options.one == "parts":
-        found = measure_parts(_parse(options.settings[0]), options.device, options.steps)
-        print(json.dumps(found))  # noqa: T201
-        return
     if options.one:
-        setting = _parse(options.settings[0])
+        setting = parse(options.settings[0])
         found = measure_training(options.one, setting, options.device, options.steps, options.warm_up)
         print(json.dumps(found))  # noqa: T201
         return
