@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.cost_wanted import setting_of
 from icmoe_monai.files import write_atomically
 
 DOCS = Path(__file__).parent.parent / "docs"
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#595959"
 _SKY, _RED, _YELLOW = "#56B4E9", "#D55E00", "#F0E442"
+_MEGABYTES = (500, 1000, 2000, 4000)
 _STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 # part of the figure: its colour, its hatch, and the parts of the files that it sums
 _GROUPS: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -84,7 +85,10 @@ def draw_growth(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 last = values[-1] / sides[-1] ** 2
                 axes.loglog(sides, [last * side**2 for side in sides], ":", color=_GREY, label="as the pixels")
                 axes.legend(frameon=False)
-            _name_ticks(axes, sides)
+            else:
+                axes.set_yticks(_MEGABYTES, [str(value) for value in _MEGABYTES])
+            axes.set_xticks(sides, [str(side) for side in sides])
+            axes.minorticks_off()
             axes.set_xlabel("side of the image (pixels)")
             axes.set_ylabel(name)
         _save(figure, path)
@@ -101,14 +105,14 @@ def draw_trainings(results: Mapping[str, Mapping[str, Any]], path: Path) -> None
         heights = [len(result["trainings"]) for result in results.values()]
         figure = Figure(figsize=(9, 1.2 + 0.4 * sum(heights)), layout="constrained")
         grid = figure.subplots(len(results), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
-        for row, (setting, result) in zip(grid, results.items(), strict=True):
+        for row, result in zip(grid, results.values(), strict=True):
             names = list(result["trainings"])
             for axes, key, colour in zip(row, ("step_seconds", "peak_mb"), (_BLUE, _ORANGE), strict=True):
                 bars = axes.barh(names, [one[key] for one in result["trainings"].values()], color=colour)
                 axes.bar_label(bars, fmt="%.1f" if key == "step_seconds" else "%.0f", padding=3, fontsize=9)
                 axes.margins(x=0.15)
                 axes.invert_yaxis()
-            row[0].set_title(f"{setting}: seconds a step", loc="left", fontsize=11)
+            row[0].set_title(f"{setting_of(result)}: seconds a step", loc="left", fontsize=11)
             row[1].set_title("peak memory (MB)", loc="left", fontsize=11)
             row[1].set_yticklabels([])
         _save(figure, path)
@@ -117,21 +121,16 @@ def draw_trainings(results: Mapping[str, Mapping[str, Any]], path: Path) -> None
 def bars_of(training: Mapping[str, Any], inference: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return the bars of `draw_parts`: a training step without and with the cache, and an image from file to files."""
     bars = {}
-    for setting, result in training["results"].items():
-        parts = result["parts"]
+    for result in training["results"].values():
+        parts, setting = result["parts"], setting_of(result)
         frozen = ("trunk", "pyramid", "reading images")
         bars[f"step, {setting}"] = {part: spent for part, spent in parts.items() if part != "reading features"}
-        bars[f"step, {setting}, cached"] = {part: spent for part, spent in parts.items() if part not in frozen}
+        bars[f"cached step, {setting}"] = {part: spent for part, spent in parts.items() if part not in frozen}
     for run in inference["workflows"][::-1]:
         if run["longest_side"] == 2 * inference["window"]:
             spent = {part: run["parts"][part] / run["num_images"] for part in ("reading", "writing")}
             bars[f"image, {run['longest_side']} pixels"] = {**inference["parts"], **spent}
     return bars
-
-
-def _name_ticks(axes: Axes, sides: Sequence[int]) -> None:
-    axes.set_xticks(list(sides), [str(side) for side in sides])
-    axes.minorticks_off()
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tables of docs/cost.md from training_cost.json, inference_cost.json and switches.json in docs/results/.
+"""The tables of docs/cost.md from training_cost.json, inference_cost.json and switches*.json in docs/results/.
 
 python -m benchmarks.cost_tables            # write them
 python -m benchmarks.cost_tables --check    # exit status 1 if they are not what stands there
@@ -49,12 +49,12 @@ def make_tables(folder: Path) -> dict[str, str]:
     Args:
         folder: Where the files are.
     """
-    training, inference, switches, two_cores = (
-        json.loads((folder / f"{name}.json").read_text())
-        for name in ("training_cost", "inference_cost", "switches", "inference")
+    training, inference, two_readers = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("training_cost", "inference_cost", "inference")
     )
+    switches = [json.loads(path.read_text()) for path in sorted(folder.glob("switches*.json"))]
     return {
-        "wanted": table(("wanted", "found", "holds"), wanted(training["results"], inference, two_cores)),
+        "wanted": table(("wanted", "found", "holds"), wanted(training["results"], inference, two_readers)),
         "training": _trainings(training["results"]),
         "steps": _steps(training["results"]),
         "parts": _parts(inference),
@@ -176,9 +176,9 @@ def _packs(found: Sequence[Mapping[str, Any]]) -> str:
     return table(("setting", "run", "seconds", "of two networks"), rows)
 
 
-def _switches(found: Mapping[str, Any]) -> str:
+def _switches(files: Sequence[Mapping[str, Any]]) -> str:
     rows = []
-    for kind in ("inference", "training"):
+    for kind, found in [(kind, found) for kind in ("inference", "training") for found in files]:
         for switch, row in found[kind].items():
             if "error" in row:
                 rows.append((kind, switch, "fails", row["error"], "", ""))

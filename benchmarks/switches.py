@@ -9,6 +9,8 @@ first call with its compilation, is noted apart. A way that fails here is report
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -100,11 +102,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
     image = draw(options.size, options.device, options.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # what an earlier run compiled is not to be found
+        inference, training = (
+            compare(build_run, image, options.switches, options.repeats)
+            for build_run in (build_inference, build_training)
+        )
     content = {
         "backbone": "vit_t", "image_size": options.size, "batch_size": options.batch_size,
         "repeats": options.repeats, "hardware": hardware(options.device),
-        "inference": compare(build_inference, image, options.switches, options.repeats),
-        "training": compare(build_training, image, options.switches, options.repeats),
+        "inference": inference, "training": training,
     }  # fmt: skip
     for kind in ("inference", "training"):
         for switch, row in content[kind].items():
