@@ -24,8 +24,9 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from benchmarks.measure import MEGABYTE, hardware, in_own_process
+from benchmarks.measure import hardware, in_own_process
 from icmoe_monai.files import write_json
+from icmoe_monai.memory import peak_memory_mb
 from icmoe_monai.phantoms import draw_dermoscopy
 
 ROOT = Path(__file__).parent.parent
@@ -46,13 +47,18 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
-        _make_images(Path(folder, "in"), arguments.num_images, arguments.side)
-        flow = _workflow(Path(folder), arguments)
+        make_images(Path(folder, "in"), arguments.num_images, arguments.side)
+        flow = build_workflow(
+            Path(folder),
+            device=arguments.device,
+            num_workers=arguments.num_workers,
+            longest_side=arguments.longest_side,
+        )
         start = time.perf_counter()
         flow.run()
         seconds = time.perf_counter() - start
         if arguments.one:
-            sys.stdout.write(json.dumps({"peak_mb": _peak(), "seconds": round(seconds, 2)}) + "\n")
+            sys.stdout.write(json.dumps({"peak_mb": peak_memory_mb(), "seconds": round(seconds, 2)}) + "\n")
             return
         network = _time_network(flow)
     found = {
@@ -71,7 +77,8 @@ def main() -> None:
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
-def _make_images(folder: Path, number: int, side: int) -> None:
+def make_images(folder: Path, number: int, side: int) -> None:
+    """Write phantoms, at most 20 of them different, as PNG files into a folder that is not there yet."""
     folder.mkdir()
     for index in range(min(number, _NUM_DIFFERENT)):
         picture, _ = draw_dermoscopy(np.random.default_rng(index), (side, side))
@@ -80,11 +87,12 @@ def _make_images(folder: Path, number: int, side: int) -> None:
         shutil.copy(folder / f"{index % _NUM_DIFFERENT:05d}.png", folder / f"{index:05d}.png")
 
 
-def _workflow(folder: Path, arguments: argparse.Namespace) -> ConfigWorkflow:
+def build_workflow(folder: Path, *, device: str, num_workers: int, longest_side: int) -> ConfigWorkflow:
+    """Return the inference workflow over the images in `folder`/in, which writes to `folder`/out."""
     flow = ConfigWorkflow(
         config_file=str(ROOT / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
-        dataset_dir=str(folder / "in"), output_dir=str(folder / "out"), device=arguments.device,
-        num_workers=arguments.num_workers, longest_side=arguments.longest_side,
+        dataset_dir=str(folder / "in"), output_dir=str(folder / "out"), device=device,
+        num_workers=num_workers, longest_side=longest_side,
     )  # fmt: skip
     flow.initialize()
     flow.parser.get_parsed_content("evaluator")
@@ -104,13 +112,6 @@ def _time_network(flow: ConfigWorkflow) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
-
-
-def _peak() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return round(1024 * int(line.split()[1]) / MEGABYTE, 1)
-    raise RuntimeError("This system does not tell a process's peak memory.")
 
 
 def _in_own_process(number: int, arguments: argparse.Namespace) -> dict[str, float]:

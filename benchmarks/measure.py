@@ -9,13 +9,28 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 MEGABYTE = 1e6
+T = TypeVar("T")
+
+
+def now(device: str) -> float:
+    """Return a time in seconds, once the device has done what it was given.
+
+    A process that computes on a CPU in one thread is timed by the processor time that it took: on an idle machine that
+    is the wall clock's, and other work on the machine hardly lengthens it. Everything else is timed by the wall clock.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
 
 
 def time_in_turn(runs: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, dict[str, object]]:
@@ -34,12 +49,46 @@ def time_in_turn(runs: Mapping[str, Callable[[], object]], repeats: int, device:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            _wait(device)
-            start = time.perf_counter()
+            start = now(device)
             run()
-            _wait(device)
-            seconds[name].append(round(time.perf_counter() - start, 4))
+            seconds[name].append(round(now(device) - start, 4))
     return {name: {"seconds": statistics.median(found), "all_seconds": found} for name, found in seconds.items()}
+
+
+class Stopwatch:
+    """Takes the time of the parts of something that is done again and again.
+
+    Args:
+        device: Where it runs.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.all_seconds: dict[str, list[float]] = {}
+
+    def __call__(self, part: str, run: Callable[[], T]) -> T:
+        """Run a part, and return what it returns."""
+        start = now(self.device)
+        result = run()
+        self.all_seconds.setdefault(part, []).append(now(self.device) - start)
+        return result
+
+    def take_round(self) -> dict[str, float]:
+        """Return the seconds of each part since the last call, those of a part that ran several times added up."""
+        found = {part: sum(seconds) for part, seconds in self.all_seconds.items()}
+        self.all_seconds.clear()
+        return found
+
+
+def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the median of each part over rounds."""
+    return {part: round(statistics.median(one[part] for one in rounds), 5) for part in rounds[0]}
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
+    """Fit y = slope x + intercept by least squares; `r2` is the share of y's variance that the line explains."""
+    slope, intercept = statistics.linear_regression(x, y)
+    return {"slope": slope, "intercept": intercept, "r2": statistics.correlation(x, y) ** 2}
 
 
 def peak_memory(run: Callable[[], object], device: str) -> dict[str, float]:
@@ -86,6 +135,7 @@ def hardware(device: str) -> dict[str, object]:
     return {
         "cpu": cpu,
         "threads": torch.get_num_threads(),
+        "clock": "processor" if not is_cuda and torch.get_num_threads() == 1 else "wall",
         "capability": torch.backends.cpu.get_cpu_capability(),
         "amx": bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)()),
         "gpu": torch.cuda.get_device_name(device) if is_cuda else None,
@@ -98,11 +148,6 @@ def hardware(device: str) -> dict[str, object]:
 def largest_difference(found: Tensor, expected: Tensor) -> float:
     """Return the largest absolute difference of two tensors."""
     return float((found.float() - expected.float()).abs().max())
-
-
-def _wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _status(field: str) -> int:

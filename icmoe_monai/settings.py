@@ -102,9 +102,8 @@ def _check_device(device: str | torch.device) -> None:
 
 def _has_bfloat16() -> bool:
     """Tell whether this CPU computes in bfloat16; True where PyTorch does not say."""
-    capabilities: dict[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # newer than the oldest PyTorch that is supported
+    # newer than the oldest PyTorch that is supported
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return not capabilities or any(found for name, found in capabilities.items() if "bf16" in name)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import reliability_table, tables
+from benchmarks import cost_tables, reliability_table, tables
 from icmoe_monai.files import digest_of
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -64,6 +64,12 @@ def test_the_table_of_reliability_is_that_of_the_files():
     """Mended by `python -m benchmarks.reliability_table`."""
     assert reliability_table.main(["--check", "--docs", str(DOCS)]) == 0
     assert "| calibration error, after |" in (DOCS / "reliability.md").read_text()
+
+
+def test_the_tables_of_cost_of_training_and_inference_are_those_of_the_files():
+    """Mended by `python -m benchmarks.cost_tables`."""
+    assert cost_tables.main(["--check", "--docs", str(DOCS)]) == 0
+    assert "| part of a step |" in (DOCS / "cost.md").read_text()
 
 
 def test_the_shipped_calibrations_are_those_that_were_measured():

@@ -1,0 +1,70 @@
+"""What was wanted of the cost of training and inference, what was found, and whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+FULL, CACHED = "full fine-tuning", "icmoe, cached"
+_SPEEDUPS = {"vit_t": 3.0, "vit_b": 5.0}
+_MEMORY, _THROUGHPUT, _R2 = 0.25, 0.75, 0.99
+Row = tuple[str, str, str]
+
+
+def wanted(training: Mapping[str, Any], inference: Mapping[str, Any], two_readers: Mapping[str, Any]) -> list[Row]:
+    """Return what was wanted, what was found, and "yes" or "no".
+
+    Args:
+        training: `results` of training_cost.json.
+        inference: inference_cost.json.
+        two_readers: inference.json.
+    """
+    found = [*_speedups(training), *_memory(training), *_throughput(inference, two_readers), *_growth(inference)]
+    return [(name, said, "yes" if holds else "**no**") for name, said, holds in found]
+
+
+def highest_speedup(parts: Mapping[str, float]) -> float:
+    """Return how many times faster a step is if all that the cache replaces cost nothing but reading the features."""
+    step = sum(parts.values()) - parts["reading features"]
+    return step / (sum(parts.values()) - sum(parts[part] for part in ("trunk", "pyramid", "reading images")))
+
+
+def setting_of(result: Mapping[str, Any]) -> str:
+    """Return a setting in words."""
+    return f"{result['backbone']}, {result['image_size']} pixels, batch {result['batch_size']}"
+
+
+def _speedups(training: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    for result in training.values():
+        rows, aim = result["trainings"], _SPEEDUPS[result["backbone"]]
+        speedup = rows["icmoe"]["step_seconds"] / rows[CACHED]["step_seconds"]
+        name = f"a cached step is {aim:.0f} times as fast as an uncached one, {setting_of(result)}"
+        yield name, f"{speedup:.2f} times", speedup >= aim
+
+
+def _memory(training: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    for result in training.values():
+        cached, full = (result["trainings"][name] for name in (CACHED, FULL))
+        share, above = (cached[key] / full[key] for key in ("peak_mb", "peak_above_start_mb"))
+        name = f"peak memory with the cache is at most 25 % of full fine-tuning's, {setting_of(result)}"
+        yield name, f"{share:.0%}; without Python and its libraries {above:.0%}", share <= _MEMORY
+
+
+def _throughput(inference: Mapping[str, Any], two_readers: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    begin = "throughput from file to files is at least 75 % of the network's"
+    for run in inference["workflows"]:
+        share = run["parts"]["network"] / run["seconds"]
+        name = f"{begin}, {run['num_images']} images at {run['longest_side']} pixels, one process"
+        yield name, f"{share:.0%}", share >= _THROUGHPUT
+    share = 1 / two_readers["ratio"]
+    name = f"{begin}, {two_readers['num_images']} images at {two_readers['longest_side']} pixels, "
+    yield name + f"{two_readers['num_workers']} readers beside it, wall clock", f"{share:.0%}", share >= _THROUGHPUT
+
+
+def _growth(inference: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    fit = inference["growth"]["fit"]
+    line, memory = fit["seconds_per_megapixel"], fit["peak_mb_per_megapixel"]
+    said = f"{line['slope']:.1f} s a megapixel, R² {line['r2']:.4f}; time ~ pixels^{fit['exponent']:.2f}"
+    yield "time grows linearly with the pixels", said, line["r2"] >= _R2
+    said = f"{memory['slope']:.0f} MB a megapixel, R² {memory['r2']:.4f}"
+    yield "memory does not grow with the pixels", said, memory["slope"] < 1
