@@ -35,7 +35,7 @@ demo: env
 	$(RUN) evaluating --config_file "['configs/train.json','configs/demo.yaml','configs/evaluate.json']" \
 		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/evaluation
 	$(RUN) --config_file "['configs/inference.json','configs/demo.yaml']" \
-		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/predictions --overwrite true
+		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/predictions --overwrite True
 	@echo
 	@echo "Look at runs/demo/evaluation/predictions.png (what each expert saw, how they voted),"
 	@echo "runs/demo/evaluation/summary.json and runs/demo/predictions/report.html. The images are computer-made phantoms."

@@ -14,6 +14,7 @@ from monai.bundle import ConfigWorkflow
 
 from icmoe_monai.calibration import AUTO, NONE
 from icmoe_monai.errors import InputError, find_input_error
+from icmoe_monai.inputs import check_output_dir
 from icmoe_monai.packs import run_packs, shared_parts
 from icmoe_monai.settings import find_bundle_root
 
@@ -57,7 +58,7 @@ def _parser(experts: Sequence[str]) -> argparse.ArgumentParser:
         help="segment images",
         description="Segment an image, a folder of images (DICOM, PNG, JPEG, TIFF, BMP, WebP, NIfTI) or a DICOMDIR. "
         "The same command again, without --overwrite, goes on where it was stopped. Further options, --NAME VALUE, "
-        "override what configs/inference.json defines, such as --probability_maps true.",
+        "override what configs/inference.json defines, such as --probability_maps True.",
     )
     predict.add_argument("input", metavar="IN", help="the image, folder or DICOMDIR")
     predict.add_argument("output", metavar="OUT", help="folder of the results")
@@ -89,7 +90,7 @@ def _predict(root: Path, known: argparse.Namespace, overrides: dict[str, Any]) -
     Returns:
         The folders of their results.
     """
-    packs = _checked_packs(root, known.experts.split(",")) if known.experts else []
+    packs = _checked_packs(root, [name.strip() for name in known.experts.split(",")]) if known.experts else []
     if known.checkpoint:
         overrides["checkpoint"] = os.path.abspath(known.checkpoint)
     if known.calibration:
@@ -114,12 +115,14 @@ def _predict_packs(root: Path, packs: Sequence[str], output: Path, overrides: Ma
         if overrides.get(name) not in (None, AUTO, NONE):
             raise InputError(f"--{name} belongs to one set of experts: give one name to --experts, or no --{name}.")
     folders = {name: output / name for name in packs}
+    for folder in folders.values():
+        check_output_dir(Path(overrides["dataset_dir"]), folder)
     flows: dict[str, ConfigWorkflow] = {}
-    shared = {"inputs#output_dir": str(output), "demo_dir": str(output / "demo")}
+    shared: dict[str, Any] = {"inputs#output_dir": str(output), "demo_dir": str(output / "demo")}
     for name, folder in folders.items():
+        if flows:
+            shared = shared_parts(flows[packs[0]], _pack_file(root, name))
         flows[name] = _workflow(root, [name], {**overrides, **shared, "output_dir": str(folder)})
-        if len(flows) == 1:
-            shared = shared_parts(flows[name])
     run_packs(flows)
     for flow in flows.values():
         flow.finalize()

@@ -131,7 +131,7 @@ class FrozenFeatures(Randomizable, Dataset):
         if "encoder" not in frozen or (list(network.detail.parameters()) and "detail" not in frozen):
             raise InputError(
                 "cache_features needs a frozen encoder and a frozen image pyramid, and this network trains them: set "
-                "--cache_features false."
+                "--cache_features False."
             )
         made_from = {
             "frozen": frozen, "split": network.split, "amp": amp, "dtype": self.dtype, "transform": self._digest,
@@ -152,7 +152,7 @@ class FrozenFeatures(Randomizable, Dataset):
         if needed > free:
             raise InputError(
                 f"{said}, and {free / _GIGABYTE:.2f} GB are free there: give another --features_dir, fewer "
-                "--num_views, or --cache_features false."
+                "--num_views, or --cache_features False."
             )
         others = sum(path.stat().st_size for path in self.folder.glob("*/*.safetensors") if path.parent != folder)
         _logger.info(f"{said}; {free / _GIGABYTE:.1f} GB are free there.")
@@ -204,7 +204,7 @@ class CacheFeatures:
         if not isinstance(self.network, ICMoE):
             raise InputError(
                 f"cache_features is for an ICMoE in one process, not for a {type(self.network).__name__}: set "
-                "--cache_features false."
+                "--cache_features False."
             )
         self.features.fill(
             self.network, device=self.device, amp=self.amp, batch_size=self.batch_size, num_workers=self.num_workers

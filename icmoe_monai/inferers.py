@@ -163,7 +163,7 @@ def autocast(device: torch.device, enabled: bool) -> torch.autocast:
         InputError: If the device cannot compute in bfloat16.
     """
     if enabled and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise InputError(f"amp needs bfloat16, which {torch.cuda.get_device_name(device)} lacks: set --amp false.")
+        raise InputError(f"amp needs bfloat16, which {torch.cuda.get_device_name(device)} lacks: set --amp False.")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 

@@ -106,6 +106,8 @@ def find_inputs(
         >>> [case["name"] for case in found.cases], [file["name"] for file in found.left_out]
         (['a b.JPG', 'b.png'], ['notes.txt'])
     """
+    if str(anonymous).lower() in ("true", "false") and not isinstance(anonymous, bool):
+        raise InputError(f"anonymous must be True, False or a secret of your own, got {anonymous!r}.")
     left_out: list[dict[str, str]] = []
     rename = _Renamer(anonymous, Path(output_dir)) if anonymous else str
     if dataset_dir is None:
@@ -114,7 +116,7 @@ def find_inputs(
         root = Path(os.path.abspath(dataset_dir))
         if not root.exists():
             raise InputError(f"dataset_dir {dataset_dir} does not exist: correct the path.")
-        _check_output_dir(root, Path(output_dir))
+        check_output_dir(root, Path(output_dir))
         files, left_out = _files_of(root, Path(output_dir), rename, large)
     if not large:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -138,8 +140,16 @@ def _demo_files(folder: Path) -> list[_File]:
     return [_File(path, path.relative_to(folder).as_posix()) for path in paths if path.stem in stems]
 
 
-def _check_output_dir(root: Path, output_dir: Path) -> None:
-    """Refuse folders where writing results would overwrite the input or a data set's labels."""
+def check_output_dir(root: Path, output_dir: Path) -> None:
+    """Refuse folders where writing results would overwrite the input or a data set's labels.
+
+    Args:
+        root: What is segmented.
+        output_dir: Folder of the results.
+
+    Raises:
+        InputError: If it is such a folder.
+    """
     source, target = root.resolve(), output_dir.resolve()
     for name in ("masks", "probabilities", "overlays", "segmentations", "volumes", "votes"):
         if source == target / name or target / name in source.parents:

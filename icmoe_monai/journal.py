@@ -94,7 +94,7 @@ class Journal:
             differing = [key for part in made_by for key in _differences(found.get(part, {}), made_by[part])]
             raise InputError(
                 f"{self.output_dir} holds results that were made otherwise ({', '.join(differing)} differ): choose "
-                "another output_dir, or redo them with --overwrite true."
+                "another output_dir, or redo them with --overwrite True."
             )
         return [case for case in cases if not case.get("failure") and not self.is_done(case)]
 
@@ -196,7 +196,7 @@ class Journal:
                 content = json.loads(line)
                 yield content["kind"], content["record"]
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{self.path} is damaged: redo the results with --overwrite true.") from error
+                raise InputError(f"{self.path} is damaged: redo the results with --overwrite True.") from error
 
 
 def describe_model(

@@ -11,28 +11,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data.dataloader import DataLoader
 from monai.data.dataset import Dataset
 from monai.engines.evaluator import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
-from torch import Tensor, nn
+from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import SlidingWindowVotingInferer, like, vote
 from icmoe_monai.network import ICMoE
 from icmoe_monai.weights import trunk_fingerprint
 
-ALIKE = ("image_size", "longest_side", "overlap", "sw_batch_size", "pixel_mean", "pixel_std", "amp", "device")
+ALIKE = (
+    "image_size",
+    "longest_side",
+    "overlap",
+    "sw_batch_size",
+    "pixel_mean",
+    "pixel_std",
+    "amp",
+    "device",
+    "overlays",
+)
+_SHARED = ("inputs", "preprocessing")
 _Part: TypeAlias = Callable[[str], Any]  # gives a workflow's part by its name in the config
 
 
-class ExpertPacks(nn.Module):
+class ExpertPacks:
     """Several networks over the trunk and the image pyramid of the first, which all of them hold.
 
     Args:
@@ -42,15 +54,14 @@ class ExpertPacks(nn.Module):
         InputError: If their frozen parts differ, or they leave the trunk at different blocks.
 
     Example:
-        >>> network = ICMoE()
-        >>> maps = ExpertPacks({"skin": network, "breast": network}).eval().expert_maps(torch.zeros(1, 3, 32, 32))
+        >>> network = ICMoE().eval()
+        >>> maps = ExpertPacks({"skin": network, "breast": network}).expert_maps(torch.zeros(1, 3, 32, 32))
         >>> {name: tuple(one.shape) for name, one in maps.items()}
         {'skin': (1, 6, 32, 32), 'breast': (1, 6, 32, 32)}
     """
 
     def __init__(self, packs: Mapping[str, ICMoE]) -> None:
-        super().__init__()
-        self.packs = nn.ModuleDict(packs)
+        self.packs = dict(packs)
         (first, network), *others = packs.items()
         for name, other in others:
             if _shared_by(other) != _shared_by(network):
@@ -59,16 +70,17 @@ class ExpertPacks(nn.Module):
                     "the encoder at different blocks (expert_depth), so one pass does not serve both: run them apart."
                 )
 
-    def expert_maps(self, image: Tensor) -> dict[str, Tensor]:
+    def expert_maps(self, image: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Return what each pack's `expert_maps` returns.
 
         Args:
             image: Normalised RGB, (B, 3, H, W), H and W multiples of 16.
+            names: Of which packs; None: all.
         """
-        networks = cast(dict[str, ICMoE], dict(self.packs.items()))
-        shared = next(iter(networks.values()))
+        shared = next(iter(self.packs.values()))
         tokens, levels = shared.trunk(image), shared.detail(image)
-        return {name: network.maps_of(tokens, levels) for name, network in networks.items()}
+        wanted = self.packs if names is None else names
+        return {name: self.packs[name].maps_of(tokens, levels) for name in wanted}
 
 
 def _shared_by(network: ICMoE) -> tuple[str, str, int]:
@@ -104,9 +116,23 @@ def run_packs(flows: Mapping[str, ConfigWorkflow]) -> None:
     _all([partial(evaluator.fire_event, Events.COMPLETED) for evaluator in evaluators.values()])
 
 
-def shared_parts(flow: ConfigWorkflow) -> dict[str, Any]:
-    """Return what the other packs' workflows take from the first: the images found, and how they are read."""
-    return {name: flow.parser.get_parsed_content(name) for name in ("inputs", "preprocessing")}
+def shared_parts(flow: ConfigWorkflow, pack: str | Path | None = None) -> dict[str, Any]:
+    """Return what the other packs' workflows take from the first: the images found, and how they are read.
+
+    Args:
+        flow: The first pack's workflow.
+        pack: File of another pack, which is to say nothing of these parts.
+
+    Raises:
+        InputError: If it does.
+    """
+    own = ConfigParser.load_config_file(str(pack)) if pack is not None else {}
+    changed = sorted(key for key in own if key.split("#")[0] in _SHARED)
+    if changed:
+        raise InputError(
+            f"{pack} sets {', '.join(changed)}, and packs that run together read images alike: run it alone."
+        )
+    return {name: flow.parser.get_parsed_content(name) for name in _SHARED}
 
 
 def _check_alike(parts: Mapping[str, _Part]) -> None:
@@ -135,16 +161,16 @@ def _segment(
     """Let every pack vote on one image, and make of it what its workflow makes of a prediction."""
     (name,) = batch["name"]
     image = batch[CommonKeys.IMAGE].to(next(iter(evaluators.values())).state.device)
+    packs = [pack for pack in evaluators if name in missing[pack]]
     with torch.no_grad():
-        maps = cast(dict, inferer.stitch(image, network.expert_maps))
-        voted = {pack: vote(maps[pack], cast(ICMoE, network.packs[pack]), with_experts=True) for pack in evaluators}
-    for pack, evaluator in evaluators.items():
-        if name in missing[pack]:
-            state = evaluator.state
-            state.iteration += 1
-            state.batch, state.output = batch, {CommonKeys.IMAGE: image, CommonKeys.PRED: like(voted[pack], image)}
-            evaluator.fire_event(IterationEvents.MODEL_COMPLETED)
-            evaluator.fire_event(Events.ITERATION_COMPLETED)
+        maps = cast(dict, inferer.stitch(image, partial(network.expert_maps, names=packs)))
+        voted = {pack: vote(maps[pack], network.packs[pack], with_experts=True) for pack in packs}
+    for pack in packs:
+        state = evaluators[pack].state
+        state.iteration += 1
+        state.batch, state.output = batch, {CommonKeys.IMAGE: image, CommonKeys.PRED: like(voted[pack], image)}
+        evaluators[pack].fire_event(IterationEvents.MODEL_COMPLETED)
+        evaluators[pack].fire_event(Events.ITERATION_COMPLETED)
 
 
 def _all(steps: Sequence[Callable[[], object]]) -> None:

@@ -294,7 +294,7 @@ def run_missing(evaluator: SupervisedEvaluator) -> None:
         evaluator.network.eval()  # MONAI changes the mode of every part, there and back, for each case else
         evaluator.run()
     else:
-        logging.getLogger(__name__).info("All cases are done already: --overwrite true does them again.")
+        logging.getLogger(__name__).info("All cases are done already: --overwrite True does them again.")
         evaluator.fire_event(Events.STARTED)
         evaluator.fire_event(Events.COMPLETED)
 

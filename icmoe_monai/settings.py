@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def check_settings(
     num_workers: int = 0,
     learning_rate: float = 1.0,
     device: str | torch.device = "cpu",
-    amp: bool = False,
+    switches: Mapping[str, object] | None = None,
 ) -> None:
     """Check the numbers of a config, the device, and that results can be written.
 
@@ -53,7 +54,7 @@ def check_settings(
         num_workers: Processes that prepare images.
         learning_rate: Peak learning rate.
         device: Where the network runs.
-        amp: Whether it runs in bfloat16.
+        switches: Settings that are True or False, by name; `amp` says whether the network runs in bfloat16.
 
     Raises:
         InputError: If one of them cannot work.
@@ -77,14 +78,15 @@ def check_settings(
         raise InputError(f"learning_rate must be above 0, got {learning_rate!r}.")
     if val_interval > max_epochs:
         raise InputError(f"val_interval must be at most max_epochs ({max_epochs}), got {val_interval}.")
-    if not isinstance(amp, bool):
-        raise InputError(f"amp must be true or false, got {amp!r}.")
+    for name, switch in (switches or {}).items():
+        if not isinstance(switch, bool):  # "false" on MONAI's command line is a text, which would count as true
+            raise InputError(f"{name} must be True or False, got {switch!r}.")
     if not isinstance(output_dir, str):
         raise InputError(f"output_dir must be a path, got {output_dir!r}: write ./{output_dir} for a folder.")
     _check_device(device)
-    if amp and torch.device(device).type == "cpu" and not _has_bfloat16():
+    if (switches or {}).get("amp") and torch.device(device).type == "cpu" and not _has_bfloat16():
         logging.getLogger(__name__).warning(
-            "amp on this CPU, which has no units for bfloat16, is many times slower than without: set --amp false."
+            "amp on this CPU, which has no units for bfloat16, is many times slower than without: set --amp False."
         )
     probe = Path(output_dir) / ".writable"
     write_atomically(probe, lambda temporary: temporary.write_bytes(b"icmoe"))

@@ -5,15 +5,21 @@ MONAI's own hash of transforms pickles them, and their pickle holds random state
 
 from __future__ import annotations
 
+import builtins
 import hashlib
+import inspect
+import os
+import time
 from collections.abc import Mapping
 from enum import Enum
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+_LIBRARIES = ("monai", "icmoe_monai", "torch", "numpy", "scipy", "builtins", "copyreg", "functools", "collections")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, np.generic, np.dtype)
 
 
@@ -59,10 +65,28 @@ def _describe(value: Any, above: tuple[int, ...]) -> Any:
         array = np.ascontiguousarray(torch.as_tensor(value).detach().cpu().numpy())
         return "array", str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
-        code = getattr(value, "__code__", None)  # two lambdas of a module have one name
-        named = getattr(value, "__module__", None), value.__qualname__
-        return *named, code and (code.co_code, repr(code.co_consts), code.co_names)
+        return _describe_code(value, above)
     try:
         return _describe(value.__reduce_ex__(4), above)  # class and state, as pickle takes them apart
     except TypeError:
         return repr(value)
+
+
+def _describe_code(value: Any, above: tuple[int, ...]) -> Any:
+    """Describe a class or function: by its name if it is of a library whose version is known, else by what it does."""
+    module, named = getattr(value, "__module__", None) or "", value.__qualname__
+    code, owner = getattr(value, "__code__", None), getattr(value, "__self__", None)
+    is_of_library = module.split(".")[0] in _LIBRARIES and "<" not in named
+    if is_of_library and (owner is None or isinstance(owner, ModuleType)):
+        return module, named
+    if isinstance(value, type):
+        try:
+            return module, named, inspect.getsource(value)
+        except (OSError, TypeError):
+            return repr(value), id(value), os.getpid(), time.time_ns()
+    cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    held = [getattr(value, name, None) for name in ("__defaults__", "__kwdefaults__")]
+    if code is None or set(code.co_names) & set(getattr(value, "__globals__", {})) - set(dir(builtins)):
+        return repr(value), os.getpid(), time.time_ns()  # what it does depends on what is not in it
+    said = code.co_code, repr(code.co_consts), code.co_names
+    return module, named, said, *(_describe(part, above) for part in (owner, cells, held))

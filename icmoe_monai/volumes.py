@@ -63,7 +63,7 @@ class VolumeWriter:
         if dicom_seg not in DICOM_SEG:
             raise InputError(f"dicom_seg must be one of {', '.join(DICOM_SEG)}, got {dicom_seg!r}.")
         if dicom_seg == "fractional" and not probability_maps:
-            raise InputError("dicom_seg fractional is made from the probability maps: add --probability_maps true.")
+            raise InputError("dicom_seg fractional is made from the probability maps: add --probability_maps True.")
         if len(segments) != max(out_channels, 2) - 1:
             num_classes = max(out_channels, 2) - 1
             raise InputError(f"segments must describe {num_classes} foreground classes, got {len(segments)}.")

@@ -65,5 +65,5 @@ def test_checking_settings_leaves_nothing_behind(tmp_path):
 )
 def test_bfloat16_on_a_cpu_without_it_is_warned_of(capabilities, is_told, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    check_settings(output_dir=str(tmp_path), image_size=64, longest_side=64, amp=True)
+    check_settings(output_dir=str(tmp_path), image_size=64, longest_side=64, switches={"amp": True})
     assert ("many times slower" in caplog.text) == is_told

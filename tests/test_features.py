@@ -328,7 +328,7 @@ def test_a_wrapped_network_is_refused(cases: list[dict], tmp_path: Path) -> None
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 class TestTraining:
-    """The bundle's training, with `--cache_features true`."""
+    """The bundle's training, with `--cache_features True`."""
 
     def train(self, dataset: Path, output: Path, **overrides: object) -> list[dict]:
         arguments = {
@@ -365,4 +365,4 @@ class TestTraining:
     def test_says_that_whole_networks_have_no_features(self, dataset: Path, tmp_path: Path) -> None:
         with pytest.raises((RuntimeError, InputError)) as raised:
             self.train(dataset, tmp_path, cache_features=True, pretrained=None)
-        assert "set --cache_features false" in str(find_input_error(raised.value))
+        assert "set --cache_features False" in str(find_input_error(raised.value))

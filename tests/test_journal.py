@@ -138,7 +138,7 @@ def test_a_part_of_other_settings_is_not_taken_over(overwrite: bool, tmp_path: P
 
 def test_damaged_journal_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cases.jsonl").write_text("not JSON\n")
-    with pytest.raises(InputError, match=r"cases\.jsonl is damaged: redo the results with --overwrite true"):
+    with pytest.raises(InputError, match=r"cases\.jsonl is damaged: redo the results with --overwrite True"):
         missing(tmp_path)
 
 

@@ -78,8 +78,11 @@ def test_a_finished_run_is_not_done_again_and_a_new_pack_joins(
     folder: Path, both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
+    voters: list[int] = []
     trunk = SamImageEncoder.trunk
     monkeypatch.setattr(SamImageEncoder, "trunk", lambda self, *rest: runs.append(1) or trunk(self, *rest))
+    maps_of = ICMoE.maps_of
+    monkeypatch.setattr(ICMoE, "maps_of", lambda self, *rest: voters.append(id(self)) or maps_of(self, *rest))
     stamps = {path: path.stat().st_mtime_ns for path in both.rglob("*.png")}
     again = [*SETTINGS, "--probability_maps", "true", "--experts", "breast,skin"]
     assert main(["predict", str(folder), str(both), *again]) == 0
@@ -87,9 +90,11 @@ def test_a_finished_run_is_not_done_again_and_a_new_pack_joins(
     assert {path: path.stat().st_mtime_ns for path in both.rglob("*.png")} == stamps
     assert main(["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "skin,breast"]) == 0
     assert len(runs) == 3  # images, not images times packs
+    assert len(voters) == 6
     (tmp_path / "breast" / "masks" / "b.png").unlink()
     assert main(["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "skin,breast"]) == 0
     assert len(runs) == 4
+    assert len(voters) == 7  # skin's experts have nothing to do
     assert (tmp_path / "breast" / "masks" / "b.png").is_file()
 
 
@@ -116,7 +121,7 @@ def test_a_bad_image_fails_in_every_report_and_the_others_are_done(
 
 
 def test_a_stopped_run_leaves_every_report(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(self: ExpertPacks, image: Tensor) -> dict[str, Tensor]:
+    def stop(self: ExpertPacks, image: Tensor, names: list[str]) -> dict[str, Tensor]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ExpertPacks, "expert_maps", stop)
@@ -140,7 +145,7 @@ def test_maps_of_packs_are_those_of_the_networks() -> None:
     one, other = network(), network()
     image = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
-        maps = ExpertPacks({"a": one, "b": other}).eval().expert_maps(image)
+        maps = ExpertPacks({"a": one, "b": other}).expert_maps(image)
         assert torch.equal(maps["a"], one.expert_maps(image))
         assert torch.equal(maps["b"], other.expert_maps(image))
         assert not torch.equal(maps["a"], maps["b"])
@@ -162,10 +167,30 @@ def test_packs_that_see_images_differently_are_refused(folder: Path, tmp_path: P
         run_packs({"skin": first, "breast": second})
 
 
+def test_a_pack_that_reads_images_in_its_own_way_is_refused(folder: Path, tmp_path: Path) -> None:
+    pack = tmp_path / "own.yaml"
+    pack.write_text("preprocessing#transforms#2#subtrahend: [1, 1, 1]")
+    with pytest.raises(InputError, match=r"own\.yaml sets preprocessing#transforms#2#subtrahend, and packs that run"):
+        shared_parts(None, pack)  # type: ignore[arg-type]
+
+
+def test_labels_and_inputs_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelled = tmp_path / "breast"
+    for name in ("images", "masks"):
+        (labelled / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (200, 0, 0)).save(labelled / name / "a.png")
+    before = (labelled / "masks" / "a.png").read_bytes()
+    for images in (labelled / "images", labelled):
+        assert main(["predict", str(images), str(tmp_path), *SETTINGS, "--experts", "skin,breast"]) == 1
+        assert "choose another" in capsys.readouterr().err
+    assert (labelled / "masks" / "a.png").read_bytes() == before
+    assert not (tmp_path / "skin").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--experts", "skin,liver"], "--experts knows no 'liver': choose of breast, skin"),
+        (["--experts", " skin , liver"], "--experts knows no 'liver': choose of breast, skin"),
         (["--experts", "skin,breast", "--checkpoint", "x.pt"], "--checkpoint belongs to one set of experts"),
         (["--experts", "skin,breast", "--calibration", "x.json"], "--calibration belongs to one set of experts"),
         (["--experts", "skin,skin"], "--experts names skin twice"),
