@@ -61,6 +61,8 @@ def choose_window_batch(
     if budget is None:
         return sw_batch_size
     allowed = read_budget(budget) * (1 - _FOR_IMAGES)
+    was_training = network.training
+    network.eval()
     device = torch.device(device)
 
     def segment(num_windows: int) -> None:
@@ -71,6 +73,7 @@ def choose_window_batch(
     segment(1)  # what is loaded at the first use is not a window's
     few, several = (peak_bytes(partial(segment, n), device) for n in (1, 3))
     of_window = max((several - few) / 2, 1.0)
+    network.train(was_training)
     num_experts = len(network.expert_names)
     maps = _MAPS_HELD * 4 * num_experts * (network.out_channels + 1) * max(longest_side, image_size) ** 2
     fixed = few - of_window + maps

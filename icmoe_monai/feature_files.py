@@ -14,8 +14,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.files import refusal
 from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_tensors
 
+_REMEDY = "run the same training again, from --checkpoint last.pt; it computes them anew"
 _logger = logging.getLogger(__name__)
 
 
@@ -41,9 +43,8 @@ def read_features(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: If it is not there or damaged; a damaged one is removed, so that the next run makes it anew.
     """
-    remedy = "run the same training again, from --checkpoint last.pt; it computes them anew"
     if not path.is_file():
-        raise InputError(f"The features {path.name} are gone from {path.parent}: {remedy}.")
+        raise InputError(f"The features {path.name} are gone from {path.parent}: {_REMEDY}.")
     try:
         features = cast(dict[str, Tensor], read_checkpoint(path))
         is_whole = read_metadata(path).get("crc32") == _checksum(features)
@@ -51,7 +52,7 @@ def read_features(path: Path) -> dict[str, Tensor]:
         is_whole = False
     if not is_whole:
         path.unlink(missing_ok=True)
-        raise InputError(f"The features {path.name} in {path.parent} were damaged and are removed: {remedy}.")
+        raise InputError(f"The features {path.name} in {path.parent} were damaged and are removed: {_REMEDY}.")
     # copies: the file is mapped into memory, and what is mapped changes, or ends the process, with the file
     return {name: value.to(torch.float32, copy=True) for name, value in features.items()}
 
@@ -70,7 +71,7 @@ def is_sound(path: Path) -> bool:
     try:
         read_features(path)
     except InputError as error:
-        _logger.warning(str(error).split(":")[0] + "; they are computed anew.")
+        _logger.warning(f"{str(error).partition(_REMEDY)[0]}they are computed anew.")
         return False
     return True
 
@@ -78,13 +79,15 @@ def is_sound(path: Path) -> bool:
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Hold the folder alone, and remove what a writer that was killed has left."""
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         _logger.info(f"Another process computes the features in {folder}: waiting for it.")
         lock.acquire()
+    except OSError as error:
+        raise refusal(folder / ".lock", error) from error
     try:
         for path in folder.glob(".*.safetensors"):
             path.unlink()

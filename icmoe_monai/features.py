@@ -104,7 +104,7 @@ class FrozenFeatures(Randomizable, Dataset):
         Raises:
             InputError: If the network has parts that are trained where others are frozen, or the disk is too small.
         """
-        folder = self.folder / self._digest_all(network, amp)
+        folder = self.folder / self._digest_all(network, amp, device)
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(_digest_case, self.data))
         self.files = [[folder / f"{digest}_{view}.safetensors" for view in range(self.num_views)] for digest in digests]
@@ -125,7 +125,7 @@ class FrozenFeatures(Randomizable, Dataset):
                     i, v = next(done)
                     write_features(features, self.files[i][v])
 
-    def _digest_all(self, network: ICMoE, amp: bool) -> str:
+    def _digest_all(self, network: ICMoE, amp: bool, device: torch.device) -> str:
         """Return the digest of what all files are made from: a folder's name."""
         frozen = fingerprints(network)
         if "encoder" not in frozen or (list(network.detail.parameters()) and "detail" not in frozen):
@@ -135,7 +135,8 @@ class FrozenFeatures(Randomizable, Dataset):
             )
         made_from = {
             "frozen": frozen, "split": network.split, "amp": amp, "dtype": self.dtype, "transform": self._digest,
-            "seed": self.seed, "icmoe_monai": __version__, "monai": monai.__version__,
+            "seed": self.seed, "device": device.type, "icmoe_monai": __version__, "monai": monai.__version__,
+            "torch": str(torch.__version__),
         }  # fmt: skip
         return hashlib.sha256(dump_json(made_from)).hexdigest()[:16]
 
@@ -255,8 +256,15 @@ def _compute(
     with torch.no_grad(), autocast(device, amp):
         tokens, levels = network.trunk(image), network.detail(image)
     named = {TOKENS: tokens, **dict(zip(_LEVELS, levels, strict=False))}
+    kept = {name: value.to("cpu", dtype) for name, value in named.items()}
+    for name, value in kept.items():
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(
+                f"The features ({name}) are not finite as {str(dtype).removeprefix('torch.')}: set --features_dtype "
+                "float32, or --cache_features False if they are that already."
+            )
     for b, label in enumerate(batch[LABEL]):
-        yield {name: value[b].to("cpu", dtype) for name, value in named.items()} | {LABEL: label.to(torch.int16)}
+        yield {name: value[b].clone() for name, value in kept.items()} | {LABEL: label.to(torch.int16)}
 
 
 def _digest_case(case: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from icmoe_monai import budget as module
 from icmoe_monai.budget import MOST_WINDOWS, choose_window_batch, read_budget
 from icmoe_monai.decoder import NoDetail
 from icmoe_monai.errors import InputError
+from icmoe_monai.memory import peak_bytes
 from icmoe_monai.network import ICMoE
 
 SETTINGS = {"sw_batch_size": 4, "image_size": 64, "longest_side": 64, "device": "cpu"}
@@ -53,6 +54,25 @@ def test_larger_images_leave_less(network: ICMoE) -> None:
     assert expected < 0
     with pytest.raises(InputError, match=r"budget 1GB is too small: with one window .* 1\.07 GB would fit"):
         choose_window_batch(network, budget="1GB", **{**SETTINGS, "longest_side": 2048})
+
+
+def test_what_is_chosen_stays_within_the_budget(network: ICMoE) -> None:
+    held = peak_bytes(lambda: None, torch.device("cpu"))
+    budget = (held + 120 * MB) / 0.85
+    settings = {**SETTINGS, "image_size": 256, "longest_side": 256}
+    windows = choose_window_batch(network, budget=f"{budget / MB:.0f}MB", **settings)
+    assert 1 <= windows < MOST_WINDOWS
+    with torch.no_grad():
+        taken = peak_bytes(lambda: network.expert_maps(torch.zeros(windows, 3, 256, 256)), torch.device("cpu"))
+    assert taken < budget
+
+
+def test_measuring_leaves_the_network_as_it_was(network: ICMoE) -> None:
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    choose_window_batch(network, budget="40GB", **SETTINGS)
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_without_a_budget_nothing_is_run() -> None:

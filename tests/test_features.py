@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import errno
 import logging
@@ -234,7 +235,7 @@ def test_a_damaged_file_is_noticed_and_made_anew(
     path.write_bytes(broken)
     with caplog.at_level(logging.WARNING):
         make(cases, tmp_path).fill(network, **HOW)
-    assert "were damaged and are removed; they are computed anew." in caplog.text
+    assert "were damaged and are removed: they are computed anew." in caplog.text
     assert all(torch.equal(value, before[name]) for name, value in read_features(path).items())
 
 
@@ -282,6 +283,23 @@ def test_a_second_process_waits_for_the_first_and_computes_nothing(
     second.join(10)
     assert not second.is_alive()
     assert seen == []
+
+
+def test_a_folder_that_cannot_be_used_is_told(cases: list[dict], network: ICMoE, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"Cannot write .* in .*choose another folder"):
+        make(cases, tmp_path / "file").fill(network, **HOW)
+
+
+def test_features_that_are_too_large_for_halves_are_refused(cases: list[dict], network: ICMoE, tmp_path: Path) -> None:
+    large = copy.deepcopy(network)
+    with torch.no_grad():
+        large.encoder.pos_embed.fill_(1e5)
+    with pytest.raises(
+        InputError, match=r"features \(tokens\) are not finite as float16: set --features_dtype float32"
+    ):
+        make(cases[:1], tmp_path, dtype="float16").fill(large, **HOW)
+    make(cases[:1], tmp_path, dtype="float32").fill(large, **HOW)
 
 
 def test_other_trainings_features_are_told_of(
