@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 from modes import randomise
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from pydicom.data import get_testdata_file
 from torch import Tensor
 
 from icmoe_monai.__main__ import main
@@ -19,6 +22,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.files import read_csv
 from icmoe_monai.network import ICMoE
 from icmoe_monai.packs import ExpertPacks, run_packs, shared_parts
+from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.sam import SamImageEncoder
 
 ROOT = Path(__file__).parent.parent
@@ -201,3 +205,35 @@ def test_mistakes_are_told_in_a_sentence(
 ) -> None:
     assert main(["predict", str(folder), str(tmp_path), *words]) == 1
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_calibrated_packs_give_volumes_and_measures_as_alone(tmp_path: Path) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    volume = nibabel.Nifti1Image(rng.integers(0, 255, (40, 30, 2)).astype(np.int16), np.diag([-2, -1.5, 3, 1]))
+    nibabel.save(volume, images / "stack.nii.gz")
+    (images / "ct.dcm").write_bytes(Path(get_testdata_file("CT_small.dcm", download=False)).read_bytes())
+    picture, _ = draw_dermoscopy(np.random.default_rng(1), (200, 256))
+    Image.fromarray(picture).save(images / "skin.png")
+    settings = ["--num_workers", "0", "--device", "cpu", "--disagreement_maps", "True"]
+    assert main(["predict", str(images), str(tmp_path / "both"), *settings, "--experts", "skin,breast"]) == 0
+    for pack in ("skin", "breast"):
+        alone, beside = tmp_path / pack, tmp_path / "both" / pack
+        assert main(["predict", str(images), str(alone), *settings, "--experts", pack]) == 0
+        files = sorted(path.relative_to(alone) for path in alone.rglob("*") if path.suffix in (".png", ".gz", ".dcm"))
+        assert {path.parts[0] for path in files} == {
+            "masks", "overlays", "controlled", "disagreement", "volumes", "segmentations"
+        }  # fmt: skip
+        for path in files:
+            if path.suffix == ".dcm":
+                one, other = (pydicom.dcmread(folder / path).PixelData for folder in (alone, beside))
+                assert one == other
+            else:
+                assert (alone / path).read_bytes() == (beside / path).read_bytes(), path
+        rows = [read_csv(folder / "report.csv") for folder in (alone, beside)]
+        assert all(row["predicted_dice"] for row in rows[0])
+        for one, other in zip(*rows, strict=True):
+            assert {**one, "seconds": None} == {**other, "seconds": None}
