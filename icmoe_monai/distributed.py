@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.precision import at_least_float32
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,10 +68,10 @@ def batch_mean(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     """
     if num_processes() == 1:
         return values.mean(dim)
-    sums = values.sum(dim)
+    sums = at_least_float32(values).sum(dim)
     count = values.numel() // sums.numel()
     both = total(torch.cat([sums.flatten(), sums.new_tensor([count])]))
-    return (both[:-1] / both[-1]).view_as(sums)
+    return (both[:-1] / both[-1]).view_as(sums).to(values.dtype)
 
 
 def by_first(make: Callable[P, T]) -> Callable[P, T]:
