@@ -11,7 +11,7 @@ from torch import nn
 from icmoe_monai import distributed
 from icmoe_monai.batch_norm import SharedBatchNorm2d, share_batch_norms
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
-from icmoe_monai.distributed import batch_mean, by_first, gathered, share_cases, share_volumes, total
+from icmoe_monai.distributed import batch_mean, by_first, check_torchrun, gathered, share_cases, share_volumes, total
 from icmoe_monai.errors import InputError
 from icmoe_monai.losses import ICMoELoss
 from icmoe_monai.network import ICMoE, ICMoEOutput
@@ -213,6 +213,19 @@ def test_a_volume_is_of_one_process(groups, expected, monkeypatch, second_of_thr
         monkeypatch.setattr(distributed, "process_index", lambda index=index: index)
         shares.append([case["name"] for case in share_volumes(cases)])
     assert shares == expected
+
+
+def test_a_process_that_torchrun_did_not_start_is_told(monkeypatch):
+    told = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    check_torchrun()
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("MASTER_PORT")
+    with pytest.raises(
+        InputError, match=r"not started by torchrun \(RANK, MASTER_PORT are not set\): start it by torchrun"
+    ):
+        check_torchrun()
 
 
 def test_a_single_process_gets_what_it_gave():
