@@ -3,7 +3,7 @@
 `runs.csv` has a line for each run, `DATASET_dice.csv` a line for each test image and a column for each run and method:
 of every row `ROW/seed_K/voted`, of the row icmoe also `mean_vote`, each expert and `oracle`. Data sets, rows and seeds
 stand in the study's order, whatever the order in which they were run. Runs that are in the files already, of another
-machine, stay there as long as the study still asks for them.
+machine, stay there as long as the study still asks for them; `study.json` says what it asked for then.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.study_file import REFERENCE, Run, Study, trials_of
+from benchmarks.study_file import REFERENCE, Run, Study, settings_of, trials_of
 from benchmarks.study_plan import Place, identity_of
 from icmoe_monai.files import read_csv, write_csv, write_json
 from icmoe_monai.network import EXPERTS
@@ -46,7 +46,7 @@ def collect(study: Study, place: Place, results: Path) -> int:
     """
     rates = tuned_rates(results / "tuning.csv")
     found = {run: finished for run in _in_order(study) if (finished := _read(study, run, place, rates)) is not None}
-    kept = {run: line for run, line in _lines_before(study, results, rates).items() if run not in found}
+    kept = {run: line for run, line in _lines_before(study, place, results, rates).items() if run not in found}
     lines = [_line(found[run]) if run in found else kept[run] for run in _in_order(study) if run in {**found, **kept}]
     if lines:
         write_csv(results / "runs.csv", lines)
@@ -56,7 +56,8 @@ def collect(study: Study, place: Place, results: Path) -> int:
         table = _dice_of_cases([finished for run, finished in found.items() if run.dataset == dataset], before)
         if table:
             write_csv(path, _ordered(table, study))
-    write_json(results / "study.json", study._asdict() | {"tuning": study.tuning and study.tuning._asdict()})
+    tuning = study.tuning and study.tuning._asdict()
+    write_json(results / "study.json", study._asdict() | {"tuning": tuning, "overlays": _overlays_of(study)})
     return len(lines)
 
 
@@ -132,25 +133,41 @@ def _line(finished: Finished) -> dict[str, Any]:
     return line | {f"command_{name}": command for name, command in content["commands"].items()}
 
 
-def _lines_before(study: Study, results: Path, rates: Mapping[str, float]) -> dict[Run, dict[str, Any]]:
-    """Return the lines of `runs.csv` that were made as the study asks now."""
+def _lines_before(study: Study, place: Place, results: Path, rates: Mapping[str, float]) -> dict[Run, dict[str, Any]]:
+    """Return the lines of `runs.csv` that were made elsewhere, as the study asks now."""
     if not (results / "runs.csv").is_file() or not (results / "study.json").is_file():
         return {}
     before = json.loads((results / "study.json").read_text())
-    asked = set(_in_order(study))
+    asked, overlays = set(_in_order(study)), _overlays_of(study)
+    overlays_before = before.get("overlays", overlays)  # older files only have their names
 
     def is_asked(run: Run, line: Mapping[str, str]) -> bool:
-        rate = rate_of(run, rates)
         return (
             run in asked
             and before["settings"] == study.settings
             and before["datasets"].get(run.dataset) == study.datasets[run.dataset]
             and before["rows"].get(run.row) == study.rows[run.row]
-            and (rate is None or float(line["learning_rate"]) == rate)
+            and overlays_before.get(run.row) == overlays[run.row]
+            and not (place.folder(study, run) / "started.json").is_file()  # else this machine's own run counts
+            and _is_of_rate(line, rate_of(run, rates))
+            and (place.trunk is None or line["trunk"] == (identity_of(study, run, place, None)["trunk"] or ""))
         )
 
     lines = {Run(line["row"], line["dataset"], int(line["seed"])): line for line in read_csv(results / "runs.csv")}
     return {run: dict(line) for run, line in lines.items() if is_asked(run, line)}
+
+
+def _overlays_of(study: Study) -> dict[str, Any]:
+    """Return the content of every row's overlay."""
+    dataset, seed = next(iter(study.datasets)), study.seeds[0]
+    return {row: settings_of(study, Run(row, dataset, seed))["row"] for row in study.rows}
+
+
+def _is_of_rate(line: Mapping[str, str], rate: float | None) -> bool:
+    """Say whether a line's run was given this learning rate; None: no rate, but the config's."""
+    if rate is None:
+        return "--learning_rate" not in line["command_training"]
+    return float(line["learning_rate"]) == rate
 
 
 def _columns_of(path: Path, runs: Sequence[Run]) -> dict[str, dict[str, str]]:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from icmoe_monai.distributed import num_processes, total
+from icmoe_monai.precision import at_least_float32
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose statistics in training are those of the whole batch.
+    """`nn.BatchNorm2d` whose statistics in training are those of the whole batch, in float32 for half precision.
 
     Example:
         >>> norm = SharedBatchNorm2d(3)
@@ -27,6 +28,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         """Normalise (B, C, H, W); the maps of all processes have one size, B may differ."""
         if not self.training or num_processes() == 1:
             return super().forward(x)
+        dtype, x = x.dtype, at_least_float32(x)
         sums = total(torch.cat([x.sum((0, 2, 3)), x.new_tensor([x.numel() // self.num_features])]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
@@ -34,7 +36,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         variance = total(deviation.square().sum((0, 2, 3))) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         normalised = deviation * torch.rsqrt(variance + self.eps)[:, None, None]
-        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+        return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

@@ -10,6 +10,7 @@ All processes must call these functions alike and in the same order. In a single
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from itertools import chain, zip_longest
@@ -20,10 +21,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.precision import at_least_float32
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _NOTHING = object()
+_TOLD_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def check_torchrun() -> None:
+    """Check that this process was told by what the others are found.
+
+    Raises:
+        InputError: If it was not, as without torchrun.
+    """
+    missing = [name for name in _TOLD_BY_TORCHRUN if name not in os.environ]
+    if missing:
+        raise InputError(
+            f"A workflow of several processes was not started by torchrun ({', '.join(missing)} are not set): start it "
+            "by torchrun, as docs/multi_gpu.md says, or leave out the multi_gpu overlay."
+        )
 
 
 def num_processes() -> int:
@@ -67,10 +84,10 @@ def batch_mean(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     """
     if num_processes() == 1:
         return values.mean(dim)
-    sums = values.sum(dim)
+    sums = at_least_float32(values).sum(dim)
     count = values.numel() // sums.numel()
     both = total(torch.cat([sums.flatten(), sums.new_tensor([count])]))
-    return (both[:-1] / both[-1]).view_as(sums)
+    return (both[:-1] / both[-1]).view_as(sums).to(values.dtype)
 
 
 def by_first(make: Callable[P, T]) -> Callable[P, T]:

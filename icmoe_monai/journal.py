@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icmoe_monai.distributed import by_first, is_first, process_index
+from icmoe_monai.distributed import by_first, is_first, num_processes, process_index
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import digest_of, dump_json, without_folders, write_atomically
 from icmoe_monai.version import __version__
 
 CASE, VOLUME, NOTE = "case", "volume", "note"
 JOURNAL, _PART = "cases.jsonl", "cases.{}.jsonl"
+_IS_PART = re.compile(r"cases\.([1-9][0-9]*)\.jsonl")
 _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
 _FILES = ("mask", "overlay", "controlled", "disagreement_map", "votes")
 
@@ -87,7 +89,8 @@ class Journal:
     @by_first
     def _find_missing(self, cases: Sequence[Mapping[str, Any]], made_by: dict[str, Any]) -> list[Mapping[str, Any]]:
         found = {} if self.overwrite else self._read()
-        self._take_over(found)
+        if found:
+            self._take_over(found)
         if not found:
             self._header = made_by
         elif found != made_by:
@@ -108,6 +111,8 @@ class Journal:
             header = _line(_MADE_BY, self._header)
             write_atomically(self.path, lambda path: path.write_bytes(header))
             self._header = None
+            if is_first():  # each other process, which may have begun before, replaces its own part
+                self._drop_parts_from(num_processes())
 
     def add(self, kind: str, record: Mapping[str, Any]) -> None:
         """Note a record, which replaces one of its kind and `name`.
@@ -160,12 +165,21 @@ class Journal:
 
     def drop_parts(self) -> None:
         """Remove the other processes' parts, once all that they note is here."""
-        for path in self.output_dir.glob(_PART.format("*")):
-            path.unlink()
+        self._drop_parts_from(1)
+
+    def _drop_parts_from(self, index: int) -> None:
+        for process, path in self._parts().items():
+            if process >= index:
+                path.unlink()
+
+    def _parts(self) -> dict[int, Path]:
+        """Return the parts by their process; other files are the user's."""
+        matches = [_IS_PART.fullmatch(path.name) for path in self.output_dir.glob(_PART.format("*"))]
+        return {int(match[1]): self.output_dir / match[0] for match in matches if match}
 
     def _take_over(self, made_by: dict[str, Any]) -> None:
         """Take over the parts of a stopped run, if they were made as this journal was."""
-        for path in sorted(self.output_dir.glob(_PART.format("*"))) if made_by else []:
+        for _, path in sorted(self._parts().items()):
             part = Journal(output_dir=self.output_dir)
             part.path = path
             if part._read() == made_by:

@@ -91,8 +91,10 @@ def test_the_state_of_a_training_holds_the_best_value_by_its_place_in_the_list()
 def test_nothing_in_initialize_needs_a_file_or_this_package():
     for name in ("train.json", "inference.json"):
         assert read(name)["initialize"] == ["$monai.utils.set_determinism(seed=@seed)"]
-    for name in MULTI_GPU:
-        assert not any("icmoe" in text or "bundle_root" in text for _, text in strings(read(name)["initialize"]))
+    for name in MULTI_GPU:  # whose first entry says that torchrun is missing
+        first, *others = read(name)["initialize"]
+        assert first == {"_target_": "icmoe_monai.distributed.check_torchrun"}
+        assert not any("icmoe" in text or "bundle_root" in text for _, text in strings(others))
 
 
 @pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json", *MULTI_GPU])

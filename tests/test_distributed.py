@@ -11,7 +11,7 @@ from torch import nn
 from icmoe_monai import distributed
 from icmoe_monai.batch_norm import SharedBatchNorm2d, share_batch_norms
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
-from icmoe_monai.distributed import batch_mean, by_first, gathered, share_cases, share_volumes, total
+from icmoe_monai.distributed import batch_mean, by_first, check_torchrun, gathered, share_cases, share_volumes, total
 from icmoe_monai.errors import InputError
 from icmoe_monai.losses import ICMoELoss
 from icmoe_monai.network import ICMoE, ICMoEOutput
@@ -107,8 +107,9 @@ def test_the_loss_would_be_another_without_the_others_sums():
     assert (torch.stack(halves).mean(0) - whole).abs().min() > 1e-3
 
 
-def test_batch_norms_take_the_statistics_of_all(tmp_path):
-    x = torch.randn(4, 3, 5, 7) * 3 + 1
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_batch_norms_take_the_statistics_of_all(dtype, tmp_path):
+    x = (torch.randn(4, 3, 9, 11) * 3 + 1).to(dtype)  # bfloat16 has no 297, a process's count
     weights = torch.randn_like(x)
 
     def normalise(norm: nn.Module, images: slice) -> dict[str, torch.Tensor]:
@@ -126,6 +127,15 @@ def test_batch_norms_take_the_statistics_of_all(tmp_path):
     for name in nn.BatchNorm2d(3).state_dict():
         torch.testing.assert_close(parts[0][name], whole[name])
         torch.testing.assert_close(parts[1][name], whole[name])
+
+
+def test_a_mean_of_half_precision_counts_in_full(tmp_path):
+    values = torch.zeros(257, dtype=torch.bfloat16)  # which has no 257
+    values[0] = 1
+    shares = (values[:100], values[100:])
+    for mean in in_two(lambda index: batch_mean(shares[index]), tmp_path):
+        assert mean.dtype == torch.bfloat16
+        assert mean == torch.tensor(1 / 257).bfloat16() != 1 / 256
 
 
 def test_a_networks_batch_norms_are_shared_and_its_checkpoints_fit():
@@ -203,6 +213,19 @@ def test_a_volume_is_of_one_process(groups, expected, monkeypatch, second_of_thr
         monkeypatch.setattr(distributed, "process_index", lambda index=index: index)
         shares.append([case["name"] for case in share_volumes(cases)])
     assert shares == expected
+
+
+def test_a_process_that_torchrun_did_not_start_is_told(monkeypatch):
+    told = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    check_torchrun()
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("MASTER_PORT")
+    with pytest.raises(
+        InputError, match=r"not started by torchrun \(RANK, MASTER_PORT are not set\): start it by torchrun"
+    ):
+        check_torchrun()
 
 
 def test_a_single_process_gets_what_it_gave():

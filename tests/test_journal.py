@@ -136,6 +136,35 @@ def test_a_part_of_other_settings_is_not_taken_over(overwrite: bool, tmp_path: P
     assert not second.path.exists()
 
 
+@pytest.mark.parametrize("name", ["cases.backup.jsonl", "cases.1.old.jsonl", "cases..jsonl"])
+def test_a_users_copy_of_the_journal_is_no_part_of_it(name: str, tmp_path: Path, monkeypatch) -> None:
+    first = of_process(0, tmp_path, monkeypatch)
+    first.add(CASE, done(tmp_path, "a.jpg"))
+    copy = tmp_path / name
+    copy.write_bytes(first.path.read_bytes())
+    first.add(CASE, {**done(tmp_path, "a.jpg"), "status": "failed"})
+    first.drop_parts()
+    assert missing(tmp_path) == ["a.jpg", "b.jpg", "c.jpg"]  # as the journal says by now
+    missing(tmp_path, overwrite=True)
+    assert copy.is_file()
+
+
+def test_overwriting_keeps_the_parts_until_the_run_begins(tmp_path: Path, monkeypatch) -> None:
+    first, second = (of_process(index, tmp_path, monkeypatch) for index in range(2))
+    second.add(CASE, done(tmp_path, "b.jpg"))
+    Journal(output_dir=tmp_path, overwrite=True).missing(CASES)  # and then its checkpoint cannot be read
+    assert missing(tmp_path) == ["a.jpg", "c.jpg"]
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == [first.path.name]
+
+
+def test_beginning_anew_drops_the_parts_of_processes_that_are_no_more(tmp_path: Path, monkeypatch) -> None:
+    for index in range(4):
+        of_process(index, tmp_path, monkeypatch)
+    monkeypatch.setattr("icmoe_monai.journal.num_processes", lambda: 2)  # the second may have begun before the first
+    of_process(0, tmp_path, monkeypatch, overwrite=True)
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"cases.jsonl", "cases.1.jsonl"}
+
+
 def test_damaged_journal_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cases.jsonl").write_text("not JSON\n")
     with pytest.raises(InputError, match=r"cases\.jsonl is damaged: redo the results with --overwrite True"):

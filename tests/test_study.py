@@ -496,6 +496,53 @@ def test_collecting_leaves_out_what_other_learning_rates_gave(bench):
     assert [(line["dataset"], line["learning_rate"]) for line in lines] == [("first", "0.0001")]
 
 
+@pytest.mark.parametrize("is_here", [True, False], ids=["here", "elsewhere"])
+def test_collecting_leaves_out_what_another_trunk_gave(bench, is_here):
+    only = ("--rows", "icmoe,unet", "--seeds", "0")
+    bench.main(*only)
+    (old,) = {line["trunk"] for line in read_csv(bench.results / "tiny" / "runs.csv")} - {""}
+    bench.trunk.write_bytes(b"others")
+    if not is_here:
+        shutil.rmtree(bench.runs)
+    bench.main(*only, "--datasets", "first")
+    lines = read_csv(bench.results / "tiny" / "runs.csv")
+    assert old not in {line["trunk"] for line in lines}
+    assert [(line["dataset"], line["row"]) for line in lines] == [
+        ("first", "icmoe"), ("first", "unet"), ("second", "unet")  # which takes none
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["elsewhere", "here-before-overlays-were-noted"])
+def test_collecting_leaves_out_what_an_overlays_old_content_gave(bench, case):
+    overlay, study = bench.folder / "own.yaml", bench.results / "tiny" / "study.json"
+    overlay.write_text("expert_depth: 1\n")
+    bench.write_study(STUDY | {"rows": {"icmoe": None, "own": str(overlay)}, "tuning": None})
+    bench.main("--seeds", "0")
+    overlay.write_text("expert_depth: 2\n")
+    if case == "elsewhere":
+        shutil.rmtree(bench.runs)
+    else:
+        content = json.loads(study.read_text())
+        study.write_text(json.dumps({key: value for key, value in content.items() if key != "overlays"}))
+    bench.main("--seeds", "0", "--datasets", "first", "--rows", "own")
+    lines = read_csv(bench.results / "tiny" / "runs.csv")
+    assert [(line["dataset"], line["row"]) for line in lines] == [
+        ("first", "icmoe"), ("first", "own"), ("second", "icmoe")
+    ]  # fmt: skip
+
+
+def test_collecting_leaves_out_what_a_rate_gave_that_is_no_longer_tuned(bench):
+    (bench.results / "tiny").mkdir(parents=True)
+    tuning = bench.results / "tiny" / "tuning.csv"
+    tuning.write_text("row,learning_rate,chosen\nunet,0.0001,yes\n")
+    bench.main("--rows", "unet", "--seeds", "0")
+    shutil.rmtree(bench.runs)  # they were run elsewhere
+    tuning.unlink()
+    bench.main("--rows", "unet", "--seeds", "0", "--datasets", "first")
+    lines = read_csv(bench.results / "tiny" / "runs.csv")
+    assert [(line["dataset"], line["learning_rate"]) for line in lines] == [("first", "0.001")]
+
+
 def test_the_study_itself_is_told_with_its_results(bench):
     bench.main("--rows", "unet", "--seeds", "0", "--datasets", "first")
     found = json.loads((bench.results / "tiny" / "study.json").read_text())
