@@ -161,6 +161,51 @@ def test_what_would_be_read_wrong_is_refused_in_a_sentence(tmp_path: Path, pixel
         pass
 
 
+def patched(path: Path, tag: int, value: int) -> None:
+    """Write another number into a tag of the first page."""
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags[tag].overwrite(value)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "sentence"),
+    [
+        (259, 31_337, "is damaged, or cut short"),
+        (262, 31_337, "stores 31337 colours"),
+        (256, 0, "a.tif (is a damaged TIFF|claims 0 x 150 pixels)"),
+        (322, 0, "a.tif (is a damaged TIFF|claims 211 x 150 pixels in tiles of 211 x 0)"),
+    ],
+    ids=["compression", "colours", "width", "tile width"],
+)
+def test_a_tag_that_nobody_knows_is_refused_in_a_sentence(
+    tmp_path: Path, pixels: np.ndarray, tag: int, value: int, sentence: str
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(32, 32), compression="zlib")
+    patched(tmp_path / "a.tif", tag, value)
+    with pytest.raises(UnreadableImageError, match=sentence):
+        read_in_parts(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("kind", ["a.tif", "a.ome.tif", "a.svs"])
+def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path, kind: str) -> None:
+    path, random = tmp_path / kind, np.random.default_rng(4)
+    note = "Aperio Image Library v1\n64x64|MPP = 0.5" if kind == "a.svs" else None
+    metadata = None if kind == "a.svs" else {"axes": "YXS"}
+    about = {"photometric": "rgb", "tile": (32, 32), "description": note, "metadata": metadata}
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), compression="zlib", **about)
+    whole, failed = path.read_bytes(), 0
+    for _ in range(150):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[random.integers(8, len(whole), 3)] = random.integers(0, 256, 3)
+        path.write_bytes(damaged.tobytes())
+        try:
+            with open_large_image(str(path)) as image:
+                image.read(0, 0, min(64, image.shape[0]), min(64, image.shape[1]))
+        except UnreadableImageError:
+            failed += 1
+    assert failed > 10
+
+
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_a_file_cut_short_fails_at_the_region_that_is_missing(
     tmp_path: Path, pixels: np.ndarray, compression: str | None
@@ -243,6 +288,18 @@ class FakeSlide:
 
     def close(self) -> None:
         pass
+
+
+@pytest.mark.parametrize("told", ["n/a", "nan", "-1", "inf", ""])
+def test_a_scale_that_is_no_number_is_none(
+    tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    slide = type("Slide", (FakeSlide,), {"properties": {"openslide.mpp-x": told, "openslide.mpp-y": "0.5"}})
+    monkeypatch.setitem(sys.modules, "openslide", SimpleNamespace(OpenSlide=slide))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.ndpi")
+    with open_large_image(str(tmp_path / "a.ndpi")) as image:
+        assert image.spacing_um is None
 
 
 def test_openslide_is_asked_for_the_region_of_a_level(
