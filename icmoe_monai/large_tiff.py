@@ -19,6 +19,9 @@ from icmoe_monai.errors import InputError
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 _COARSEST_UM = 10.0  # a coarser "resolution" is a printer's or a default of 72 dots per inch
+_JPEG = (6, 7, 33007, 34892)  # compressions of which tifffile turns YCbCr into RGB
+_APERIO_YCBCR = 33003  # JPEG 2000 whose colours are YCbCr, whatever the tag for colours says
+_TRANSPARENT = 2  # an extra sample that tells opacity by which the colours were not multiplied
 _COLOURS = ("MINISBLACK", "MINISWHITE", "RGB", "YCBCR")
 
 
@@ -171,6 +174,8 @@ def _as_rgb(pixels: np.ndarray, page: Any) -> np.ndarray:
     """Return uint8 (h, w, 1 to 4) as RGB, uint8 (h, w, 3)."""
     if _name(page.photometric) == "MINISWHITE":
         pixels = 255 - pixels
+    if page.extrasamples[:1] == (_TRANSPARENT,):  # black shines through, as in `pictures`
+        pixels = (pixels[..., :-1] * (pixels[..., -1:] / 255)).round().astype(np.uint8)
     return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
 
 
@@ -184,6 +189,8 @@ def _check(path: str, page: Any) -> None:
         fault = f"stores {page.dtype} values and not 8 bits: save it with 8 bits a channel"
     elif _name(page.photometric) not in _COLOURS:
         fault = f"stores {_name(page.photometric)} colours: save it as RGB"
+    elif _is_ycbcr(page) and (page.compression not in _JPEG or page.extrasamples):
+        fault = "stores YCbCr colours in another way than a plain JPEG, of which RGB is not made here: save it as RGB"
     elif page.samplesperpixel > 1 and page.planarconfig != tifffile.PLANARCONFIG.CONTIG:
         fault = "stores its colours one after the other: save it with interleaved RGB"
     elif page.samplesperpixel not in (1, 2, 3, 4) or page.imagedepth > 1:
@@ -194,6 +201,10 @@ def _check(path: str, page: Any) -> None:
         fault = f"has no tiles, or huge ones ({page.chunks[1]} x {page.chunks[0]} pixels): save it as a tiled TIFF"
     if fault:
         raise UnreadableImageError(f"{path} {fault}.")
+
+
+def _is_ycbcr(page: Any) -> bool:
+    return _name(page.photometric) == "YCBCR" or page.compression == _APERIO_YCBCR
 
 
 def _spacing_um(file: tifffile.TiffFile, page: Any) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 
 from icmoe_monai.large_images import UnreadableImageError, open_large_image
+from icmoe_monai.pictures import decode_rgb
 
 SHAPE = (150, 211)
 
@@ -61,10 +62,20 @@ def test_grey_becomes_rgb_and_white_is_zero_is_inverted(
     np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), np.repeat(expected[..., None], 3, axis=-1))
 
 
-def test_transparency_is_passed_over(tmp_path: Path, pixels: np.ndarray) -> None:
-    with_alpha = np.concatenate([pixels, np.full((*SHAPE, 1), 9, np.uint8)], axis=-1)
-    tifffile.imwrite(tmp_path / "a.tif", with_alpha, photometric="rgb", extrasamples=["unassalpha"], tile=(64, 64))
-    np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), pixels)
+def test_what_is_transparent_is_black_as_in_ordinary_inference(tmp_path: Path, pixels: np.ndarray) -> None:
+    opacity = np.broadcast_to(np.linspace(0, 255, SHAPE[1]).astype(np.uint8)[None, :, None], (*SHAPE, 1))
+    rgba = np.concatenate([pixels, opacity], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=["unassalpha"], tile=(64, 64))
+    found = read_in_parts(tmp_path / "a.tif")
+    assert (found[:, 0] == 0).all()
+    assert np.abs(found - decode_rgb(str(tmp_path / "a.tif"))).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["assocalpha", "unspecified"])
+def test_a_fourth_sample_that_hides_nothing_is_passed_over(tmp_path: Path, pixels: np.ndarray, kind: str) -> None:
+    rgba = np.concatenate([pixels // 2, np.full((*SHAPE, 1), 128, np.uint8)], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=[kind], tile=(64, 64))
+    np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), pixels // 2)
 
 
 def test_each_tile_is_decoded_once_for_a_row_of_regions(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -143,6 +154,10 @@ REFUSED = {
     "palette": (
         lambda p, a: tifffile.imwrite(p, a[..., 0], photometric="palette", colormap=np.zeros((3, 256), np.uint16)),
         "stores PALETTE colours",
+    ),
+    "YCbCr": (
+        lambda p, a: tifffile.imwrite(p, a, photometric="ycbcr", compression="zlib", subsampling=(1, 1)),
+        "stores YCbCr colours in another way than a plain JPEG",
     ),
     "turned": (
         lambda p, a: tifffile.imwrite(p, a, photometric="rgb", extratags=[(274, 3, 1, 6, True)]),
@@ -252,7 +267,10 @@ def test_a_missing_decoder_is_named(tmp_path: Path, pixels: np.ndarray, monkeypa
 def test_a_jpeg_compressed_tiff_is_read_where_its_decoder_is_installed(tmp_path: Path) -> None:
     pytest.importorskip("imagecodecs", reason="JPEG in TIFF needs imagecodecs, an extra")
     smooth = np.broadcast_to(np.linspace(20, 220, SHAPE[1])[None, :, None], (*SHAPE, 3)).astype(np.uint8)
+    smooth[..., 1] //= 2
     tifffile.imwrite(tmp_path / "a.tif", smooth, photometric="rgb", tile=(64, 64), compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.pages[0].photometric.name == "YCBCR"
     assert np.abs(read_in_parts(tmp_path / "a.tif").astype(int) - smooth).max() < 8
 
 
