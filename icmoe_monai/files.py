@@ -19,6 +19,7 @@ import numpy as np
 from icmoe_monai.errors import InputError
 
 _CHUNK = 1 << 20
+_OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _REMEDIES = {
     errno.ENOSPC: "Free some space there",
     errno.EDQUOT: "Free some of your quota there",
@@ -63,6 +64,15 @@ def refusal(path: Path, error: OSError) -> InputError:
     return InputError(
         f"Cannot write {path.name} in {path.parent}: {error.strerror or error}. {remedy}, or choose another folder."
     )
+
+
+def is_of_one_name(error: InputError) -> bool:
+    """Tell whether the system refused a file for its name, so that others can be written.
+
+    Args:
+        error: What `refusal` returned, raised from the system's exception, or any other.
+    """
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_ONE_NAME
 
 
 def check_file(path: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from icmoe_monai.deciding import decide
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically
+from icmoe_monai.files import is_of_one_name, write_atomically
 from icmoe_monai.large_images import LargeImage, UnreadableImageError, open_large_image
 from icmoe_monai.memory import peak_memory_mb
 from icmoe_monai.network import ICMoE, unwrapped
@@ -38,8 +38,8 @@ class LargeSegmenter:
     """What an evaluator does with a case (its `iteration_update`): segment a large image into files.
 
     Writes `masks/<name>.tif`, 0 and 255 or class indices, `votes/<name>.tif`, each expert's vote in 0..255, both
-    pyramidal, and `overlays/<name>.png`, a small picture with what was found outlined. An image that cannot be used
-    becomes a case with a `failure`.
+    pyramidal, and `overlays/<name>.png`, a small picture with what was found outlined. An image that cannot be used,
+    or whose files' names are taken by other things, becomes a case with a `failure`.
 
     Args:
         network: The network.
@@ -51,7 +51,8 @@ class LargeSegmenter:
         device: Where the network is.
 
     Raises:
-        InputError: If the level is no whole number of at least 0, or a file cannot be written.
+        InputError: If the level is no whole number of at least 0, `votes` is neither True nor False, the labels are not
+            those of the network's classes, or a file cannot be written, unless only its name is refused.
 
     Example:
         >>> import tempfile
@@ -80,6 +81,11 @@ class LargeSegmenter:
     ) -> None:
         if isinstance(level, bool) or not isinstance(level, int) or level < 0:
             raise InputError(f"level must be a whole number of at least 0, got {level!r}.")
+        if not isinstance(votes, bool):
+            raise InputError(f"votes must be True or False, got {votes!r}.")
+        num_classes = max(unwrapped(network).out_channels, 2) - 1
+        if len(labels) != num_classes:
+            raise InputError(f"labels must name {num_classes} foreground classes, got {list(labels)}.")
         self.network = network
         self.inferer = inferer
         self.output_dir = Path(output_dir)
@@ -104,6 +110,10 @@ class LargeSegmenter:
                 item |= self._segment(image, name)
         except UnreadableImageError as error:
             item["failure"] = str(error).replace(str(case["image"]), name)
+        except InputError as error:
+            if not is_of_one_name(error):
+                raise
+            item["failure"] = str(error).replace(str(self.output_dir), "output_dir")
         return [item]
 
     def _segment(self, image: LargeImage, name: str) -> dict[str, Any]:
@@ -133,7 +143,7 @@ class LargeSegmenter:
         pixels = np.zeros(len(self.labels) + 1, dtype=np.int64)
         with ExitStack() as stack:
             mask = stack.enter_context(self._writer(found["mask_path"], image))
-            # entered last and so written first, as a case with its mask counts as done
+            # entered last and so written first: where there is a mask, its votes are there
             votes = stack.enter_context(self._writer(found["votes"], image, num_experts)) if self.votes else None
             for strip in _with_progress(self.inferer(image, network, self.device), name, image.shape[0]):
                 classes = self._decided(strip.prediction[: network.out_channels], name)

@@ -19,7 +19,7 @@ import numpy as np
 from icmoe_monai import pictures
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import check_file
-from icmoe_monai.large_tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError
+from icmoe_monai.large_tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError, positive_um, unreadable
 from icmoe_monai.reading import SLIDE_SUFFIXES
 
 LARGE_SUFFIXES = (*pictures.SUFFIXES, *SLIDE_SUFFIXES)
@@ -128,20 +128,15 @@ class ScannerImage:
 
     def __init__(self, path: str, level: int = 0) -> None:
         openslide = _openslide(path)
-        try:
-            self._slide: Any = openslide.OpenSlide(path)
-        except (openslide.OpenSlideError, OSError) as error:
-            raise UnreadableImageError(f"{path} cannot be read by OpenSlide ({error}): copy it again.") from error
-        self._errors = (openslide.OpenSlideError, OSError)
-        if not 0 <= level < self._slide.level_count:
-            raise UnreadableImageError(f"{path} has levels 0 to {self._slide.level_count - 1}, and level is {level}.")
         self._path, self._level = path, level
-        width, height = self._slide.level_dimensions[level]
-        self.shape = (height, width)
-        full_width, full_height = self._slide.level_dimensions[0]
-        self._scale = (full_height / height, full_width / width)
-        found = [self._slide.properties.get(f"openslide.mpp-{axis}") for axis in "yx"]
-        self.spacing_um = (float(found[0]) * self._scale[0], float(found[1]) * self._scale[1]) if all(found) else None
+        with unreadable(path, "cannot be read by OpenSlide"):
+            self._slide: Any = openslide.OpenSlide(path)
+        try:
+            with unreadable(path, "is a damaged slide"):
+                self._measure()
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """Return a region, uint8 (height, width, 3).
@@ -150,15 +145,24 @@ class ScannerImage:
             UnreadableImageError: If it cannot be decoded.
         """
         corner = (round(left * self._scale[1]), round(top * self._scale[0]))  # in pixels of level 0
-        try:
+        with unreadable(self._path, "is damaged"):
             pixels = np.asarray(self._slide.read_region(corner, self._level, (width, height)))
-        except self._errors as error:
-            raise UnreadableImageError(f"{self._path} is damaged ({error}): copy it again.") from error
         return np.where(pixels[..., 3:] == 0, np.uint8(255), pixels[..., :3])
 
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
+
+    def _measure(self) -> None:
+        slide, level = self._slide, self._level
+        if not 0 <= level < slide.level_count:
+            raise UnreadableImageError(f"{self._path} has levels 0 to {slide.level_count - 1}, and level is {level}.")
+        width, height = slide.level_dimensions[level]
+        self.shape = (height, width)
+        full_width, full_height = slide.level_dimensions[0]
+        self._scale = (full_height / height, full_width / width)
+        step = positive_um(*(slide.properties.get(f"openslide.mpp-{axis}") for axis in "yx"))
+        self.spacing_um = None if step is None else (step[0] * self._scale[0], step[1] * self._scale[1])
 
 
 def _open(path: str, level: int) -> LargeImage:

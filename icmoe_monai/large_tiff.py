@@ -5,8 +5,10 @@ Letters: H W size of the image; S samples of a pixel.
 
 from __future__ import annotations
 
+import math
 import re
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,39 @@ from icmoe_monai.errors import InputError
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 _COARSEST_UM = 10.0  # a coarser "resolution" is a printer's or a default of 72 dots per inch
+_JPEG = (6, 7, 33007, 34892)  # compressions of which tifffile turns YCbCr into RGB
+_APERIO_YCBCR = 33003  # JPEG 2000 whose colours are YCbCr, whatever the tag for colours says
+_TRANSPARENT = 2  # an extra sample that tells opacity by which the colours were not multiplied
 _COLOURS = ("MINISBLACK", "MINISWHITE", "RGB", "YCBCR")
-_DECODING = (tifffile.TiffFileError, ValueError, RuntimeError, OSError, TypeError, IndexError, zlib.error)
 
 
 class UnreadableImageError(InputError):
     """A large image that cannot be used; the others of its run can."""
+
+
+@contextmanager
+def unreadable(path: str, fault: str) -> Iterator[None]:
+    """Turn any exception but a lack of memory into a sentence: damaged bytes make libraries raise every kind.
+
+    Args:
+        path: The file.
+        fault: What it then is.
+
+    Raises:
+        UnreadableImageError: In place of the exception.
+
+    Example:
+        >>> with unreadable("a.tif", "is damaged"):
+        ...     {}["tag"]
+        Traceback (most recent call last):
+        icmoe_monai.large_tiff.UnreadableImageError: a.tif is damaged (KeyError: 'tag'): copy it again.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnreadableImageError(f"{path} {fault} ({type(error).__name__}: {error}): copy it again.") from error
 
 
 class TiffImage:
@@ -56,22 +85,14 @@ class TiffImage:
 
     def __init__(self, path: str, level: int = 0) -> None:
         self._path = path
-        try:
+        with unreadable(path, "is no TIFF that can be read"):
             self._file = tifffile.TiffFile(path)
-        except _DECODING as error:
-            raise UnreadableImageError(f"{path} is no TIFF that can be read ({error}): copy it again.") from error
         try:
-            full, self._page = self._find(0), self._find(level)
-            _check(path, self._page)
-            spacing = _spacing_um(self._file, full)
-        except _DECODING as error:
+            with unreadable(path, "is a damaged TIFF"):
+                self._open(level)
+        except BaseException:
             self.close()
-            if isinstance(error, InputError):
-                raise
-            raise UnreadableImageError(f"{path} is a damaged TIFF ({error}): copy it again.") from error
-        self.shape = (self._page.imagelength, self._page.imagewidth)
-        scale = (full.imagelength / self.shape[0], full.imagewidth / self.shape[1])
-        self.spacing_um = None if spacing is None else (spacing[0] * scale[0], spacing[1] * scale[1])
+            raise
         self._kept: dict[int, np.ndarray] = {}
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -80,24 +101,20 @@ class TiffImage:
         Raises:
             UnreadableImageError: If a tile is damaged, or needs a decoder that is not installed.
         """
-        tall, wide = self._page.chunks[:2]
-        across = -(-self.shape[1] // wide)
-        rows, columns = range(top // tall, -(-(top + height) // tall)), range(left // wide, -(-(left + width) // wide))
-        places = {row * across + column: (row * tall, column * wide) for row in rows for column in columns}
-        self._kept = {
-            index: tile for index, tile in self._kept.items() if index in places
-        }  # the others first, for room
-        self._kept = {index: self._decoded(index) for index in places}
-        region = np.zeros((height, width, 3), dtype=np.uint8)
-        for index, (y, x) in places.items():
-            tile = self._kept[index][max(0, top - y) : top + height - y, max(0, left - x) : left + width - x]
-            y, x = max(0, y - top), max(0, x - left)
-            region[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
-        return region
+        with unreadable(self._path, "is damaged, or cut short"):
+            return self._region(top, left, height, width)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _open(self, level: int) -> None:
+        full, self._page = self._find(0), self._find(level)
+        _check(self._path, self._page)
+        spacing = _spacing_um(self._file, full)
+        self.shape = (self._page.imagelength, self._page.imagewidth)
+        scale = (full.imagelength / self.shape[0], full.imagewidth / self.shape[1])
+        self.spacing_um = None if spacing is None else (spacing[0] * scale[0], spacing[1] * scale[1])
 
     def _find(self, level: int) -> Any:
         levels = self._file.series[0].levels
@@ -112,46 +129,68 @@ class TiffImage:
             )
         return pages[level].aspage()
 
+    def _region(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        tall, wide = self._page.chunks[:2]
+        across = -(-self.shape[1] // wide)
+        rows, columns = range(top // tall, -(-(top + height) // tall)), range(left // wide, -(-(left + width) // wide))
+        places = {row * across + column: (row * tall, column * wide) for row in rows for column in columns}
+        # the others first, for room
+        self._kept = {index: tile for index, tile in self._kept.items() if index in places}
+        self._kept = {index: self._decoded(index) for index in places}
+        region = np.zeros((height, width, 3), dtype=np.uint8)
+        for index, (y, x) in places.items():
+            tile = self._kept[index][max(0, top - y) : top + height - y, max(0, left - x) : left + width - x]
+            y, x = max(0, y - top), max(0, x - left)
+            region[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+        return region
+
     def _decoded(self, index: int) -> np.ndarray:
         """Return a tile or strip as RGB, uint8 (h, w, 3), without what hangs over the image's edge."""
         if index in self._kept:
             return self._kept[index]
         page = self._page
+        offset, size = page.dataoffsets[index], page.databytecounts[index]
+        data = None
+        if size:  # a tile that was never written is black
+            self._file.filehandle.seek(offset)
+            data = self._file.filehandle.read(size)
+            if len(data) < size:
+                raise ValueError("it ends too early")
         try:
-            offset, size = page.dataoffsets[index], page.databytecounts[index]
-            data = None
-            if size:  # a tile that was never written is black
-                self._file.filehandle.seek(offset)
-                data = self._file.filehandle.read(size)
-                if len(data) < size:
-                    raise ValueError("it ends too early")
             tile, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
-        except _DECODING as error:
-            raise self._refusal(error) from error
+        except Exception as error:
+            if "imagecodecs" not in str(error):
+                raise
+            raise UnreadableImageError(
+                f"{self._path} is compressed by {_name(page.compression)}, whose decoder is not installed: pip install "
+                "imagecodecs, or save the image with deflate compression."
+            ) from error
         if tile is None:
             return np.zeros((*shape[1:3], 3), dtype=np.uint8)
-        pixels = np.asarray(tile).reshape(tile.shape[-3:])[: shape[1], : shape[2]]
-        if page.photometric.name == "MINISWHITE":
-            pixels = 255 - pixels
-        return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+        return _as_rgb(np.asarray(tile).reshape(tile.shape[-3:])[: shape[1], : shape[2]], page)
 
-    def _refusal(self, error: Exception) -> UnreadableImageError:
-        kind = self._page.compression.name
-        if "imagecodecs" in str(error):
-            return UnreadableImageError(
-                f"{self._path} is compressed by {kind}, whose decoder is not installed: pip install imagecodecs, or "
-                "save the image with deflate compression."
-            )
-        return UnreadableImageError(f"{self._path} is damaged, or cut short ({error}): copy it again.")
+
+def _as_rgb(pixels: np.ndarray, page: Any) -> np.ndarray:
+    """Return uint8 (h, w, 1 to 4) as RGB, uint8 (h, w, 3)."""
+    if _name(page.photometric) == "MINISWHITE":
+        pixels = 255 - pixels
+    if page.extrasamples[:1] == (_TRANSPARENT,):  # black shines through, as in `pictures`
+        pixels = (pixels[..., :-1] * (pixels[..., -1:] / 255)).round().astype(np.uint8)
+    return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
 
 
 def _check(path: str, page: Any) -> None:
     """Refuse what would not be read as the eye sees it."""
     fault = ""
-    if page.dtype != np.uint8:
+    if min(page.imagelength, page.imagewidth, *page.chunks[:2]) < 1:
+        fault = f"claims {page.imagewidth} x {page.imagelength} pixels in tiles of {page.chunks[1]} x {page.chunks[0]}"
+        fault += ": copy it again"
+    elif page.dtype != np.uint8:
         fault = f"stores {page.dtype} values and not 8 bits: save it with 8 bits a channel"
-    elif page.photometric.name not in _COLOURS:
-        fault = f"stores {page.photometric.name} colours: save it as RGB"
+    elif _name(page.photometric) not in _COLOURS:
+        fault = f"stores {_name(page.photometric)} colours: save it as RGB"
+    elif _is_ycbcr(page) and (page.compression not in _JPEG or page.extrasamples):
+        fault = "stores YCbCr colours in another way than a plain JPEG, of which RGB is not made here: save it as RGB"
     elif page.samplesperpixel > 1 and page.planarconfig != tifffile.PLANARCONFIG.CONTIG:
         fault = "stores its colours one after the other: save it with interleaved RGB"
     elif page.samplesperpixel not in (1, 2, 3, 4) or page.imagedepth > 1:
@@ -164,15 +203,19 @@ def _check(path: str, page: Any) -> None:
         raise UnreadableImageError(f"{path} {fault}.")
 
 
+def _is_ycbcr(page: Any) -> bool:
+    return _name(page.photometric) == "YCBCR" or page.compression == _APERIO_YCBCR
+
+
 def _spacing_um(file: tifffile.TiffFile, page: Any) -> tuple[float, float] | None:
     if file.is_svs:
         found = re.search(r"\bMPP\s*=\s*([\d.]+)", page.description)
-        return _positive(found[1], found[1]) if found else None
+        return positive_um(found[1], found[1]) if found else None
     if file.is_ome:
         pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", file.ome_metadata or "")
         named = dict(re.findall(r'(\w+)="([^"]*)"', pixels[0])) if pixels else {}
         if {named.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"} <= {"µm", "μm", "um"}:
-            return _positive(named.get("PhysicalSizeY", "0"), named.get("PhysicalSizeX", "0"))
+            return positive_um(named.get("PhysicalSizeY", "0"), named.get("PhysicalSizeX", "0"))
         return None
     unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit))  # inch and centimetre
     x, y = page.resolution
@@ -181,6 +224,20 @@ def _spacing_um(file: tifffile.TiffFile, page: Any) -> tuple[float, float] | Non
     return (unit / y, unit / x) if unit / min(x, y) < _COARSEST_UM else None
 
 
-def _positive(y: str, x: str) -> tuple[float, float] | None:
-    found = (float(y), float(x))
-    return found if min(found) > 0 else None
+def positive_um(y: str | None, x: str | None) -> tuple[float, float] | None:
+    """Return two steps that a file's text tells, in micrometres, or None if they are no positive numbers.
+
+    Args:
+        y: Step between rows.
+        x: Step between columns.
+    """
+    try:
+        steps = (float(y or 0), float(x or 0))
+    except ValueError:
+        return None
+    return steps if all(0 < step < math.inf for step in steps) else None
+
+
+def _name(value: Any) -> Any:
+    """Return the name of a tag's value; tifffile leaves a number that it does not know as it is."""
+    return getattr(value, "name", value)

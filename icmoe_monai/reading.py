@@ -27,7 +27,7 @@ from icmoe_monai.masks import to_classes
 
 # A DICOM file may have any name: its content tells.
 SUFFIXES = (*pictures.SUFFIXES, *nifti.SUFFIXES)
-SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu")  # read by `large_images` only
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide")  # read by `large_images` only
 _SIDE_OF_NOTHING = 16  # pixels of the black image in the place of one that cannot be read
 
 

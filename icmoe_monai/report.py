@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections import Counter, deque
@@ -17,7 +16,7 @@ from monai.engines.evaluator import SupervisedEvaluator
 
 from icmoe_monai.distributed import collect, is_first
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.files import without_folders, write_atomically, write_csv, write_json
+from icmoe_monai.files import is_of_one_name, without_folders, write_atomically, write_csv, write_json
 from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
 from icmoe_monai.report_page import MOST_THUMBNAILS, render_report
 from icmoe_monai.version import __version__
@@ -26,7 +25,6 @@ from icmoe_monai.volumes import VolumeWriter
 CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
 _FIGURES = ("foreground_pixels", "foreground_share", "area_mm2", "num_components", "reliability")
 _SECONDS_BETWEEN_REPORTS = 30.0
-_OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
 
 
@@ -177,7 +175,7 @@ class InferenceReport:
         try:
             small = writing.result()
         except InputError as error:
-            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _OF_ONE_NAME:
+            if not is_of_one_name(error):
                 raise
             sentence = str(error).replace(str(self.journal.output_dir), "output_dir")
             kept = {key: record[key] for key in ("name", "stamp", "frame", "seconds")}
@@ -233,15 +231,7 @@ class InferenceReport:
             "controlled": item.get("controlled_path"),
             "disagreement_map": item.get("disagreement_path"),
         }
-        for key in (
-            "foreground_pixels",
-            "foreground_share",
-            "area_mm2",
-            "num_components",
-            "reliability",
-            *CALIBRATED,
-            *self.further,
-        ):
+        for key in (*_FIGURES, *CALIBRATED, *self.further):
             record[key] = item.get(key) if not failure else None
         return {**record, "seconds": round(seconds, 4)}
 

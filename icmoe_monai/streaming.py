@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.background import is_background
+from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import SlidingWindowVotingInferer, autocast, vote
 from icmoe_monai.large_images import LargeImage
 from icmoe_monai.network import ICMoE, unwrapped
@@ -53,6 +54,9 @@ class StreamingVotingInferer:
             foreground, and their votes are equal.
         white_level: As `is_background` has it.
 
+    Raises:
+        InputError: If `skip_background` is neither True nor False, or the level cannot be.
+
     Attributes:
         num_run: Windows that went through the network in the last image.
         num_skipped: Windows that did not.
@@ -80,6 +84,8 @@ class StreamingVotingInferer:
         skip_background: bool = True,
         white_level: int = 225,
     ) -> None:
+        if not isinstance(skip_background, bool):
+            raise InputError(f"skip_background must be True or False, got {skip_background!r}.")
         self.windows = windows
         self.normalise = NormalizeIntensity(subtrahend=pixel_mean, divisor=pixel_std, channel_wise=True)
         self.skip_background = skip_background

@@ -168,9 +168,12 @@ def test_names_can_be_hidden(folder: Path, tmp_path: Path) -> None:
         ({"level": -1}, "level must be a whole number of at least 0, got -1"),
         ({"level": 1.5}, "level must be a whole number of at least 0, got 1.5"),
         ({"level": 3}, "has no level 3; it has 0: 330 x 150"),
+        ({"skip_background": "false"}, "skip_background must be True or False, got 'false'"),
+        ({"votes": "false"}, "votes must be True or False, got 'false'"),
+        ({"labels": ["benign", "malignant"]}, "labels must name 1 foreground classes, got ['benign', 'malignant']"),
         ({"white_level": 999}, "white_level must be a whole number of 11 to 255, got 999"),
     ],
-    ids=["negative", "fraction", "not there", "white level"],
+    ids=["negative", "fraction", "not there", "skip", "votes", "labels", "white level"],
 )
 def test_a_setting_that_cannot_be_is_refused(folder: Path, tmp_path: Path, overrides: dict, sentence: str) -> None:
     assert sentence in refused(folder / "patient 1", tmp_path, **overrides)
@@ -187,6 +190,20 @@ def test_a_full_disk_stops_the_run_and_leaves_no_mask(
     assert "No space left on device. Free some space there, or choose another folder." in sentence
     assert not list(tmp_path.rglob("*.tif"))
     assert json.loads((tmp_path / "report.json").read_text())["complete"] is False
+
+
+def test_a_name_that_is_taken_fails_its_case_and_no_other(tmp_path: Path) -> None:
+    """The mask of `a.png` has the name of the folder for the masks of what lies in `a.tif`."""
+    (tmp_path / "in" / "a.tif").mkdir(parents=True)
+    for name in ("a.png", "a.tif/b.png", "c.png"):
+        Image.fromarray(noise(40, 40)).save(tmp_path / "in" / name)
+    assert refused(tmp_path / "in", tmp_path / "out").startswith("1 of 3 images could not be used")
+    cases = cases_of(tmp_path / "out")
+    assert {name: case["status"] for name, case in cases.items()} == {
+        "a.png": "done", "a.tif/b.png": "failed", "c.png": "done",
+    }  # fmt: skip
+    assert cases["a.tif/b.png"]["error"].startswith("Cannot write b.tif in output_dir/masks/a.tif")
+    assert str(tmp_path) not in (tmp_path / "out" / "report.json").read_text()
 
 
 def test_large_files_are_found_by_their_names_and_not_looked_into(folder: Path, tmp_path: Path) -> None:
@@ -229,7 +246,7 @@ def test_a_prediction_that_is_no_number_is_a_failed_case(tmp_path: Path) -> None
 
 
 def test_the_mask_comes_after_the_votes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A case counts as done by its mask."""
+    """Where there is a mask, its votes are there."""
     written: list[str] = []
     save = PyramidWriter._write
     monkeypatch.setattr(

@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 
 from icmoe_monai.large_images import UnreadableImageError, open_large_image
+from icmoe_monai.pictures import decode_rgb
 
 SHAPE = (150, 211)
 
@@ -61,10 +62,20 @@ def test_grey_becomes_rgb_and_white_is_zero_is_inverted(
     np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), np.repeat(expected[..., None], 3, axis=-1))
 
 
-def test_transparency_is_passed_over(tmp_path: Path, pixels: np.ndarray) -> None:
-    with_alpha = np.concatenate([pixels, np.full((*SHAPE, 1), 9, np.uint8)], axis=-1)
-    tifffile.imwrite(tmp_path / "a.tif", with_alpha, photometric="rgb", extrasamples=["unassalpha"], tile=(64, 64))
-    np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), pixels)
+def test_what_is_transparent_is_black_as_in_ordinary_inference(tmp_path: Path, pixels: np.ndarray) -> None:
+    opacity = np.broadcast_to(np.linspace(0, 255, SHAPE[1]).astype(np.uint8)[None, :, None], (*SHAPE, 1))
+    rgba = np.concatenate([pixels, opacity], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=["unassalpha"], tile=(64, 64))
+    found = read_in_parts(tmp_path / "a.tif")
+    assert (found[:, 0] == 0).all()
+    assert np.abs(found - decode_rgb(str(tmp_path / "a.tif"))).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["assocalpha", "unspecified"])
+def test_a_fourth_sample_that_hides_nothing_is_passed_over(tmp_path: Path, pixels: np.ndarray, kind: str) -> None:
+    rgba = np.concatenate([pixels // 2, np.full((*SHAPE, 1), 128, np.uint8)], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=[kind], tile=(64, 64))
+    np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), pixels // 2)
 
 
 def test_each_tile_is_decoded_once_for_a_row_of_regions(tmp_path: Path, pixels: np.ndarray) -> None:
@@ -144,6 +155,10 @@ REFUSED = {
         lambda p, a: tifffile.imwrite(p, a[..., 0], photometric="palette", colormap=np.zeros((3, 256), np.uint16)),
         "stores PALETTE colours",
     ),
+    "YCbCr": (
+        lambda p, a: tifffile.imwrite(p, a, photometric="ycbcr", compression="zlib", subsampling=(1, 1)),
+        "stores YCbCr colours in another way than a plain JPEG",
+    ),
     "turned": (
         lambda p, a: tifffile.imwrite(p, a, photometric="rgb", extratags=[(274, 3, 1, 6, True)]),
         "is stored turned",
@@ -159,6 +174,51 @@ def test_what_would_be_read_wrong_is_refused_in_a_sentence(tmp_path: Path, pixel
     write(tmp_path / "a.tif", pixels)
     with pytest.raises(UnreadableImageError, match=sentence), open_large_image(str(tmp_path / "a.tif")):
         pass
+
+
+def patched(path: Path, tag: int, value: int) -> None:
+    """Write another number into a tag of the first page."""
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags[tag].overwrite(value)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "sentence"),
+    [
+        (259, 31_337, "is damaged, or cut short"),
+        (262, 31_337, "stores 31337 colours"),
+        (256, 0, "a.tif (is a damaged TIFF|claims 0 x 150 pixels)"),
+        (322, 0, "a.tif (is a damaged TIFF|claims 211 x 150 pixels in tiles of 211 x 0)"),
+    ],
+    ids=["compression", "colours", "width", "tile width"],
+)
+def test_a_tag_that_nobody_knows_is_refused_in_a_sentence(
+    tmp_path: Path, pixels: np.ndarray, tag: int, value: int, sentence: str
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(32, 32), compression="zlib")
+    patched(tmp_path / "a.tif", tag, value)
+    with pytest.raises(UnreadableImageError, match=sentence):
+        read_in_parts(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("kind", ["a.tif", "a.ome.tif", "a.svs"])
+def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path, kind: str) -> None:
+    path, random = tmp_path / kind, np.random.default_rng(4)
+    note = "Aperio Image Library v1\n64x64|MPP = 0.5" if kind == "a.svs" else None
+    metadata = None if kind == "a.svs" else {"axes": "YXS"}
+    about = {"photometric": "rgb", "tile": (32, 32), "description": note, "metadata": metadata}
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), compression="zlib", **about)
+    whole, failed = path.read_bytes(), 0
+    for _ in range(150):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[random.integers(8, len(whole), 3)] = random.integers(0, 256, 3)
+        path.write_bytes(damaged.tobytes())
+        try:
+            with open_large_image(str(path)) as image:
+                image.read(0, 0, min(64, image.shape[0]), min(64, image.shape[1]))
+        except UnreadableImageError:
+            failed += 1
+    assert failed > 10
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -207,7 +267,10 @@ def test_a_missing_decoder_is_named(tmp_path: Path, pixels: np.ndarray, monkeypa
 def test_a_jpeg_compressed_tiff_is_read_where_its_decoder_is_installed(tmp_path: Path) -> None:
     pytest.importorskip("imagecodecs", reason="JPEG in TIFF needs imagecodecs, an extra")
     smooth = np.broadcast_to(np.linspace(20, 220, SHAPE[1])[None, :, None], (*SHAPE, 3)).astype(np.uint8)
+    smooth[..., 1] //= 2
     tifffile.imwrite(tmp_path / "a.tif", smooth, photometric="rgb", tile=(64, 64), compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.pages[0].photometric.name == "YCBCR"
     assert np.abs(read_in_parts(tmp_path / "a.tif").astype(int) - smooth).max() < 8
 
 
@@ -243,6 +306,18 @@ class FakeSlide:
 
     def close(self) -> None:
         pass
+
+
+@pytest.mark.parametrize("told", ["n/a", "nan", "-1", "inf", ""])
+def test_a_scale_that_is_no_number_is_none(
+    tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    slide = type("Slide", (FakeSlide,), {"properties": {"openslide.mpp-x": told, "openslide.mpp-y": "0.5"}})
+    monkeypatch.setitem(sys.modules, "openslide", SimpleNamespace(OpenSlide=slide))
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.ndpi")
+    with open_large_image(str(tmp_path / "a.ndpi")) as image:
+        assert image.spacing_um is None
 
 
 def test_openslide_is_asked_for_the_region_of_a_level(

@@ -193,6 +193,23 @@ def test_an_inference_of_two_processes_has_the_files_of_one_and_goes_on(trained,
     assert report_of(one) == report_of(two)
 
 
+def test_large_images_of_two_processes_have_the_files_of_one(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in "abc":
+        pixels = np.random.default_rng(ord(name)).integers(0, 200, (90, 120, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{name}.png")
+    for num_processes in (1, 2):
+        files = configs("inference", str(ROOT / "configs" / "inference_large.yaml"))
+        files += configs("multi_gpu_inference") if num_processes > 1 else []
+        arguments = {**SMALL, "dataset_dir": str(images), "output_dir": str(tmp_path / str(num_processes))}
+        assert run_workflow(files, "run", num_processes, **arguments) == [0] * num_processes
+    assert report_of(tmp_path / "2")["complete"]
+    assert [case["status"] for case in report_of(tmp_path / "2")["cases"]] == ["done"] * 3
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+    assert "votes/c.tif" in files_of(tmp_path / "2")
+
+
 def test_a_bad_image_ends_a_shared_run_as_it_ends_one_and_an_idle_process_waits(trained, tmp_path):
     """Two images for two processes, of which the second's cannot be decoded."""
     images = tmp_path / "images"
