@@ -108,4 +108,5 @@ def test_handlers_of_the_trunk_leave_it_alone_and_say_nothing_wrong(source, capl
     assert not has_frozen_trunk(network)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     said = "Nothing of trunk.safetensors is used: this network has no foundation encoder."
-    assert [record.message for record in caplog.records] == ([said] if source else [])
+    told = [record.message for record in caplog.records if record.name.startswith("icmoe_monai")]
+    assert told == ([said] if source else [])

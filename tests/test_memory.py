@@ -18,6 +18,16 @@ def test_the_peak_is_that_of_what_ran() -> None:
     assert large - small == pytest.approx(200 * MB, rel=0.1)
 
 
+def test_memory_that_was_freed_before_does_not_hide_what_is_taken() -> None:
+    freed = [torch.ones(1000, 1000) for _ in range(100)]
+    small = torch.ones(1)  # stands above them
+    del freed
+    before = peak_bytes(lambda: None, torch.device("cpu"))
+    taken = peak_bytes(lambda: [torch.ones(1000, 1000) for _ in range(50)], torch.device("cpu"))
+    assert small.item() == 1
+    assert taken - before == pytest.approx(200 * MB, rel=0.2)
+
+
 def test_a_system_that_does_not_tell_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError
