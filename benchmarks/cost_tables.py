@@ -6,7 +6,6 @@ python -m benchmarks.cost_tables --check    # exit status 1 if they are not what
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -15,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cost_wanted import FULL, highest_speedup, setting_of, wanted
-from icmoe_monai.files import write_atomically
+from benchmarks.document import write_or_check
 
-DOCS = Path(__file__).parent.parent / "docs"
 _PLACE = re.compile(r"(<!-- cost (\w+): begin -->\n).*?(<!-- cost \2: end -->\n)", re.DOTALL)
 
 
@@ -27,20 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Of the command line; the process's own by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--docs", type=Path, default=DOCS)
-    known = parser.parse_args(arguments)
-    page = known.docs / "cost.md"
-    text = page.read_text(encoding="utf-8")
-    tables = make_tables(known.docs / "results")
-    new = _PLACE.sub(lambda found: found[1] + tables[found[2]] + found[3], text)
-    if not known.check:
-        write_atomically(page, lambda temporary: temporary.write_text(new, encoding="utf-8"))
-    elif new != text:
-        sys.stderr.write(f"{page} does not hold the files' tables: python -m benchmarks.cost_tables\n")
-        return 1
-    return 0
+    return write_or_check("cost", "cost_tables", _with_tables, __doc__, arguments)
+
+
+def _with_tables(text: str, results: Path) -> str:
+    tables = make_tables(results)
+    return _PLACE.sub(lambda found: found[1] + tables[found[2]] + found[3], text)
 
 
 def make_tables(folder: Path) -> dict[str, str]:

@@ -6,16 +6,14 @@ python -m benchmarks.reliability_table --check    # exit status 1 if it is not w
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icmoe_monai.files import write_atomically
+from benchmarks.document import write_or_check
 
-DOCS = Path(__file__).parent.parent / "docs"
 _BEGIN, _END = "<!-- reliability: begin -->\n", "<!-- reliability: end -->"
 
 
@@ -25,20 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Of the command line; the process's own by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--docs", type=Path, default=DOCS)
-    known = parser.parse_args(arguments)
-    page = known.docs / "reliability.md"
-    text = page.read_text(encoding="utf-8")
+    return write_or_check("reliability", "reliability_table", _with_table, __doc__, arguments)
+
+
+def _with_table(text: str, results: Path) -> str:
     before, _, rest = text.partition(_BEGIN)
-    new = before + _BEGIN + table(known.docs / "results") + _END + rest.partition(_END)[2]
-    if not known.check:
-        write_atomically(page, lambda temporary: temporary.write_text(new, encoding="utf-8"))
-    elif new != text:
-        sys.stderr.write(f"{page} does not hold the files' table: python -m benchmarks.reliability_table\n")
-        return 1
-    return 0
+    return before + _BEGIN + table(results) + _END + rest.partition(_END)[2]
 
 
 def table(folder: Path) -> str:
