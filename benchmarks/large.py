@@ -31,11 +31,11 @@ from monai.bundle import ConfigWorkflow
 from monai.transforms import NormalizeIntensity
 
 from benchmarks.measure import hardware, in_own_process
-from icmoe_monai.deciding import decide
 from icmoe_monai.files import write_json
 from icmoe_monai.large_images import open_large_image
 from icmoe_monai.memory import peak_memory_mb
 from icmoe_monai.phantoms import draw_dermoscopy
+from icmoe_monai.votes import decide
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = [str(ROOT / "configs" / name) for name in ("inference.json", "inference_large.yaml")]

@@ -24,16 +24,17 @@ from monai.bundle import ConfigWorkflow
 from monai.utils.type_conversion import convert_to_tensor
 
 from icmoe_monai.conformal import control_risk, level_index, miss_curve
+from icmoe_monai.engines import split_items
 from icmoe_monai.files import write_json
-from icmoe_monai.journal import describe_model
-from icmoe_monai.metrics import split_items
+from icmoe_monai.statistics import bootstrap_interval
+from icmoe_monai.trunk import describe_model
 
 ROOT = Path(__file__).parent.parent
 _NUM_BOOTSTRAP = 1000
 _LOADERS = (
-    "icmoe_monai.trunk.PretrainedTrunk",
-    "icmoe_monai.trunk.PretrainedPyramid",
-    "icmoe_monai.checkpoint.CheckpointLoader",
+    "icmoe_monai.weight_handlers.PretrainedTrunk",
+    "icmoe_monai.weight_handlers.PretrainedPyramid",
+    "icmoe_monai.weight_handlers.CheckpointLoader",
 )
 
 
@@ -146,13 +147,12 @@ def judge(fitted: np.ndarray, others: np.ndarray, alpha: float, *, seed: int) ->
     """
     control = control_risk(fitted, alpha=alpha)
     rates = others[:, level_index(control.threshold)]
-    drawn = np.random.default_rng(seed).integers(len(rates), size=(_NUM_BOOTSTRAP, len(rates)))
-    low, high = np.percentile(rates[drawn].mean(1), [2.5, 97.5])
+    interval = bootstrap_interval(np.mean, rates, num_samples=_NUM_BOOTSTRAP, seed=seed)
     return {
         "threshold": control.threshold,
         "rate": float(rates.mean()),
-        "interval": [float(low), float(high)],
-        "holds": bool(low <= alpha),
+        "interval": interval,
+        "holds": interval is None or interval[0] <= alpha,
     }
 
 

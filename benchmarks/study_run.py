@@ -36,8 +36,8 @@ from benchmarks.study_plan import (
     state_of,
     write_settings,
 )
+from icmoe_monai.engines import versions
 from icmoe_monai.files import read_csv, write_json
-from icmoe_monai.report import versions
 from icmoe_monai.tensor_files import read_checkpoint
 
 # what runs: a command, the file for its output, its environment -> exit status

@@ -24,6 +24,7 @@ from benchmarks.study_file import REFERENCE, ROOT
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import read_csv, write_atomically
 from icmoe_monai.network import EXPERTS
+from icmoe_monai.statistics import bootstrap_interval
 
 NUM_BOOTSTRAP = 5000
 _ROW_HEADS = (
@@ -94,17 +95,21 @@ def seeds_of(columns: Mapping[tuple[str, int, str], np.ndarray], row: str) -> li
     return [seed for name, seed, method in columns if name == row and method == "voted"]
 
 
-def interval(statistic: Callable[..., np.ndarray], *columns: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of a statistic of columns whose images are drawn together.
+def interval(statistic: Callable[..., Any], *columns: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of a statistic of columns' means; images are drawn together.
 
     Args:
-        statistic: Maps the columns' means in every sample, each (NUM_BOOTSTRAP,), to its value in it.
+        statistic: Maps the columns' means in every sample to its value in it.
         columns: Dice of every image, (N,) each.
     """
-    num_cases = len(columns[0])
-    drawn = np.random.default_rng(0).integers(num_cases, size=(NUM_BOOTSTRAP, num_cases))
-    low, high = np.percentile(statistic(*(column[drawn].mean(axis=1) for column in columns)), [2.5, 97.5])
-    return float(low), float(high)
+
+    def of_columns(*drawn: np.ndarray, axis: int) -> Any:
+        return statistic(*(column.mean(axis=axis) for column in drawn))
+
+    ends = bootstrap_interval(of_columns, *columns, num_samples=NUM_BOOTSTRAP)
+    if ends is None:
+        raise ValueError("An interval needs at least two images, got one.")
+    return ends[0], ends[1]
 
 
 def document(text: str, all_results: Sequence[Results]) -> str:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.phantoms import core_of, draw_dermoscopy, draw_ultrasound
-from icmoe_monai.shift_metrics import correlation
+from icmoe_monai.statistics import rank_correlation, rounded
 from icmoe_monai.vote_features import foreground
 from icmoe_monai.voting import confidence, disagreement
 
@@ -181,9 +181,9 @@ def _summarise_family(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for level, ambiguity in levels:
         column = {name: [c["measured"][name] for c in cases if c["level"] == level] for name in measures}
         entry: dict[str, Any] = {"level": level, "ambiguity": ambiguity}
-        entry["mean"] = {name: _rounded(np.mean(values)) for name, values in column.items()}
+        entry["mean"] = {name: rounded(np.mean(values)) for name, values in column.items()}
         for key, quartile in (("low", 25), ("high", 75)):
-            entry[key] = {name: _rounded(np.percentile(values, quartile)) for name, values in column.items()}
+            entry[key] = {name: rounded(np.percentile(values, quartile)) for name, values in column.items()}
         entries.append(entry)
     spearman = {}
     for name in measures:
@@ -192,13 +192,14 @@ def _summarise_family(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for phantom in phantoms
             if (rho := _rho([c for c in cases if c["phantom"] == phantom], name)) is not None
         ]
-        spearman[name] = {"pooled": _rho(cases, name), "within_phantoms": _rounded(np.mean(within)) if within else None}
+        spearman[name] = {"pooled": _rho(cases, name), "within_phantoms": rounded(np.mean(within)) if within else None}
     return {"num_pictures": len(cases), "num_phantoms": len(phantoms), "levels": entries, "spearman": spearman}
 
 
 def _rho(cases: Sequence[Mapping[str, Any]], name: str) -> float | None:
     known = np.array([case["ambiguity"] for case in cases])
-    return correlation(known, np.array([case["measured"][name] for case in cases]))
+    rho = rank_correlation(known, np.array([case["measured"][name] for case in cases]))
+    return None if rho is None else rounded(rho)
 
 
 def _write(
@@ -230,7 +231,3 @@ def _zone(mask: np.ndarray, family: str) -> np.ndarray:
 
 def _save(path: Path, pixels: np.ndarray) -> None:
     write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary))
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), 6)

@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import monai.handlers
-from ignite.engine import Engine
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import unwrapped
@@ -70,7 +67,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     Raises:
         InputError: If the file cannot be read, or does not fit the network or its encoder.
     """
-    _load_network(network, read_weights(path), path)
+    load_network(network, read_weights(path), path)
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
@@ -81,7 +78,17 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     return {MODEL: content, TRUNK: trunk} if trunk else content
 
 
-def _load_network(network: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+def load_network(network: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+    """Put what `read_weights` returned into a network.
+
+    Args:
+        network: The network; for weights without the encoder, with the encoder that they belong to.
+        content: The weights.
+        path: Where they came from, for messages.
+
+    Raises:
+        InputError: If they do not fit the network or its encoder.
+    """
     network = unwrapped(network)
     state, trunk = content.get(MODEL, content), content.get(TRUNK)
     if trunk:
@@ -141,63 +148,3 @@ def check_state(
         f"{path} does not fit this network ({what}; {count} of {len(expected)} tensors differ): use the settings it "
         "was trained with (backbone, out_channels, experts, expert_depth), or another file."
     )
-
-
-class CheckpointLoader(monai.handlers.CheckpointLoader):
-    """Load weights, and where the file has it the state of the training, when the engine starts.
-
-    A file of weights alone (`best.pt`, a zoo's `model.pt`) starts a fresh training from them; `last.pt` resumes one.
-
-    Args:
-        load_path: The file.
-        load_dict: What to load, by the keys of the file; the network is "model". With more than the network, the engine
-            itself is resumed too.
-    """
-
-    def __init__(self, load_path: str, load_dict: dict[str, Any]) -> None:
-        super().__init__(load_path=str(load_path), load_dict=load_dict)
-
-    def __call__(self, engine: Engine) -> None:
-        """Load.
-
-        Raises:
-            InputError: If the file cannot be read or does not fit, or its training is already at its end.
-        """
-        content = read_weights(self.load_path)
-        _load_network(self.load_dict[MODEL], content, self.load_path)
-        others = [key for key in self.load_dict if key != MODEL and key in content]
-        for key in others:
-            self._load(self.load_dict[key], content[key])
-        if len(self.load_dict) > 1 and TRAINER in content:
-            self._resume(engine, content[TRAINER])
-        self.logger.info(f"Loaded {', '.join(['the weights', *others])} from {self.load_path}.")
-
-    def _load(self, target: Any, state: dict[str, Any]) -> None:
-        try:
-            target.load_state_dict(_progress(state) if isinstance(target, LRScheduler) else state)
-        except ValueError as error:  # torch's word that an optimizer has other parameters
-            raise InputError(
-                f"{self.load_path} is of a training that trained other weights: resume with its settings (pretrained, "
-                "voting, experts), or start a new training from its best.pt."
-            ) from error
-
-    def _resume(self, engine: Engine, state: dict[str, Any]) -> None:
-        """Go on from the epoch and iteration of a trainer's state, to this run's `max_epochs`."""
-        max_epochs, epoch_length = engine.state.max_epochs, engine.state.epoch_length
-        if epoch_length is not None and state["epoch_length"] != epoch_length:
-            raise InputError(
-                f"{self.load_path} is of a training with {state['epoch_length']} steps an epoch, and this one has "
-                f"{epoch_length}: resume with the same images, batch_size and min_steps, or start from its best.pt."
-            )
-        engine.load_state_dict(state)
-        engine.state.max_epochs = max_epochs
-        if max_epochs is not None and engine.state.epoch >= max_epochs:
-            raise InputError(
-                f"{self.load_path} is the end of epoch {engine.state.epoch}, and max_epochs is {max_epochs}: nothing "
-                "is left to train; raise --max_epochs to go on."
-            )
-
-
-def _progress(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how far a learning-rate schedule has come, without its plan, which is this run's."""
-    return {name: state[name] for name in ("last_epoch", "_step_count", "_last_lr", "lr_lambdas") if name in state}

@@ -46,14 +46,15 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.meandice import compute_dice
 from monai.metrics.meaniou import compute_iou
 from monai.utils.type_conversion import convert_to_tensor
-from scipy.stats import bootstrap
 from torch import Tensor
 
 from icmoe_monai.distributed import gathered, is_first
+from icmoe_monai.engines import split_items, versions
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import without_folders, write_atomically, write_json
-from icmoe_monai.metrics import EXPERT_NAMES, split_items, vote_statistics, voting_methods
-from icmoe_monai.report import versions
+from icmoe_monai.metrics import vote_statistics
+from icmoe_monai.statistics import bootstrap_interval, rounded
+from icmoe_monai.votes import EXPERT_NAMES, voting_methods
 
 RATES = ("dsc", "iou", "precision", "recall", "specificity")
 
@@ -105,7 +106,7 @@ class CaseMetrics:
 
     Example:
         >>> import tempfile, torch
-        >>> from icmoe_monai.metrics import SplitVotesd
+        >>> from icmoe_monai.votes import SplitVotesd
         >>> split = SplitVotesd(expert_names=("only",))
         >>> item = {"pred": torch.tensor([0.9, 0.9, 1.0]).reshape(3, 1, 1), "label": torch.ones(1, 1, 1), "name": "a"}
         >>> evaluator = Engine(lambda engine, batch: [split(item) for item in batch])
@@ -200,7 +201,7 @@ class CaseMetrics:
             "methods": methods,
             "voting_gain": self._gain(self.expert_names),
             "voted_minus_mean_vote": self._gain(["mean_vote"]),
-            "votes": {name: _rounded(np.mean([votes[name] for votes in self._votes])) for name in self._votes[0]},
+            "votes": {name: rounded(np.mean([votes[name] for votes in self._votes])) for name in self._votes[0]},
             "settings": self.settings,
         }
         table = self._csv().encode("utf-8", errors="backslashreplace")
@@ -229,34 +230,21 @@ class CaseMetrics:
             return {"cases": 0, "mean": None, "std": None, "median": None, "interval": None}
         return {
             "cases": len(column),
-            "mean": _rounded(np.mean(column)),
-            "std": _rounded(np.std(column, ddof=1)) if len(column) > 1 else None,
-            "median": _rounded(np.median(column)),
-            "interval": self._interval([np.asarray(column)], np.mean),
+            "mean": rounded(np.mean(column)),
+            "std": rounded(np.std(column, ddof=1)) if len(column) > 1 else None,
+            "median": rounded(np.median(column)),
+            "interval": self._interval(np.mean, np.asarray(column)),
         }
 
     def _gain(self, others: Sequence[str]) -> dict[str, Any]:
         dsc = {name: [_mean_over_classes(case).dsc for case in self._scores[name]] for name in ("voted", *others)}
         columns = [np.asarray(column) for column in dsc.values()]
         best = max(others, key=lambda name: np.mean(dsc[name]))
-        return {"over": best, "mean": _rounded(_gain(*columns)), "interval": self._interval(columns, _gain)}
+        return {"over": best, "mean": rounded(_gain(*columns)), "interval": self._interval(_gain, *columns)}
 
-    def _interval(self, columns: list[np.ndarray], statistic: Callable[..., Any]) -> list[float] | None:
-        """Return the interval of a statistic of columns that are resampled together."""
-        num_cases = len(columns[0])
-        if num_cases < 2:
-            return None
-        interval = bootstrap(
-            columns,
-            statistic,
-            n_resamples=self.num_bootstrap,
-            batch=max(1, 2_000_000 // num_cases),  # 16 MB a column
-            vectorized=True,
-            paired=True,
-            method="percentile",
-            random_state=np.random.default_rng(self.seed),  # named rng only since SciPy 1.15
-        ).confidence_interval
-        return [_rounded(interval.low), _rounded(interval.high)]
+    def _interval(self, statistic: Callable[..., Any], *columns: np.ndarray) -> list[float] | None:
+        ends = bootstrap_interval(statistic, *columns, num_samples=self.num_bootstrap, seed=self.seed)
+        return None if ends is None else [rounded(end) for end in ends]
 
     def _csv(self) -> str:
         is_multiclass = self.out_channels > 1
@@ -331,10 +319,6 @@ def _penalised(score: MaskScores) -> float:
 def _gain(first: np.ndarray, *others: np.ndarray, axis: int = -1) -> Any:
     """Return the mean of the first column minus the largest mean of the others."""
     return np.mean(first, axis=axis) - np.max([np.mean(other, axis=axis) for other in others], axis=0)
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), 6)
 
 
 def _cell(value: float | None) -> str:

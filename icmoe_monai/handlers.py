@@ -27,7 +27,8 @@ from icmoe_monai.files import read_csv, write_csv
 from icmoe_monai.memory import peak_memory_mb
 from icmoe_monai.network import unwrapped
 from icmoe_monai.tensor_files import save_checkpoint
-from icmoe_monai.trunk import TrunkChangedError, describe_trunk, has_frozen_trunk
+from icmoe_monai.trunk import describe_trunk, has_frozen_trunk
+from icmoe_monai.weight_handlers import TrunkChangedError
 
 
 class BestCheckpoint:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from icmoe_monai.errors import InputError
 from icmoe_monai.network import ICMoE, unwrapped
 from icmoe_monai.sam import PATCH_SIZE
-from icmoe_monai.voting import to_probabilities
+from icmoe_monai.voting import VotedMaps, pack, to_probabilities
 
 
 class AutocastInferer(SimpleInferer):
@@ -149,11 +149,11 @@ def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
         Voted logits, (B, K, H, W), or (B, K + E K + E, H, W) with experts.
     """
     num_experts = maps.shape[1] // (network.out_channels + 1)
-    probabilities, gate = maps[:, :-num_experts], maps[:, -num_experts:]
-    logits, votes = network.voting(probabilities.unflatten(1, (num_experts, -1)), gate)
+    probabilities, gate = maps[:, :-num_experts].unflatten(1, (num_experts, -1)), maps[:, -num_experts:]
+    logits, votes = network.voting(probabilities, gate)
     if not with_experts:
         return logits
-    return torch.cat([to_probabilities(logits), probabilities, votes], dim=1)
+    return pack(VotedMaps(to_probabilities(logits), probabilities, votes))
 
 
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:

@@ -23,14 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from icmoe_monai import dicom, nifti
+from icmoe_monai import nifti
 from icmoe_monai.demo import make_demo_set
+from icmoe_monai.dicom_header import NotAnImageError, inspect, is_dicom, read_dicomdir
 from icmoe_monai.distributed import by_first
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically
 from icmoe_monai.journal import JOURNAL
-from icmoe_monai.large_images import LARGE_SUFFIXES
-from icmoe_monai.reading import SUFFIXES, count_frames, read_size, split_suffix
+from icmoe_monai.reading import LARGE_SUFFIXES, SUFFIXES, count_frames, read_size, split_suffix
 
 _NUM_NAMED = 5
 _MOST_FRAMES = 100_000  # of a file; a header of a few bytes can claim any number
@@ -165,7 +165,7 @@ def _files_of(root: Path, output_dir: Path, rename: _Rename, large: bool) -> tup
     if root.is_dir():
         return _search(root, output_dir, rename, large)
     if root.name.upper() == "DICOMDIR" and not large:
-        paths = [Path(path) for path in dicom.read_dicomdir(str(root))]
+        paths = [Path(path) for path in read_dicomdir(str(root))]
         return [_found(path, root.parent, rename) for path in paths], []
     if not _may_be_image(root, large):
         raise InputError(f"{root} is no image of a kind that is read here ({_kinds(large)}): convert it.")
@@ -202,7 +202,7 @@ def _search(root: Path, output_dir: Path, rename: _Rename, large: bool) -> tuple
 def _may_be_image(path: Path, large: bool) -> bool:
     if large:
         return path.name.lower().endswith(LARGE_SUFFIXES)
-    return path.name.lower().endswith(SUFFIXES) or dicom.is_dicom(str(path))
+    return path.name.lower().endswith(SUFFIXES) or is_dicom(str(path))
 
 
 def _kinds(large: bool) -> str:
@@ -238,14 +238,14 @@ def _look_at(file: _File, min_size: int) -> _File:
         return file
     path = str(file.path)
     try:
-        if dicom.is_dicom(path):
-            info = dicom.inspect(path)
+        if is_dicom(path):
+            info = inspect(path)
             height, width = info.height, info.width
             file = file._replace(num_frames=info.num_frames, series=info.series, position=info.position)
         else:
             file = file._replace(num_frames=count_frames(path))
             height, width = read_size(path)
-    except dicom.NotAnImageError as error:
+    except NotAnImageError as error:
         return file._replace(no_image=str(error).replace(path, file.name))
     except InputError as error:
         return file._replace(failure=str(error).replace(path, file.name))

@@ -16,7 +16,8 @@ from typing import Any
 
 from icmoe_monai.distributed import by_first, is_first, num_processes, process_index
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import digest_of, dump_json, without_folders, write_atomically
+from icmoe_monai.files import dump_json, without_folders, write_atomically
+from icmoe_monai.trunk import describe_model
 from icmoe_monai.version import __version__
 
 CASE, VOLUME, NOTE = "case", "volume", "note"
@@ -213,30 +214,8 @@ class Journal:
                 raise InputError(f"{self.path} is damaged: redo the results with --overwrite True.") from error
 
 
-def describe_model(
-    checkpoint: str | Path | None, pretrained: str | Path | None = None, pyramid: str | Path | None = None
-) -> dict[str, Any]:
-    """Return what tells a model from others: name and SHA-256 of the files of its weights.
-
-    Args:
-        checkpoint: File of the network's weights.
-        pretrained: File or name of the encoder's weights; a name has no SHA-256.
-        pyramid: File of the image pyramid's weights.
-    """
-    model = _describe(checkpoint)
-    for part, file in (("trunk", _describe(pretrained)), ("pyramid", _describe(pyramid))):
-        model |= {part: file["checkpoint"], f"{part}_sha256": file["sha256"]}
-    return model
-
-
 def _line(kind: str, record: Mapping[str, Any]) -> bytes:
     return dump_json({"kind": kind, "record": record}) + b"\n"
-
-
-def _describe(checkpoint: str | Path | None) -> dict[str, Any]:
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return {"checkpoint": None if checkpoint is None else Path(checkpoint).name, "sha256": None}
-    return {"checkpoint": Path(checkpoint).name, "sha256": digest_of(checkpoint)}
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,6 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor
 
-from icmoe_monai.deciding import decide
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import is_of_one_name, write_atomically
 from icmoe_monai.large_images import LargeImage, UnreadableImageError, open_large_image
@@ -29,6 +28,8 @@ from icmoe_monai.overview import Overview
 from icmoe_monai.pyramid_tiff import PyramidWriter
 from icmoe_monai.reading import split_suffix
 from icmoe_monai.streaming import StreamingVotingInferer, Strip
+from icmoe_monai.votes import decide
+from icmoe_monai.voting import unpack
 
 _SECONDS_BETWEEN_WORDS = 30.0
 _logger = logging.getLogger(__name__)
@@ -139,18 +140,22 @@ class LargeSegmenter:
     def _write_strips(self, image: Overview, name: str, found: Mapping[str, Any]) -> np.ndarray:
         """Write mask and votes, and return the pixels of each foreground class."""
         network = unwrapped(self.network)
-        num_experts = len(network.expert_names)
         pixels = np.zeros(len(self.labels) + 1, dtype=np.int64)
         with ExitStack() as stack:
             mask = stack.enter_context(self._writer(found["mask_path"], image))
             # entered last and so written first: where there is a mask, its votes are there
-            votes = stack.enter_context(self._writer(found["votes"], image, num_experts)) if self.votes else None
+            votes = (
+                stack.enter_context(self._writer(found["votes"], image, len(network.expert_names)))
+                if self.votes
+                else None
+            )
             for strip in _with_progress(self.inferer(image, network, self.device), name, image.shape[0]):
-                classes = self._decided(strip.prediction[: network.out_channels], name)
+                voted = unpack(strip.prediction, network.out_channels)
+                classes = self._decided(voted.probabilities, name)
                 pixels += np.bincount(classes.ravel(), minlength=len(pixels))
                 mask.add(classes * np.uint8(255) if network.out_channels == 1 else classes)
                 if votes is not None:
-                    votes.add(_as_bytes(strip.prediction[-num_experts:]))
+                    votes.add(_as_bytes(voted.votes))
         return pixels[1:]
 
     def _writer(self, path: str, image: LargeImage, num_samples: int = 1) -> PyramidWriter:

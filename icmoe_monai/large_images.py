@@ -22,7 +22,6 @@ from icmoe_monai.files import check_file
 from icmoe_monai.large_tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError, positive_um, unreadable
 from icmoe_monai.reading import SLIDE_SUFFIXES
 
-LARGE_SUFFIXES = (*pictures.SUFFIXES, *SLIDE_SUFFIXES)
 _LONGEST = 500_000  # pixels of a side; a header can claim any number, and memory is that of a row of windows
 
 

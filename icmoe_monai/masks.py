@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.pictures import decode_values
 
 _NUM_VALUES_NAMED = 6
 _LOSSY_THRESHOLD = 128
@@ -70,3 +71,21 @@ def _name_values(values: np.ndarray) -> str:
     found = np.unique(values)
     named = ", ".join(f"{value:g}" for value in found[:_NUM_VALUES_NAMED].astype(float))
     return f"the values {named}" if len(found) <= _NUM_VALUES_NAMED else f"{len(found)} values ({named}, ...)"
+
+
+def read_objects(path: str) -> np.ndarray:
+    """Read an image file that numbers objects.
+
+    Args:
+        path: The file.
+
+    Returns:
+        int64 (H, W), 0 the background.
+
+    Raises:
+        InputError: If the file cannot be read or does not keep whole numbers from 0 on.
+    """
+    values, lossless = decode_values(path)
+    if not lossless or values.min() < 0 or (values % 1 != 0).any():
+        raise InputError(f"{path} does not number objects by 0, 1, 2, ...: save the objects' numbers as PNG.")
+    return values.astype(np.int64)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from skimage.measure import label
 
-from icmoe_monai import dicom, nifti
+from icmoe_monai import nifti
+from icmoe_monai.dicom_header import is_dicom
 from icmoe_monai.dicom_scale import read_scale
 
 
@@ -44,7 +45,7 @@ def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None,
 def _scale(classes: np.ndarray, num_classes: int, source: str | None, frame: int) -> dict[str, Any]:
     if source is not None and source.lower().endswith(nifti.SUFFIXES):
         return {"area_mm2": nifti.areas_mm2(source, classes, num_classes), "spacing_mm": nifti.pixel_spacing(source)}
-    if source is not None and dicom.is_dicom(source):
+    if source is not None and is_dicom(source):
         scale = read_scale(source, frame)
         return {"area_mm2": scale.areas_mm2(classes, num_classes), "spacing_mm": scale.spacing_mm(classes)}
     return {"area_mm2": None, "spacing_mm": None}

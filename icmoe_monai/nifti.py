@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -35,23 +34,22 @@ from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import check_file, write_atomically
+from icmoe_monai.files import check_file
 
 SUFFIXES = (".nii", ".nii.gz")
 
-_HEADERS = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}  # by their size in bytes, with their magic
+HEADERS = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}  # by their size in bytes, with their magic
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_MAX_RATIO = 1100  # deflate does not reach it
 _MAX_VOLUME_BYTES = 2**32
 _CHUNK_BYTES = 2**24
 _PERCENTILES = (0.5, 99.5)
-_GEOMETRY = (
+GEOMETRY = (
     *("dim", "pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z"),
 )
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _MAX_SPACING_ERROR = 0.01  # between the voxel sizes and the affine, relative
-_INTENT_LABEL = 1002
 # nibabel tells what it mends in a header with the values of that header, which are nobody else's business.
 _MUTE = logging.Logger("nibabel", level=logging.CRITICAL + 1)
 _QUIET = np.errstate(all="ignore")  # numbers of a damaged file may overflow
@@ -102,7 +100,7 @@ def count_frames(path: str) -> int:
     Raises:
         InputError: The file cannot be read.
     """
-    return _read_layout(path).shape[2]
+    return read_layout(path).shape[2]
 
 
 @_QUIET
@@ -168,7 +166,7 @@ def decode_size(path: str, *, whole: bool = False) -> tuple[int, int]:
     Raises:
         InputError: The file cannot be read.
     """
-    layout = _read_layout(path)
+    layout = read_layout(path)
     if whole:
         _read_voxels(*_key(path))
     return layout.size
@@ -187,7 +185,7 @@ def pixel_spacing(path: str) -> tuple[float, float] | None:
     Raises:
         InputError: The file cannot be read.
     """
-    layout = _read_layout(path)
+    layout = read_layout(path)
     header = layout.header
     try:
         factor = _MM_PER_UNIT.get(header.get_xyzt_units()[0])
@@ -226,59 +224,6 @@ def areas_mm2(path: str, classes: np.ndarray, num_classes: int) -> list[float] |
     return [float(count) * spacing[0] * spacing[1] for count in pixels]
 
 
-def write_like(path: str | Path, *, source: str, slices: Sequence[np.ndarray]) -> None:
-    """Write the class maps of a volume's slices as a volume of the same geometry.
-
-    Shape, voxel sizes, units, sform and qform are the source's; descriptions, names and extensions stay behind, for
-    they may name a patient.
-
-    Args:
-        path: Where the file shall be; .nii.gz is compressed, .nii is not.
-        source: The volume whose slices were classified.
-        slices: Class maps in 0..255, (H, W) each, upright, one per slice in the order of the slices.
-
-    Raises:
-        InputError: The source cannot be read or the file cannot be written.
-        ValueError: The slices are not the source's in number, size or range.
-    """
-    path = Path(path)
-    if not path.name.lower().endswith(SUFFIXES):
-        raise ValueError(f"A NIfTI file must end in .nii or .nii.gz, got {path.name}.")
-    layout = _read_layout(source)
-    if len(slices) != layout.shape[2]:
-        raise ValueError(f"There must be one class map per slice, {layout.shape[2]}, got {len(slices)}.")
-    voxels = np.empty(layout.shape, dtype=np.uint8, order="F")
-    for z, classes in enumerate(slices):
-        if classes.shape != layout.size or classes.min() < 0 or classes.max() > 255:
-            raise ValueError(f"Class maps must be {layout.size} with 0..255, got {classes.shape} in slice {z}.")
-        voxels[:, :, z] = layout.turn.undo(classes)
-    head = _label_header(layout.header) + bytes(4)  # four zeros: no extension follows
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            if not path.name.lower().endswith(".gz"):
-                file.write(head + voxels.tobytes(order="F"))
-                return
-            # without name and time the same result is the same file
-            with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
-                packed.write(head)
-                packed.write(voxels.tobytes(order="F"))
-
-    write_atomically(path, write)
-
-
-def _label_header(source: Nifti1Header) -> bytes:
-    header = type(source)(endianness=source.endianness)
-    for name in _GEOMETRY:
-        header[name] = source[name]
-    header.set_data_dtype(np.uint8)
-    header["intent_code"] = _INTENT_LABEL
-    header["vox_offset"] = len(header.binaryblock) + 4
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["magic"] = _HEADERS[int(header["sizeof_hdr"])][1]
-    return bytes(header.binaryblock)
-
-
 def _key(path: str) -> tuple[str, int, int]:
     """Return the path with what changes when the file does."""
     try:
@@ -289,7 +234,7 @@ def _key(path: str) -> tuple[str, int, int]:
 
 
 def _read_slice(path: str, frame: int) -> tuple[_Layout, np.ndarray]:
-    layout = _read_layout(path)
+    layout = read_layout(path)
     if not 0 <= frame < layout.shape[2]:
         raise InputError(f"{path} has {layout.shape[2]} slices, and none has the number {frame} from 0: correct it.")
     return layout, layout.turn.apply(_read_voxels(*_key(path))[:, :, frame])
@@ -298,7 +243,7 @@ def _read_slice(path: str, frame: int) -> tuple[_Layout, np.ndarray]:
 @lru_cache(maxsize=1)  # a compressed file has to be read from its beginning for every slice
 def _read_voxels(path: str, _mtime: int, _num_bytes: int) -> np.ndarray:
     """Return all voxels as stored, (X, Y, Z)."""
-    layout = _read_layout(path)
+    layout = read_layout(path)
     num_bytes = math.prod(layout.shape) * layout.dtype.itemsize
     data = bytearray()
     with _opened(path) as file:
@@ -325,7 +270,7 @@ def _window(path: str, mtime: int, num_bytes: int) -> tuple[float, float]:
     ends = np.percentile(finite, _PERCENTILES)
     if ends[0] == ends[1]:
         ends = np.array([finite.min(), finite.max()])
-    low, high = sorted(_to_scale(ends, _read_layout(path)).tolist())  # a negative slope reverses them
+    low, high = sorted(_to_scale(ends, read_layout(path)).tolist())  # a negative slope reverses them
     return low, high
 
 
@@ -353,7 +298,15 @@ def _cut_short(path: str) -> InputError:
     return InputError(f"{path} is cut short, its header announces more voxels: copy it again or remove it.")
 
 
-def _read_layout(path: str) -> _Layout:
+def read_layout(path: str) -> _Layout:
+    """Return what a volume's checked header says.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: It is no NIfTI volume, is damaged, or holds less than its header says.
+    """
     header = _read_header(path)
     shape = _stack_shape(path, [int(length) for length in header["dim"][: int(header["dim"][0]) + 1]][1:])
     try:
@@ -371,8 +324,8 @@ def _read_layout(path: str) -> _Layout:
 def _read_header(path: str) -> Nifti1Header:
     check_file(path)
     with _opened(path) as file:
-        block = file.read(max(_HEADERS))
-    for length, (kind, magic) in _HEADERS.items():
+        block = file.read(max(HEADERS))
+    for length, (kind, magic) in HEADERS.items():
         if any(int.from_bytes(block[:4], order) == length for order in ("little", "big")) and len(block) >= length:
             return _checked_header(path, kind(block[:length], check=False), magic)
     raise InputError(f"{path} is no NIfTI volume: convert it to .nii or .nii.gz or remove it.")

@@ -35,9 +35,6 @@ from skimage.measure import regionprops
 from skimage.metrics import contingency_table
 from skimage.segmentation import find_boundaries, relabel_sequential
 
-from icmoe_monai.errors import InputError
-from icmoe_monai.pictures import decode_values
-
 _MANY_PAIRS = 300_000  # of pixels, for which the distances of the whole image cost less than a search
 
 
@@ -146,24 +143,6 @@ def label_objects(mask: np.ndarray, *, min_pixels: int = 1) -> np.ndarray:
     components = label_components(mask)
     num_pixels = np.bincount(components.ravel())
     return relabel_sequential(np.where(num_pixels[components] < min_pixels, 0, components))[0]
-
-
-def read_objects(path: str) -> np.ndarray:
-    """Read an image file that numbers objects.
-
-    Args:
-        path: The file.
-
-    Returns:
-        int64 (H, W), 0 the background.
-
-    Raises:
-        InputError: If the file cannot be read or does not keep whole numbers from 0 on.
-    """
-    values, lossless = decode_values(path)
-    if not lossless or values.min() < 0 or (values % 1 != 0).any():
-        raise InputError(f"{path} does not number objects by 0, 1, 2, ...: save the objects' numbers as PNG.")
-    return values.astype(np.int64)
 
 
 class _Objects:

@@ -25,7 +25,8 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.nn import functional as F
 
-from icmoe_monai.metrics import decide
+from icmoe_monai.statistics import rounded
+from icmoe_monai.votes import decide
 
 REGIONS = ("inside", "border", "outside", "ambiguous")
 _LONGEST_SIDE = 512
@@ -140,24 +141,24 @@ def summarise(cases: Sequence[CasePixels], expert_names: Sequence[str]) -> dict[
         having = [case for case in cases if region in case.votes]
         entry: dict[str, Any] = {
             "cases": len(having),
-            "share": _rounded(np.mean([case.shares[region] for case in cases])),
+            "share": rounded(np.mean([case.shares[region] for case in cases])),
         }
         for key, column in (("mean_vote", "votes"), ("right", "right")):
             means = np.mean([getattr(case, column)[region] for case in having], axis=0) if having else []
-            entry[key] = dict(zip(expert_names, map(_rounded, means), strict=False))
+            entry[key] = dict(zip(expert_names, map(rounded, means), strict=False))
         regions[region] = entry
     if len(expert_names) == 1:
         return {"regions": {name: entry for name, entry in regions.items() if name != "ambiguous"}}
     differ, both_wrong = (np.mean([getattr(case, key) for case in cases], axis=0) for key in ("differ", "both_wrong"))
     pairs = {
-        f"{first}, {second}": {"differ": _rounded(differ[i, j]), "both_wrong": _rounded(both_wrong[i, j])}
+        f"{first}, {second}": {"differ": rounded(differ[i, j]), "both_wrong": rounded(both_wrong[i, j])}
         for i, first in enumerate(expert_names)
         for j, second in enumerate(expert_names)
         if i < j
     }
     wins = {
         name: {
-            key: _rounded(np.mean([getattr(case, key)[i] for case in cases])) for key in ("alone_right", "alone_wrong")
+            key: rounded(np.mean([getattr(case, key)[i] for case in cases])) for key in ("alone_right", "alone_wrong")
         }
         for i, name in enumerate(expert_names)
     }
@@ -170,7 +171,3 @@ def _fit(maps: Tensor, size: list[int]) -> Tensor:
 
 def _to_grid(maps: np.ndarray) -> np.ndarray:
     return F.adaptive_avg_pool2d(torch.from_numpy(maps).float(), (_GRID, _GRID)).numpy()
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), 6)

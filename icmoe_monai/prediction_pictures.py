@@ -22,11 +22,11 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from icmoe_monai.distributed import collect, gathered, is_first, num_processes, process_index
+from icmoe_monai.engines import case_items
 from icmoe_monai.files import write_atomically
-from icmoe_monai.metrics import EXPERT_NAMES
 from icmoe_monai.reading import read_image
-from icmoe_monai.report import case_items
 from icmoe_monai.splits import take_evenly
+from icmoe_monai.votes import EXPERT_NAMES
 from icmoe_monai.voting import disagreement
 
 _EXPERT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")

@@ -27,23 +27,18 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils.type_conversion import convert_to_tensor
-from scipy.stats import bootstrap
 from torch import Tensor
 
 from icmoe_monai.distributed import gathered, is_first
+from icmoe_monai.engines import split_items
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import write_atomically, write_json
-from icmoe_monai.metrics import EXPERT_NAMES, split_items, voting_methods
-from icmoe_monai.object_metrics import (
-    ObjectScores,
-    ObjectSums,
-    compare_objects,
-    label_objects,
-    object_scores,
-    read_objects,
-)
+from icmoe_monai.masks import read_objects
+from icmoe_monai.object_metrics import ObjectScores, ObjectSums, compare_objects, label_objects, object_scores
 from icmoe_monai.official import OFFICIAL, find_part
 from icmoe_monai.splits import checksum
+from icmoe_monai.statistics import bootstrap_interval, rounded
+from icmoe_monai.votes import EXPERT_NAMES, voting_methods
 
 JACCARD_THRESHOLD = 0.65
 _RANKING = {"isic2017": "jaccard", "isic2018": "thresholded_jaccard"}
@@ -80,7 +75,7 @@ class ProtocolMetrics:
 
     Example:
         >>> import json, tempfile, torch
-        >>> from icmoe_monai.metrics import SplitVotesd
+        >>> from icmoe_monai.votes import SplitVotesd
         >>> split = SplitVotesd(expert_names=("only",))
         >>> pred = torch.tensor([[[0.9, 0.9]], [[0.9, 0.9]], [[1.0, 1.0]]])
         >>> item = split({"pred": pred, "label": torch.tensor([[[1, 0]]]), "name": "a"})
@@ -197,7 +192,7 @@ class ProtocolMetrics:
 
     def _mean(self, column: np.ndarray) -> dict[str, Any]:
         mean = round(float(column.mean()), 6) if len(column) else None
-        return {"mean": mean, "interval": self._interval(len(column), lambda chosen: column[chosen].mean())}
+        return {"mean": mean, "interval": self._interval(np.mean, column)}
 
     def _object_summary(self, rows: list[Row]) -> dict[str, dict[str, Any]]:
         sums = np.array([[row[field] for field in ObjectSums._fields] for row in rows])
@@ -209,24 +204,18 @@ class ProtocolMetrics:
 
             summary[name] = {
                 "pooled": round(pooled(np.arange(len(rows))), 6),
-                "interval": self._interval(len(rows), pooled),
+                "interval": self._interval(pooled, np.arange(len(rows)), vectorized=False),
                 "mean_of_images": round(float(np.mean([row[name] for row in rows])), 6),
             }
         return summary
 
-    def _interval(self, num_cases: int, statistic: Callable[[np.ndarray], float]) -> list[float] | None:
-        """Return the interval of a statistic of chosen indices."""
-        if num_cases < 2:
-            return None
-        interval = bootstrap(
-            (np.arange(num_cases),),
-            statistic,
-            n_resamples=self.num_bootstrap,
-            vectorized=False,
-            method="percentile",
-            random_state=np.random.default_rng(self.seed),
-        ).confidence_interval
-        return [round(float(interval.low), 6), round(float(interval.high), 6)]
+    def _interval(
+        self, statistic: Callable[..., Any], column: np.ndarray, *, vectorized: bool = True
+    ) -> list[float] | None:
+        ends = bootstrap_interval(
+            statistic, column, num_samples=self.num_bootstrap, seed=self.seed, vectorized=vectorized
+        )
+        return None if ends is None else [rounded(end) for end in ends]
 
     def _csv(self) -> str:
         file = io.StringIO()

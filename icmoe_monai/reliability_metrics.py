@@ -23,7 +23,7 @@ Letters: n cases; K output channels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ from torch import Tensor
 from icmoe_monai.calibration import Calibration
 from icmoe_monai.conformal import controlled_mask, level_index, miss_curve, miss_rate
 from icmoe_monai.distributed import collect, gathered, is_first
+from icmoe_monai.engines import split_items
 from icmoe_monai.files import write_csv, write_json
 from icmoe_monai.fit_calibration import mean_dice, names_digest
-from icmoe_monai.metrics import split_items
-from icmoe_monai.reliability import rank_correlation
 from icmoe_monai.reliability_figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
+from icmoe_monai.statistics import bootstrap_interval, rank_correlation
 from icmoe_monai.temperature import bin_sums, calibration_error
 from icmoe_monai.voting import as_distribution
 
@@ -197,14 +197,14 @@ class ReliabilityMetrics:
         spearman = rank_correlation(*both)
         return {
             "spearman": spearman,
-            "spearman_interval": None if spearman is None else self._interval(both, _spearman),
+            "spearman_interval": None if spearman is None else self._interval(_spearman, *both),
             "mean_absolute_error": float(np.abs(predicted - dice).mean()),
             "mean_predicted": float(predicted.mean()),
             "mean_dice": float(dice.mean()),
             "reviewed_share": REVIEWED_SHARE,
             "mean_dice_of_the_rest": float(dice[_kept(predicted)].mean()),
             "gain": _gain(*both),
-            "gain_interval": self._interval(both, _gain),
+            "gain_interval": self._interval(_gain, *both),
         }
 
     def _control(self) -> dict[str, Any] | None:
@@ -219,7 +219,7 @@ class ReliabilityMetrics:
         controlled = self._column("controlled_false_negative_rate")
         controlled = controlled[~np.isnan(controlled)]
         chosen = {key: self.calibration.content["control"][key] for key in ("alpha", "threshold")}
-        interval = self._interval([controlled], np.mean)
+        interval = self._interval(np.mean, controlled)
         share = float(self._column("controlled_foreground_share").mean())
         return {**result, **chosen, "rate": float(controlled.mean()), "interval": interval, "share": share}
 
@@ -235,14 +235,8 @@ class ReliabilityMetrics:
         result["specificity"] = float(free[~has_lesion].mean()) if (~has_lesion).any() else None
         return {**result, "reason": None}
 
-    def _interval(self, columns: Sequence[np.ndarray], statistic: Callable[..., Any]) -> list[float] | None:
-        n = len(columns[0])
-        if n < 2:
-            return None
-        rng = np.random.default_rng(self.seed)
-        drawn = (rng.integers(n, size=n) for _ in range(self.num_bootstrap))
-        values = [statistic(*(column[index] for column in columns)) for index in drawn]
-        return [float(end) for end in np.nanpercentile(values, [2.5, 97.5])]
+    def _interval(self, statistic: Callable[..., Any], *columns: np.ndarray) -> list[float] | None:
+        return bootstrap_interval(statistic, *columns, num_samples=self.num_bootstrap, seed=self.seed, vectorized=False)
 
     def _log(self) -> None:
         errors = ", ".join(f"{value:.3f} {when}" for when, value in self.result["calibration_error"].items())

@@ -1,4 +1,4 @@
-"""The one report of an inference run, and the cases of an engine's iteration that reports are made of."""
+"""The one report of an inference run: what was found in which image, and what made the masks."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import monai
-import torch
 from ignite.engine import Engine, Events
 from monai.engines.evaluator import SupervisedEvaluator
 
 from icmoe_monai.distributed import collect, is_first
+from icmoe_monai.engines import case_items, versions
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.files import is_of_one_name, without_folders, write_atomically, write_csv, write_json
 from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
 from icmoe_monai.report_page import MOST_THUMBNAILS, render_report
-from icmoe_monai.version import __version__
 from icmoe_monai.volumes import VolumeWriter
 
 CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
@@ -306,24 +304,3 @@ def _row(case: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
             is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
             row[key] = f"'{value}" if is_formula else value
     return row
-
-
-def case_items(engine: Engine) -> list[dict[str, Any]]:
-    """Return the cases of the last iteration of a MONAI evaluator, what was read and what was made of it together.
-
-    Args:
-        engine: The evaluator; decollated batches and plain lists of items both work.
-
-    Returns:
-        One dict per case.
-    """
-    batch: Any = engine.state.batch
-    output: Any = engine.state.output
-    if not isinstance(batch, list):
-        return [dict(item) for item in output]
-    return [{**read, **made} for read, made in zip(batch, output, strict=True)]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)}

@@ -22,14 +22,14 @@ from ignite.engine import Engine, Events
 from monai.utils.type_conversion import convert_to_tensor
 
 from icmoe_monai.calibration import Calibration
+from icmoe_monai.engines import split_items, versions
 from icmoe_monai.errors import InputError
 from icmoe_monai.files import without_folders, write_csv, write_json
 from icmoe_monai.fit_calibration import mean_dice
-from icmoe_monai.metrics import split_items
-from icmoe_monai.reliability import FIGURES, rank_correlation, reliability
-from icmoe_monai.report import versions
 from icmoe_monai.shift_figures import draw_conditions, draw_examples, draw_quality
 from icmoe_monai.shifts import CLEAN, SHIFTS
+from icmoe_monai.statistics import bootstrap_interval, rank_correlation, rounded
+from icmoe_monai.vote_features import FIGURES, reliability
 
 # A figure of quality, and what it should do when masks get worse: fall (1) or rise (-1).
 QUALITY_SIGNS = {
@@ -164,11 +164,15 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, num_bootstrap: int = 1000, s
         c, n = place[0][row["shift"], row["strength"]], place[1][row["case"]]
         values[:, c, n] = [row[figure] for figure in figures]
     dice, quality = values[0], dict(zip(figures[1:], values[1:], strict=True))
-    drawn = np.random.default_rng(seed).integers(0, len(names), (num_bootstrap, len(names)))
+
+    def interval(column: np.ndarray) -> list[float] | None:
+        ends = bootstrap_interval(np.mean, column, num_samples=num_bootstrap, seed=seed)
+        return None if ends is None else [rounded(end) for end in ends]
+
     clean = dice[place[0][CLEAN, 0]]
     entries = []
     for c, (shift, strength) in enumerate(conditions):
-        means = {name: _rounded(figure[c].mean()) for name, figure in quality.items()}
+        means = {name: rounded(figure[c].mean()) for name, figure in quality.items()}
         amount = SHIFTS[shift].amounts[strength - 1] if shift in SHIFTS else None
         entries.append(
             {
@@ -176,10 +180,10 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, num_bootstrap: int = 1000, s
                 "strength": strength,
                 "amount": amount,
                 "unit": SHIFTS[shift].unit if shift in SHIFTS else None,
-                "dice": _rounded(dice[c].mean()),
-                "interval": _interval(dice[c], drawn),
-                "minus_clean": _rounded((dice[c] - clean).mean()),
-                "minus_clean_interval": _interval(dice[c] - clean, drawn),
+                "dice": rounded(dice[c].mean()),
+                "interval": interval(dice[c]),
+                "minus_clean": rounded((dice[c] - clean).mean()),
+                "minus_clean_interval": interval(dice[c] - clean),
                 "quality": means,
             }
         )
@@ -190,37 +194,21 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, num_bootstrap: int = 1000, s
     }
 
 
-def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Return Spearman's correlation of two columns, or None where one does not vary.
-
-    Args:
-        first: (n,).
-        second: (n,).
-    """
+def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     rho = rank_correlation(first, second)
-    return None if rho is None else _rounded(rho)
+    return None if rho is None else rounded(rho)
 
 
 def _correlations(dice: np.ndarray, figure: np.ndarray, sign: int | None) -> dict[str, Any]:
     """Return the three correlations of values (C, N)."""
-    within = [rho for d, q in zip(dice.T, figure.T, strict=True) if (rho := correlation(d, q)) is not None]
+    within = [rho for d, q in zip(dice.T, figure.T, strict=True) if (rho := _correlation(d, q)) is not None]
     return {
         "expected_sign": sign,
-        "over_conditions": correlation(dice.mean(1), figure.mean(1)),
-        "over_cases_and_conditions": correlation(dice.ravel(), figure.ravel()),
-        "within_cases": _rounded(np.mean(within)) if within else None,
+        "over_conditions": _correlation(dice.mean(1), figure.mean(1)),
+        "over_cases_and_conditions": _correlation(dice.ravel(), figure.ravel()),
+        "within_cases": rounded(np.mean(within)) if within else None,
         "num_cases_within": len(within),
     }
-
-
-def _interval(column: np.ndarray, drawn: np.ndarray) -> list[float] | None:
-    if len(column) < 2:
-        return None
-    return [_rounded(bound) for bound in np.percentile(column[drawn].mean(axis=1), [2.5, 97.5])]
-
-
-def _rounded(value: Any) -> float:
-    return round(float(value), 6)
 
 
 def _table(summary: Mapping[str, Any]) -> str:

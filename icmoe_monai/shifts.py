@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.reading import LoadImage2Dd
+from icmoe_monai.load import LoadImage2Dd
 from icmoe_monai.splits import take_evenly
 
 STRENGTHS = (1, 2, 3)

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from icmoe_monai import dicom, nifti
+from icmoe_monai import nifti
+from icmoe_monai.dicom_header import is_dicom
 from icmoe_monai.dicom_seg import NoSegmentationError, as_segment, write_segmentation
 from icmoe_monai.errors import InputError
 from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.nifti_labels import write_like
 from icmoe_monai.reading import split_suffix
 from icmoe_monai.version import __version__
 from icmoe_monai.writing import probability_paths
@@ -162,7 +164,7 @@ class VolumeWriter:
             raise NoSegmentationError(f"{source} has no NIfTI volume, as {len(volume) - len(cases)} of its slices "
                                       "could not be used. The PNG masks hold the others.")  # fmt: skip
         slices = [self._classes(case) for case in cases]
-        nifti.write_like(self.journal.output_dir / path, source=source, slices=slices)
+        write_like(self.journal.output_dir / path, source=source, slices=slices)
 
     def _file_of(self, cases: Sequence[Mapping[str, Any]]) -> str | None:
         """Return where a volume belongs, or None for a picture, which is no volume."""
@@ -171,7 +173,7 @@ class VolumeWriter:
         if source.lower().endswith(nifti.SUFFIXES):
             suffix = split_suffix(source)[1].lower()
             return Path("volumes", f"{stem.removesuffix('_frame0001') if len(cases) > 1 else stem}{suffix}").as_posix()
-        if self.dicom_seg == "none" or not dicom.is_dicom(source):
+        if self.dicom_seg == "none" or not is_dicom(source):
             return None
         is_series = len({case["source"] for case in cases}) > 1
         return Path("segmentations", f"{stem}{'_series' if is_series else ''}.dcm").as_posix()

@@ -1,9 +1,13 @@
-"""What a vote over an image looks like in some figures: what a calibration predicts a case's quality from.
+"""Figures of a vote over an image: how sure it is, how far the experts agree, what a calibration predicts quality from.
 
-All are taken on the network's own grid (the resized image), so that they do not depend on the original's size. P is the
-voted probability of any foreground, M the pixels that the vote gives to it, R those that the vote or an expert does.
+A calibration's are taken on the network's own grid (the resized image), so that they do not depend on the original's
+size. P is the voted probability of any foreground, M the pixels that the vote gives to it, R those that the vote or an
+expert does (all pixels if there are none).
 
-- `confidence`, `disagreement`, `vote_entropy`, `expert_agreement`: see `reliability`;
+- `confidence`: mean over R of the voted class's probability;
+- `disagreement`: mean over R and pairs of experts of 1 - <p_i, p_j>;
+- `vote_entropy`: mean over R of -sum_e w_e log w_e / log E;
+- `expert_agreement`: mean over pairs of experts of the Dice overlap of what the two find, 1 where both find nothing;
 - `soft_dice`: 2 sum_M P / (|M| + sum P), the Dice that P itself expects of M (the "soft Dice confidence" of Borges et
   al., arXiv 2402.10665); 0 where M is empty;
 - `vote_agreement`: mean Dice overlap of M with what each expert finds;
@@ -21,6 +25,8 @@ Letters: E experts; K output channels; H W size of the maps.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import combinations
+from math import log
 from typing import Any
 
 import numpy as np
@@ -31,8 +37,8 @@ from skimage.measure import label
 from torch import Tensor
 from torch.nn import functional as F
 
-from icmoe_monai.reliability import dice_overlap, figures_over, find, split_voted
-from icmoe_monai.voting import disagreement
+from icmoe_monai.votes import decide
+from icmoe_monai.voting import as_distribution, disagreement, unpack
 
 _BAND = 3
 _SMALL = 1e-3  # of the image
@@ -68,7 +74,7 @@ class TakeVoteFeaturesd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             pred = convert_to_tensor(item[key], track_meta=False).float()
-            voted, experts, votes = split_voted(pred, self.out_channels)
+            voted, experts, votes = unpack(pred, self.out_channels)
             item["vote_features"] = vote_features(voted, experts, votes)
             item["disagreement"] = convert_to_dst_type(disagreement(experts[None]), item[key])[0]
         return item
@@ -128,3 +134,86 @@ def _peak(P: np.ndarray) -> float:
     num_pixels = max(1, round(_SMALL * P.size))
     top = float(np.clip(np.partition(P.ravel(), -num_pixels)[-num_pixels:].mean(), _EPS, 1 - _EPS))
     return float(np.log(top / (1 - top)))
+
+
+FIGURES = ("confidence", "disagreement", "vote_entropy", "expert_agreement")
+
+
+class TakeReliabilityd(MapTransform):
+    """Keep the vote's probabilities (K, H, W) of a voting inferer's tensor, and add `reliability`, a dict of floats.
+
+    The figures are taken from `vote_features` where `TakeVoteFeaturesd` has them already.
+
+    Args:
+        keys: Key of the tensor, (K + E K + E, H, W): voted probabilities, the experts', votes.
+        out_channels: K.
+
+    Example:
+        >>> pred = torch.tensor([0.9, 0.9, 0.7, 0.5, 0.5]).reshape(5, 1, 1)
+        >>> item = TakeReliabilityd()({"pred": pred})
+        >>> tuple(item["pred"].shape), item["reliability"]["vote_entropy"], item["reliability"]["expert_agreement"]
+        ((1, 1, 1), 1.0, 1.0)
+    """
+
+    def __init__(self, *, keys: str | Sequence[str] = "pred", out_channels: int = 1) -> None:
+        super().__init__(keys)
+        self.out_channels = out_channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of the item.
+
+        Raises:
+            ValueError: If the tensor has not K + E K + E channels.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            voted, experts, votes = unpack(convert_to_tensor(item[key], track_meta=False), self.out_channels)
+            item[key] = convert_to_dst_type(voted, item[key])[0]
+            known = item.get("vote_features")
+            if known is None:
+                known = reliability(voted, experts, votes)
+            item["reliability"] = {name: known[name] for name in FIGURES}
+        return item
+
+
+def find(voted: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the vote and each expert find, bool (1 + E, H, W), and R, bool (H, W).
+
+    Args:
+        voted: Probabilities of the vote, (K, H, W).
+        experts: Probabilities of the experts, (E, K, H, W).
+    """
+    found = torch.stack([decide(voted)[0], *(decide(expert)[0] for expert in experts)]) > 0
+    region = found.any(0)
+    return found, region if bool(region.any()) else torch.ones_like(region)
+
+
+def reliability(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
+    """Return the four figures.
+
+    Args:
+        voted: Probabilities of the vote, (K, H, W).
+        experts: Probabilities of the experts, (E, K, H, W).
+        votes: (E, H, W), summing to 1 over E.
+    """
+    return figures_over(*find(voted, experts), voted, experts, votes)
+
+
+def figures_over(found: Tensor, region: Tensor, voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
+    """Return the four figures, given what `find` returns; other arguments as in `reliability`."""
+    voted, experts, votes = voted[:, region], experts[:, :, region], votes[:, region]  # a few pixels of an image
+    E = len(experts)
+    entropy = torch.special.entr(votes).sum(0).mean() / log(E) if E > 1 else torch.zeros(())
+    pairs = [dice_overlap(found[1 + i], found[1 + j]) for i, j in combinations(range(E), 2)]
+    return {
+        "confidence": float(as_distribution(voted[None, None]).amax(2).mean()),
+        "disagreement": float(disagreement(experts[None]).mean()),
+        "vote_entropy": float(entropy),
+        "expert_agreement": sum(pairs) / len(pairs) if pairs else 1.0,
+    }
+
+
+def dice_overlap(first: Tensor, second: Tensor) -> float:
+    """Return the Dice overlap of two masks (H, W), 1 if both are empty."""
+    total = int(first.sum() + second.sum())
+    return 2 * int((first & second).sum()) / total if total else 1.0

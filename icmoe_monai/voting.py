@@ -14,6 +14,7 @@ Letters: B batch; E experts; K output channels (K = 1: probability of the foregr
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,49 @@ class VoteGate(nn.Module):
         """
         gate = self.gain * self.out(F.gelu(self.mix(torch.cat(features, dim=1))))
         return F.interpolate(gate, size=size, mode="bilinear", align_corners=False)
+
+
+class VotedMaps(NamedTuple):
+    """What a vote over an image gives; `pack` makes one tensor of it, which MONAI's transforms can carry.
+
+    Attributes:
+        probabilities: Fused probabilities P, (..., K, H, W).
+        expert_probabilities: (..., E, K, H, W).
+        votes: (..., E, H, W), summing to 1 over E.
+    """
+
+    probabilities: Tensor
+    expert_probabilities: Tensor
+    votes: Tensor
+
+
+def pack(maps: VotedMaps) -> Tensor:
+    """Lay a vote's maps behind each other: (..., K + E K + E, H, W), the experts' probabilities expert by expert."""
+    return torch.cat([maps.probabilities, maps.expert_probabilities.flatten(-4, -3), maps.votes], dim=-3)
+
+
+def unpack(packed: Tensor, out_channels: int) -> VotedMaps:
+    """Take apart what `pack` returned.
+
+    Args:
+        packed: (..., K + E K + E, H, W).
+        out_channels: K.
+
+    Raises:
+        ValueError: If no number of experts fits the channels.
+
+    Example:
+        >>> maps = unpack(torch.zeros(7, 5, 4), out_channels=1)
+        >>> [tuple(part.shape) for part in maps]
+        [(1, 5, 4), (3, 1, 5, 4), (3, 5, 4)]
+    """
+    K = out_channels
+    E = (packed.shape[-3] - K) // (K + 1)
+    if E < 1 or packed.shape[-3] != K + E * K + E:
+        shape = tuple(packed.shape)
+        raise ValueError(f"The voted prediction must be (K + E K + E, H, W) for K={K}, got {shape}.")
+    voted, experts, votes = packed.split([K, E * K, E], dim=-3)
+    return VotedMaps(voted, experts.unflatten(-3, (E, K)), votes)
 
 
 def confidence(probabilities: Tensor, eps: float = 1e-6) -> Tensor:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from icmoe_monai.data import find_cases
 from icmoe_monai.errors import InputError
-from icmoe_monai.reading import LoadImage2Dd
+from icmoe_monai.load import LoadImage2Dd
 from icmoe_monai.splits import cut_missing_splits, take_evenly
 
 HEIGHT, WIDTH = 20, 24

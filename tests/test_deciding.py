@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from monai.data import MetaTensor
 
-from icmoe_monai.deciding import DecideMaskd, decide
+from icmoe_monai.votes import DecideMaskd, decide
 
 
 def test_one_foreground_is_what_lies_above_the_threshold():
@@ -15,6 +15,12 @@ def test_one_foreground_is_what_lies_above_the_threshold():
 def test_of_several_classes_the_most_probable():
     probabilities = torch.tensor([[[0.2, 0.6]], [[0.5, 0.3]], [[0.3, 0.1]]])
     assert decide(probabilities).tolist() == [[[1, 0]]]
+
+
+def test_more_classes_than_a_byte_holds_are_not_wrapped():
+    probabilities = torch.zeros(300, 1, 1)
+    probabilities[299] = 1
+    assert decide(probabilities).tolist() == [[[299]]]
 
 
 def test_an_item_keeps_its_metadata_and_a_failed_one_is_left_alone():

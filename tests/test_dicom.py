@@ -18,16 +18,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
-from icmoe_monai import dicom
-from icmoe_monai.dicom import (
-    NotAnImageError,
-    decode_rgb,
-    decode_size,
-    decode_values,
-    inspect,
-    is_dicom,
-    read_dicomdir,
-)
+from icmoe_monai import dicom_header
+from icmoe_monai.dicom import decode_rgb, decode_size, decode_values
+from icmoe_monai.dicom_header import NotAnImageError, inspect, is_dicom, read_dicomdir
 from icmoe_monai.dicom_scale import read_scale
 from icmoe_monai.errors import InputError
 
@@ -706,5 +699,5 @@ def test_what_is_no_dicomdir(tmp_path: Path) -> None:
 
 
 def test_interface_is_that_of_pictures() -> None:
-    assert dicom.SUFFIXES == (".dcm", ".dicom", ".ima")
+    assert dicom_header.SUFFIXES == (".dcm", ".dicom", ".ima")
     assert issubclass(NotAnImageError, InputError)

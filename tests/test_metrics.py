@@ -15,7 +15,8 @@ from monai.bundle.config_parser import ConfigParser
 from monai.data.meta_tensor import MetaTensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.metrics import SplitVotesd, VoteStatistics, vote_statistics, voting_methods
+from icmoe_monai.metrics import VoteStatistics, vote_statistics
+from icmoe_monai.votes import SplitVotesd, voting_methods
 
 TWO = ("first", "second")
 DICE = {

@@ -11,6 +11,7 @@ from PIL import Image
 
 from icmoe_monai import nifti
 from icmoe_monai.errors import InputError
+from icmoe_monai.nifti_labels import write_like
 
 # In the patient: R L, A P, I S are coordinates of a (4 right-left, 5 anterior-posterior, 3 feet-head) body, whose voxel
 # (r, a, s), counted towards right, anterior and superior, has the value below; no two are equal.
@@ -95,7 +96,7 @@ def test_slices_are_upright_and_come_back(
         assert nifti.decode_rgb(path, frame).shape == (*expected.shape, 3)
         found.append((values > 20).astype(np.uint8) + (values > 40))
     target = tmp_path / f"mask.{suffix}"
-    nifti.write_like(target, source=path, slices=found)
+    write_like(target, source=path, slices=found)
     mask = nibabel.load(target)
     assert mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(np.asarray(mask.dataobj), (voxels > 20).astype(int) + (voxels > 40))
@@ -141,7 +142,7 @@ def test_a_2d_file_and_trailing_axes_of_one_are_stacks(tmp_path: Path, shape: tu
     planes = [voxels.reshape(4, 5, depth)[:, :, z].T for z in range(depth)]  # no affine: x along the columns
     for z, plane in enumerate(planes):
         np.testing.assert_array_equal(nifti.decode_values(path, z)[0], plane)
-    nifti.write_like(tmp_path / "mask.nii", source=path, slices=planes)
+    write_like(tmp_path / "mask.nii", source=path, slices=planes)
     np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "mask.nii").dataobj), voxels)
 
 
@@ -160,7 +161,7 @@ def test_write_like_keeps_geometry_and_version_and_drops_texts(tmp_path: Path, k
     size = nifti.decode_size(str(tmp_path / "a.nii"))
     slices = [np.full(size, z, dtype=np.uint8) for z in range(3)]
     for name in ("mask.nii", "mask.nii.gz", "again.nii.gz"):
-        nifti.write_like(tmp_path / name, source=str(tmp_path / "a.nii"), slices=slices)
+        write_like(tmp_path / name, source=str(tmp_path / "a.nii"), slices=slices)
     for name in ("mask.nii", "mask.nii.gz"):
         mask = nibabel.load(tmp_path / name)
         assert type(mask) is kind
@@ -184,11 +185,11 @@ def test_write_like_refuses_what_is_not_the_volume(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", *reoriented("RAS"))
     right = np.zeros((5, 4), dtype=np.uint8)
     with pytest.raises(ValueError, match="one class map per slice, 3, got 2"):
-        nifti.write_like(tmp_path / "m.nii", source=path, slices=[right] * 2)
+        write_like(tmp_path / "m.nii", source=path, slices=[right] * 2)
     with pytest.raises(ValueError, match=r"must be \(5, 4\) with 0..255, got \(4, 5\)"):
-        nifti.write_like(tmp_path / "m.nii", source=path, slices=[right.T] * 3)
+        write_like(tmp_path / "m.nii", source=path, slices=[right.T] * 3)
     with pytest.raises(ValueError, match=r"must end in .nii or .nii.gz, got m.png"):
-        nifti.write_like(tmp_path / "m.png", source=path, slices=[right] * 3)
+        write_like(tmp_path / "m.png", source=path, slices=[right] * 3)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.nii"]
 
 

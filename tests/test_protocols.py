@@ -19,12 +19,12 @@ from monai.data.meta_tensor import MetaTensor
 from PIL import Image
 
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.metrics import SplitVotesd
 from icmoe_monai.object_metrics import compare_objects, label_objects, object_scores
 from icmoe_monai.official import OFFICIAL
 from icmoe_monai.protocols import ProtocolMetrics
 from icmoe_monai.splits import checksum
 from icmoe_monai.tensor_files import save_checkpoint
+from icmoe_monai.votes import SplitVotesd
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

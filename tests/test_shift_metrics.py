@@ -19,11 +19,12 @@ from icmoe_monai.calibration import Calibration
 from icmoe_monai.checkpoint import save_weights
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError
-from icmoe_monai.metrics import SplitVotesd
 from icmoe_monai.network import ICMoE
 from icmoe_monai.pyramid import ImagePyramid
-from icmoe_monai.shift_metrics import ShiftMetrics, case_quality, correlation, summarise
+from icmoe_monai.shift_metrics import ShiftMetrics, case_quality, summarise
 from icmoe_monai.shifts import SHIFTS, STRENGTHS
+from icmoe_monai.statistics import rank_correlation
+from icmoe_monai.votes import SplitVotesd
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = [str(ROOT / "configs" / name) for name in ("train.json", "evaluate.json", "evaluate_shift.yaml")]
@@ -70,7 +71,7 @@ def test_correlations_are_over_conditions_over_all_and_within():
     assert (rho["over_conditions"], rho["within_cases"]) == (None, 0.0)  # means 0.25 throughout; -1 and 1
     expected = spearmanr([row["dice"] for row in rows], [row["confidence"] for row in rows]).statistic
     assert rho["over_cases_and_conditions"] == pytest.approx(expected, abs=1e-6)
-    assert correlation(np.array([1.0]), np.array([2.0])) is None
+    assert rank_correlation(np.array([1.0]), np.array([2.0])) is None
 
 
 def item_of(label: torch.Tensor, found: torch.Tensor, K: int = 1, **fields: object) -> dict:

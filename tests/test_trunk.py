@@ -11,15 +11,8 @@ from icmoe_monai.network import ICMoE
 from icmoe_monai.pyramid import ImagePyramid
 from icmoe_monai.pyramid_weights import save_pyramid_weights
 from icmoe_monai.tensor_files import read_checkpoint
-from icmoe_monai.trunk import (
-    PretrainedPyramid,
-    PretrainedTrunk,
-    TrunkChangedError,
-    UntouchedTrunk,
-    describe_trunk,
-    frozen_parts,
-    has_frozen_trunk,
-)
+from icmoe_monai.trunk import describe_trunk, frozen_parts, has_frozen_trunk
+from icmoe_monai.weight_handlers import PretrainedPyramid, PretrainedTrunk, TrunkChangedError, UntouchedTrunk
 from icmoe_monai.weights import save_sam_weights, trunk_fingerprint
 
 

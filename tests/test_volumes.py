@@ -109,7 +109,7 @@ def test_whatever_goes_wrong_with_one_volume_is_a_note(tmp_path: Path, monkeypat
     def fail(*arguments: object, **named: object) -> None:
         raise TypeError("unhashable SECRET")
 
-    monkeypatch.setattr("icmoe_monai.nifti.write_like", fail)
+    monkeypatch.setattr("icmoe_monai.volumes.write_like", fail)
     cases = stack(tmp_path)
     writer, journal = writer_of(tmp_path, cases)
     for case in cases:
