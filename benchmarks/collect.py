@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.study_file import REFERENCE, Run, Study, settings_of, trials_of
 from benchmarks.study_plan import Place, identity_of
-from icmoe_monai.files import read_csv, write_csv, write_json
 from icmoe_monai.network import EXPERTS
+from icmoe_monai.utils.files import read_csv, write_csv, write_json
 
 METHODS = ("voted", "mean_vote", *EXPERTS, "oracle")
 _SCORES = {"dice": "dsc", "iou": "iou", "hd95_detected": "hd95_detected", "hd95_penalised": "hd95_penalised"}

@@ -15,7 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from benchmarks.cost_wanted import setting_of
-from icmoe_monai.files import write_atomically
+from icmoe_monai.utils.files import write_atomically
 
 DOCS = Path(__file__).parent.parent / "docs"
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#595959"

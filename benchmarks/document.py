@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from icmoe_monai.files import write_atomically
+from icmoe_monai.utils.files import write_atomically
 
 DOCS = Path(__file__).parent.parent / "docs"
 

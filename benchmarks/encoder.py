@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import hardware, in_own_process, largest_difference, peak_memory, time_in_turn
 from benchmarks.peers import HuggingFaceEncoder, explicit_encoder
-from icmoe_monai.files import write_json
 from icmoe_monai.sam import BACKBONES, SamImageEncoder, build_sam_encoder
+from icmoe_monai.utils.files import write_json
 
 ENCODERS = ("ours", "explicit bias", "transformers eager", "transformers sdpa")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -25,9 +25,9 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from benchmarks.measure import hardware, in_own_process
-from icmoe_monai.files import write_json
-from icmoe_monai.memory import peak_memory_mb
 from icmoe_monai.phantoms import draw_dermoscopy
+from icmoe_monai.utils.files import write_json
+from icmoe_monai.utils.memory import peak_memory_mb
 
 ROOT = Path(__file__).parent.parent
 _NUM_DIFFERENT = 20

@@ -31,10 +31,10 @@ from monai.bundle import ConfigWorkflow
 from monai.transforms import NormalizeIntensity
 
 from benchmarks.measure import hardware, in_own_process
-from icmoe_monai.files import write_json
 from icmoe_monai.large_images import open_large_image
-from icmoe_monai.memory import peak_memory_mb
 from icmoe_monai.phantoms import draw_dermoscopy
+from icmoe_monai.utils.files import write_json
+from icmoe_monai.utils.memory import peak_memory_mb
 from icmoe_monai.votes import decide
 
 ROOT = Path(__file__).parent.parent

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from benchmarks.encoder import draw_weights
 from benchmarks.measure import hardware, in_own_process, largest_difference, peak_memory, time_in_turn
 from benchmarks.peers import explicit_encoder
-from icmoe_monai.files import write_json
 from icmoe_monai.losses import ICMoELoss
 from icmoe_monai.network import ICMoE
 from icmoe_monai.sam import BACKBONES
 from icmoe_monai.settings import trainable_parameters
+from icmoe_monai.utils.files import write_json
 
 TRAININGS = {"experts on a frozen encoder": False, "full fine-tuning": True}  # whether the encoder is trained
 

@@ -24,10 +24,10 @@ from monai.bundle import ConfigWorkflow
 from monai.utils.type_conversion import convert_to_tensor
 
 from icmoe_monai.conformal import control_risk, level_index, miss_curve
-from icmoe_monai.engines import split_items
-from icmoe_monai.files import write_json
-from icmoe_monai.statistics import bootstrap_interval
 from icmoe_monai.trunk import describe_model
+from icmoe_monai.utils.engines import split_items
+from icmoe_monai.utils.files import write_json
+from icmoe_monai.utils.statistics import bootstrap_interval
 
 ROOT = Path(__file__).parent.parent
 _NUM_BOOTSTRAP = 1000

@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.study_file import Run, Study, settings_of
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically
+from icmoe_monai.utils.files import write_atomically
 
 
 class Place(NamedTuple):

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from benchmarks.inference_cost import build, draw
 from benchmarks.measure import hardware, largest_difference, time_in_turn
-from icmoe_monai.files import write_json
 from icmoe_monai.inferers import autocast
 from icmoe_monai.losses import ICMoELoss
 from icmoe_monai.settings import trainable_parameters
+from icmoe_monai.utils.files import write_json
 
 SWITCHES = ("float32", "channels last", "bfloat16", "compiled")
 

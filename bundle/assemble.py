@@ -17,7 +17,7 @@ import yaml
 
 from bundle.checks import CHECKSUMS, LARGE_FILES, LARGEST
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import digest_of, write_atomically
+from icmoe_monai.utils.files import digest_of, write_atomically
 from icmoe_monai.version import __version__
 
 NAME = "icmoe_medical_segmentation"

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from icmoe_monai.page import page_template
+from icmoe_monai.visualize.page import page_template
 
 ONE_EXPERT = "Left out: this network has one expert, and there is nothing to compare."
 

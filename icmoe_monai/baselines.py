@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from icmoe_monai.network import ICMoEOutput
-from icmoe_monai.precision import at_least_float32
+from icmoe_monai.utils.precision import at_least_float32
 from icmoe_monai.voting import PixelVoting, to_probabilities
 
 

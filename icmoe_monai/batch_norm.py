@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icmoe_monai.distributed import num_processes, total
-from icmoe_monai.precision import at_least_float32
+from icmoe_monai.utils.distributed import num_processes, total
+from icmoe_monai.utils.precision import at_least_float32
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

@@ -16,8 +16,8 @@ import torch
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import autocast
-from icmoe_monai.memory import peak_bytes
 from icmoe_monai.network import ICMoE
+from icmoe_monai.utils.memory import peak_bytes
 
 MOST_WINDOWS = 64  # more at a time save no more
 _UNITS = {"MB": 1e6, "GB": 1e9}

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from icmoe_monai.conformal import controlled_mask
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import check_file, digest_of, dump_json
 from icmoe_monai.score import score_from
 from icmoe_monai.temperature import temperature_from
 from icmoe_monai.trunk import describe_model
+from icmoe_monai.utils.files import check_file, digest_of, dump_json
 
 FORMAT = "icmoe_monai calibration 1"
 AUTO, NONE = "auto", "none"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icmoe_monai.distributed import batch_mean, total
+from icmoe_monai.utils.distributed import batch_mean, total
 from icmoe_monai.voting import as_distribution
 
 UNLABELLED = -1

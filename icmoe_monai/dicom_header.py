@@ -28,7 +28,7 @@ from pydicom.encaps import parse_basic_offsets, parse_fragments
 from pydicom.filereader import read_dataset
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import check_file
+from icmoe_monai.utils.files import check_file
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -35,7 +35,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically
+from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.version import __version__
 
 _MAX_FRACTIONAL = 255

@@ -22,7 +22,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import digest_of
+from icmoe_monai.utils.files import digest_of
 
 _logger = logging.getLogger(__name__)
 _CHUNK = 1 << 16  # bytes

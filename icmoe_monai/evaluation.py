@@ -48,12 +48,12 @@ from monai.metrics.meaniou import compute_iou
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
-from icmoe_monai.distributed import gathered, is_first
-from icmoe_monai.engines import split_items, versions
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import without_folders, write_atomically, write_json
 from icmoe_monai.metrics import vote_statistics
-from icmoe_monai.statistics import bootstrap_interval, rounded
+from icmoe_monai.utils.distributed import gathered, is_first
+from icmoe_monai.utils.engines import split_items, versions
+from icmoe_monai.utils.files import without_folders, write_atomically, write_json
+from icmoe_monai.utils.statistics import bootstrap_interval, rounded
 from icmoe_monai.votes import EXPERT_NAMES, voting_methods
 
 RATES = ("dsc", "iou", "precision", "recall", "specificity")

@@ -23,14 +23,14 @@ from torch import Tensor
 
 from icmoe_monai.calibration import FORMAT, OUTPUT_SETTINGS
 from icmoe_monai.conformal import check_alpha, control_risk, miss_curve, miss_rate
-from icmoe_monai.engines import split_items, versions
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_json
 from icmoe_monai.no_lesion import fit_no_lesion
 from icmoe_monai.score import Score, fit_score
-from icmoe_monai.statistics import rank_correlation
 from icmoe_monai.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.trunk import describe_model
+from icmoe_monai.utils.engines import split_items, versions
+from icmoe_monai.utils.files import write_json
+from icmoe_monai.utils.statistics import rank_correlation
 from icmoe_monai.vote_features import dice_overlap
 
 _FEWEST_CASES = 10  # to predict the Dice score from

@@ -21,13 +21,13 @@ from monai.handlers import EarlyStopHandler
 from torch import nn
 
 from icmoe_monai.checkpoint import MODEL, TRAINER, TRUNK, save_weights, trained_state
-from icmoe_monai.distributed import is_first
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import read_csv, write_csv
-from icmoe_monai.memory import peak_memory_mb
 from icmoe_monai.network import unwrapped
 from icmoe_monai.tensor_files import save_checkpoint
 from icmoe_monai.trunk import describe_trunk, has_frozen_trunk
+from icmoe_monai.utils.distributed import is_first
+from icmoe_monai.utils.files import read_csv, write_csv
+from icmoe_monai.utils.memory import peak_memory_mb
 from icmoe_monai.weight_handlers import TrunkChangedError
 
 

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 from icmoe_monai import nifti
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.dicom_header import NotAnImageError, inspect, is_dicom, read_dicomdir
-from icmoe_monai.distributed import by_first
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically
 from icmoe_monai.journal import JOURNAL
 from icmoe_monai.reading import LARGE_SUFFIXES, SUFFIXES, count_frames, read_size, split_suffix
+from icmoe_monai.utils.distributed import by_first
+from icmoe_monai.utils.files import write_atomically
 
 _NUM_NAMED = 5
 _MOST_FRAMES = 100_000  # of a file; a header of a few bytes can claim any number

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icmoe_monai.distributed import by_first, is_first, num_processes, process_index
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import dump_json, without_folders, write_atomically
 from icmoe_monai.trunk import describe_model
+from icmoe_monai.utils.distributed import by_first, is_first, num_processes, process_index
+from icmoe_monai.utils.files import dump_json, without_folders, write_atomically
 from icmoe_monai.version import __version__
 
 CASE, VOLUME, NOTE = "case", "volume", "note"

@@ -19,15 +19,15 @@ from ignite.engine import Engine
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import is_of_one_name, write_atomically
 from icmoe_monai.large_images import LargeImage, UnreadableImageError, open_large_image
-from icmoe_monai.memory import peak_memory_mb
 from icmoe_monai.network import ICMoE, unwrapped
-from icmoe_monai.overlay import draw_overlay
 from icmoe_monai.overview import Overview
 from icmoe_monai.pyramid_tiff import PyramidWriter
 from icmoe_monai.reading import split_suffix
 from icmoe_monai.streaming import StreamingVotingInferer, Strip
+from icmoe_monai.utils.files import is_of_one_name, write_atomically
+from icmoe_monai.utils.memory import peak_memory_mb
+from icmoe_monai.visualize.overlay import draw_overlay
 from icmoe_monai.votes import decide
 from icmoe_monai.voting import unpack
 

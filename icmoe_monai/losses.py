@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
-from icmoe_monai.distributed import batch_mean, total
 from icmoe_monai.network import EXPERTS, ICMoEOutput
-from icmoe_monai.precision import at_least_float32
+from icmoe_monai.utils.distributed import batch_mean, total
+from icmoe_monai.utils.precision import at_least_float32
 from icmoe_monai.voting import as_distribution, disagreement, expert_load, to_probabilities
 
 

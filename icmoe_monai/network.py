@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from icmoe_monai.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
 from icmoe_monai.errors import InputError
 from icmoe_monai.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
-from icmoe_monai.precision import at_least_float32
 from icmoe_monai.pyramid import ImagePyramid
 from icmoe_monai.sam import BACKBONES, bands, build_sam_encoder, join
+from icmoe_monai.utils.precision import at_least_float32
 from icmoe_monai.voting import PixelVoting, VoteGate, to_probabilities
 
 EXPERTS = ("basic", "semantic", "adaptive")

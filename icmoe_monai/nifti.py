@@ -34,7 +34,7 @@ from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import check_file
+from icmoe_monai.utils.files import check_file
 
 SUFFIXES = (".nii", ".nii.gz")
 

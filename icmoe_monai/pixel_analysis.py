@@ -25,7 +25,7 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.nn import functional as F
 
-from icmoe_monai.statistics import rounded
+from icmoe_monai.utils.statistics import rounded
 from icmoe_monai.votes import decide
 
 REGIONS = ("inside", "border", "outside", "ambiguous")

@@ -21,11 +21,11 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from icmoe_monai.distributed import collect, gathered, is_first, num_processes, process_index
-from icmoe_monai.engines import case_items
-from icmoe_monai.files import write_atomically
 from icmoe_monai.reading import read_image
 from icmoe_monai.splits import take_evenly
+from icmoe_monai.utils.distributed import collect, gathered, is_first, num_processes, process_index
+from icmoe_monai.utils.engines import case_items
+from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.votes import EXPERT_NAMES
 from icmoe_monai.voting import disagreement
 

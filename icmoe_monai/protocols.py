@@ -29,15 +29,15 @@ from ignite.engine import Engine, Events
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
-from icmoe_monai.distributed import gathered, is_first
-from icmoe_monai.engines import split_items
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically, write_json
 from icmoe_monai.masks import read_objects
 from icmoe_monai.object_metrics import ObjectScores, ObjectSums, compare_objects, label_objects, object_scores
 from icmoe_monai.official import OFFICIAL, find_part
 from icmoe_monai.splits import checksum
-from icmoe_monai.statistics import bootstrap_interval, rounded
+from icmoe_monai.utils.distributed import gathered, is_first
+from icmoe_monai.utils.engines import split_items
+from icmoe_monai.utils.files import write_atomically, write_json
+from icmoe_monai.utils.statistics import bootstrap_interval, rounded
 from icmoe_monai.votes import EXPERT_NAMES, voting_methods
 
 JACCARD_THRESHOLD = 0.65

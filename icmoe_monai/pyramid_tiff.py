@@ -20,7 +20,7 @@ from typing import IO
 import numpy as np
 import tifffile
 
-from icmoe_monai.files import refusal, write_atomically
+from icmoe_monai.utils.files import refusal, write_atomically
 
 _TILE = 256
 _SMALLEST = 512  # the last level fits into a square of this side

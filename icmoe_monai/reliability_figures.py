@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from icmoe_monai.files import write_atomically
+from icmoe_monai.utils.files import write_atomically
 
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#595959"
 _STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from icmoe_monai.overlay import class_colour
+from icmoe_monai.visualize.overlay import class_colour
 
 _INK, _MARK = "#010203", "#0072b2"  # the page has its own for light and dark
 _MOST_VECTOR_MARKS = 1000

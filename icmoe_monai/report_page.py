@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from icmoe_monai.overlay import class_colour, thumbnail
-from icmoe_monai.page import page_template
 from icmoe_monai.report_figures import draw_figures, is_number
+from icmoe_monai.visualize.overlay import class_colour, thumbnail
+from icmoe_monai.visualize.page import page_template
 
 MOST_THUMBNAILS = 500
 _RELIABILITY = {

@@ -12,8 +12,8 @@ from torch import nn
 
 import icmoe_monai
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically
 from icmoe_monai.sam import PATCH_SIZE
+from icmoe_monai.utils.files import write_atomically
 
 
 def find_bundle_root() -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically
+from icmoe_monai.utils.files import write_atomically
 
 _ZIP = b"PK\x03\x04"
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icmoe_monai.distributed import batch_mean
 from icmoe_monai.errors import InputError
-from icmoe_monai.precision import at_least_float32
+from icmoe_monai.utils.distributed import batch_mean
+from icmoe_monai.utils.precision import at_least_float32
 
 STRATEGIES = ("adaptive", "mean", "majority", "confidence", "best")
 

@@ -93,7 +93,7 @@ def test_nothing_in_initialize_needs_a_file_or_this_package():
         assert read(name)["initialize"] == ["$monai.utils.set_determinism(seed=@seed)"]
     for name in MULTI_GPU:  # whose first entry says that torchrun is missing
         first, *others = read(name)["initialize"]
-        assert first == {"_target_": "icmoe_monai.distributed.check_torchrun"}
+        assert first == {"_target_": "icmoe_monai.utils.distributed.check_torchrun"}
         assert not any("icmoe" in text or "bundle_root" in text for _, text in strings(others))
 
 

@@ -8,13 +8,21 @@ import torch
 from processes import in_two
 from torch import nn
 
-from icmoe_monai import distributed
 from icmoe_monai.batch_norm import SharedBatchNorm2d, share_batch_norms
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
-from icmoe_monai.distributed import batch_mean, by_first, check_torchrun, gathered, share_cases, share_volumes, total
 from icmoe_monai.errors import InputError
 from icmoe_monai.losses import ICMoELoss
 from icmoe_monai.network import ICMoE, ICMoEOutput
+from icmoe_monai.utils import distributed
+from icmoe_monai.utils.distributed import (
+    batch_mean,
+    by_first,
+    check_torchrun,
+    gathered,
+    share_cases,
+    share_volumes,
+    total,
+)
 
 # Python 3.12 warns of every fork of a process with threads
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

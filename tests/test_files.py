@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import write_atomically, write_json
+from icmoe_monai.utils.files import write_atomically, write_json
 
 
 def files_in(folder: Path) -> list[str]:

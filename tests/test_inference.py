@@ -19,7 +19,7 @@ from pydicom.data import get_testdata_file
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.files import read_csv
+from icmoe_monai.utils.files import read_csv
 
 ROOT = Path(__file__).parent.parent
 INFERENCE = str(ROOT / "configs" / "inference.json")

@@ -103,7 +103,7 @@ def test_a_note_and_a_volume_replace_each_other_and_what_is_forgotten_stays_so(t
 def of_process(index: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **arguments: object) -> Journal:
     """Return the journal of one of two processes, ready to note; the missing cases come from the first."""
     with monkeypatch.context() as patch:
-        patch.setattr("icmoe_monai.distributed.process_index", lambda: index)
+        patch.setattr("icmoe_monai.utils.distributed.process_index", lambda: index)
         patch.setattr("icmoe_monai.journal.process_index", lambda: index)
         journal = Journal(output_dir=folder, **arguments)
         if index == 0:

@@ -20,11 +20,11 @@ from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.inferers import SlidingWindowVotingInferer
 from icmoe_monai.inputs import find_inputs
 from icmoe_monai.large import LargeSegmenter
-from icmoe_monai.overlay import class_colour
 from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.pyramid_tiff import PyramidWriter
 from icmoe_monai.reading import LARGE_SUFFIXES
 from icmoe_monai.streaming import StreamingVotingInferer
+from icmoe_monai.visualize.overlay import class_colour
 from icmoe_monai.votes import decide
 
 ROOT = Path(__file__).parent.parent

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from icmoe_monai import memory as module
 from icmoe_monai.errors import InputError
-from icmoe_monai.memory import peak_bytes
+from icmoe_monai.utils import memory as module
+from icmoe_monai.utils.memory import peak_bytes
 
 MB = 1e6
 

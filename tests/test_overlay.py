@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from icmoe_monai.overlay import class_colour, draw_overlay, thumbnail
+from icmoe_monai.visualize.overlay import class_colour, draw_overlay, thumbnail
 
 
 def picture_of(height: int, width: int, value: int = 90) -> np.ndarray:

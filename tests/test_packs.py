@@ -19,11 +19,11 @@ from torch import Tensor
 from icmoe_monai.__main__ import main
 from icmoe_monai.decoder import NoDetail
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import read_csv
 from icmoe_monai.network import ICMoE
 from icmoe_monai.packs import ExpertPacks, run_packs, shared_parts
 from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.sam import SamImageEncoder
+from icmoe_monai.utils.files import read_csv
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["--num_workers", "0", "--device", "cpu", "--image_size", "64"]

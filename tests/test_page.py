@@ -1,7 +1,7 @@
 import jinja2
 import pytest
 
-from icmoe_monai.page import page_template
+from icmoe_monai.visualize.page import page_template
 
 
 @pytest.mark.parametrize("name", ["report.html", "analysis.html"])

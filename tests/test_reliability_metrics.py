@@ -12,9 +12,9 @@ from PIL import Image
 from test_calibration import cases, find, fit
 
 from icmoe_monai.calibration import Calibration
-from icmoe_monai.files import read_csv
 from icmoe_monai.reliability_figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
 from icmoe_monai.reliability_metrics import ReliabilityMetrics, aurc, risk_coverage
+from icmoe_monai.utils.files import read_csv
 
 FIGURES = ["predicted_dice.png", "reliability.png", "risk_coverage.png"]
 

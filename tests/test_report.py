@@ -16,9 +16,9 @@ from monai.transforms import Compose
 
 from icmoe_monai import report
 from icmoe_monai.errors import InputError
-from icmoe_monai.files import read_csv
 from icmoe_monai.journal import Journal
 from icmoe_monai.report import CALIBRATED, InferenceReport, run_missing
+from icmoe_monai.utils.files import read_csv
 from icmoe_monai.writing import SaveImage2Dd
 
 # Differs from each of its mirror images and from its transpose, and H != W.

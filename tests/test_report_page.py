@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from icmoe_monai import report_page
-from icmoe_monai.overlay import draw_overlay, thumbnail
 from icmoe_monai.report_page import render_report
+from icmoe_monai.visualize.overlay import draw_overlay, thumbnail
 
 HOSTILE = "<script>alert(1)</script> \"a' &amp; {{ 7 * 7 }} \udcfc\u202e.png"
 RELIABILITY = {"confidence": 0.93, "disagreement": 0.04, "vote_entropy": 0.31, "expert_agreement": 0.95}

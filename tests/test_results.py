@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cost_tables, reliability_table, tables
-from icmoe_monai.files import digest_of
+from icmoe_monai.utils.files import digest_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -23,7 +23,7 @@ from icmoe_monai.network import ICMoE
 from icmoe_monai.pyramid import ImagePyramid
 from icmoe_monai.shift_metrics import ShiftMetrics, case_quality, summarise
 from icmoe_monai.shifts import SHIFTS, STRENGTHS
-from icmoe_monai.statistics import rank_correlation
+from icmoe_monai.utils.statistics import rank_correlation
 from icmoe_monai.votes import SplitVotesd
 
 ROOT = Path(__file__).parent.parent

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from icmoe_monai.statistics import bootstrap_interval, rank_correlation
+from icmoe_monai.utils.statistics import bootstrap_interval, rank_correlation
 
 
 def test_an_interval_is_that_of_means_of_drawn_cases():

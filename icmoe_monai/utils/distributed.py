@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.precision import at_least_float32
+from icmoe_monai.utils.precision import at_least_float32
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,0 +1,14 @@
+"""Helpers that no other room owns: whole files, processes, precision, memory, engines and statistics.
+
+May import errors and version.
+"""
+
+from __future__ import annotations
+
+from icmoe_monai.utils.distributed import check_torchrun, share_cases, share_volumes
+
+__all__ = [
+    "check_torchrun",
+    "share_cases",
+    "share_volumes",
+]
