@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import hardware, in_own_process, largest_difference, peak_memory, time_in_turn
 from benchmarks.peers import HuggingFaceEncoder, explicit_encoder
-from icmoe_monai.sam import BACKBONES, SamImageEncoder, build_sam_encoder
+from icmoe_monai.networks.sam import BACKBONES, SamImageEncoder, build_sam_encoder
 from icmoe_monai.utils.files import write_json
 
 ENCODERS = ("ours", "explicit bias", "transformers eager", "transformers sdpa")

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from benchmarks.measure import Stopwatch, fit_line, hardware, in_own_process, medians, now, peak_memory, time_in_turn
 from icmoe_monai.inferers import SlidingWindowVotingInferer, vote
-from icmoe_monai.network import EXPERTS, ICMoE
+from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.networks.voting import to_probabilities
 from icmoe_monai.packs import ExpertPacks
-from icmoe_monai.pyramid import ImagePyramid
 from icmoe_monai.utils.files import write_json
-from icmoe_monai.voting import to_probabilities
 
 _OVERLAPS = (0.0, 0.25, 0.5, 0.75)
 _PATIENCE = 20.0  # seconds after which a size is not repeated any more

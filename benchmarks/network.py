@@ -20,8 +20,8 @@ from benchmarks.encoder import draw_weights
 from benchmarks.measure import hardware, in_own_process, largest_difference, peak_memory, time_in_turn
 from benchmarks.peers import explicit_encoder
 from icmoe_monai.losses import ICMoELoss
-from icmoe_monai.network import ICMoE
-from icmoe_monai.sam import BACKBONES
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.sam import BACKBONES
 from icmoe_monai.settings import trainable_parameters
 from icmoe_monai.utils.files import write_json
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
-from icmoe_monai.attention import Attention, from_windows, relative_table, to_windows
-from icmoe_monai.sam import Block, SamImageEncoder
+from icmoe_monai.networks.attention import Attention, from_windows, relative_table, to_windows
+from icmoe_monai.networks.sam import Block, SamImageEncoder
 from icmoe_monai.weight_formats import to_hugging_face
 
 

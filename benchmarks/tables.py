@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.collect import METHODS
 from benchmarks.study_file import REFERENCE, ROOT
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import EXPERTS
+from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.utils.files import read_csv, write_atomically
 from icmoe_monai.utils.statistics import bootstrap_interval
 

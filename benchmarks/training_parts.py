@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Stopwatch, medians
 from benchmarks.training_cost import Setting, build, parse
-from icmoe_monai.network import ICMoE, ICMoEOutput
+from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
+from icmoe_monai.networks.voting import to_probabilities
 from icmoe_monai.settings import trainable_parameters
-from icmoe_monai.voting import to_probabilities
 
 
 def measure_parts(setting: Setting, device: str, num_steps: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from bundle import segment
 from icmoe_monai.checkpoint import load_weights, save_weights
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import SlidingWindowVotingInferer, vote
-from icmoe_monai.network import ICMoE
+from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.pyramid_weights import load_pyramid_weights
 from icmoe_monai.utils.files import digest_of, write_atomically, write_json

@@ -11,12 +11,12 @@ from icmoe_monai.contrast import SemanticContrastiveLoss
 from icmoe_monai.errors import InputError, show_input_errors
 from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
 from icmoe_monai.losses import ICMoELoss
-from icmoe_monai.network import ICMoE, ICMoEOutput
-from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
+from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.networks.sam import SamImageEncoder, build_sam_encoder
+from icmoe_monai.networks.voting import PixelVoting
 from icmoe_monai.pyramid_weights import load_pyramid_weights, save_pyramid_weights
-from icmoe_monai.sam import SamImageEncoder, build_sam_encoder
 from icmoe_monai.version import __version__
-from icmoe_monai.voting import PixelVoting
 from icmoe_monai.weights import load_sam_weights, save_sam_weights, trunk_fingerprint
 
 __all__ = [

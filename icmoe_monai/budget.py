@@ -16,7 +16,7 @@ import torch
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import autocast
-from icmoe_monai.network import ICMoE
+from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.memory import peak_bytes
 
 MOST_WINDOWS = 64  # more at a time save no more

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import unwrapped
+from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
 from icmoe_monai.trunk import describe_trunk, frozen_parts, has_frozen_trunk, pretrained_parts
 

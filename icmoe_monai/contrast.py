@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.networks.voting import as_distribution
 from icmoe_monai.utils.distributed import batch_mean, total
-from icmoe_monai.voting import as_distribution
 
 UNLABELLED = -1
 

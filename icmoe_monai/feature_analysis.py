@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import ICMoE, ICMoEOutput
+from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
 from icmoe_monai.splits import take_evenly
 
 NO_CLASS = -1

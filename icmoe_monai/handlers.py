@@ -22,7 +22,7 @@ from torch import nn
 
 from icmoe_monai.checkpoint import MODEL, TRAINER, TRUNK, save_weights, trained_state
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import unwrapped
+from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.tensor_files import save_checkpoint
 from icmoe_monai.trunk import describe_trunk, has_frozen_trunk
 from icmoe_monai.utils.distributed import is_first

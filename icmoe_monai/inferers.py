@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import ICMoE, unwrapped
-from icmoe_monai.sam import PATCH_SIZE
-from icmoe_monai.voting import VotedMaps, pack, to_probabilities
+from icmoe_monai.networks.icmoe import ICMoE, unwrapped
+from icmoe_monai.networks.sam import PATCH_SIZE
+from icmoe_monai.networks.voting import VotedMaps, pack, to_probabilities
 
 
 class AutocastInferer(SimpleInferer):

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.large_images import LargeImage, UnreadableImageError, open_large_image
-from icmoe_monai.network import ICMoE, unwrapped
+from icmoe_monai.networks.icmoe import ICMoE, unwrapped
+from icmoe_monai.networks.voting import unpack
 from icmoe_monai.overview import Overview
 from icmoe_monai.pyramid_tiff import PyramidWriter
 from icmoe_monai.reading import split_suffix
@@ -29,7 +30,6 @@ from icmoe_monai.utils.files import is_of_one_name, write_atomically
 from icmoe_monai.utils.memory import peak_memory_mb
 from icmoe_monai.visualize.overlay import draw_overlay
 from icmoe_monai.votes import decide
-from icmoe_monai.voting import unpack
 
 _SECONDS_BETWEEN_WORDS = 30.0
 _logger = logging.getLogger(__name__)

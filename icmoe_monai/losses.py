@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
-from icmoe_monai.network import EXPERTS, ICMoEOutput
+from icmoe_monai.networks.icmoe import EXPERTS, ICMoEOutput
+from icmoe_monai.networks.voting import as_distribution, disagreement, expert_load, to_probabilities
 from icmoe_monai.utils.distributed import batch_mean, total
 from icmoe_monai.utils.precision import at_least_float32
-from icmoe_monai.voting import as_distribution, disagreement, expert_load, to_probabilities
 
 
 class ICMoELoss(_Loss):

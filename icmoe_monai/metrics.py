@@ -17,9 +17,9 @@ from monai.metrics import DiceMetric
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
+from icmoe_monai.networks.voting import disagreement
 from icmoe_monai.utils.engines import split_items
 from icmoe_monai.votes import EXPERT_NAMES, decide, voting_methods
-from icmoe_monai.voting import disagreement
 
 
 def dice_metrics(

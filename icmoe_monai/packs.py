@@ -26,7 +26,7 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import SlidingWindowVotingInferer, like, vote
-from icmoe_monai.network import ICMoE
+from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.weights import trunk_fingerprint
 
 ALIKE = (

@@ -14,7 +14,7 @@ from torch import nn
 
 from icmoe_monai.data import find_cases
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import unwrapped
+from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.splits import Case
 from icmoe_monai.weights import save_sam_weights
 

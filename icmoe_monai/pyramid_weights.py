@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.pyramid import STAGES, ImagePyramid
+from icmoe_monai.networks.pyramid import STAGES, ImagePyramid
 from icmoe_monai.tensor_files import read_checkpoint, save_tensors
 from icmoe_monai.weight_formats import name_some
 

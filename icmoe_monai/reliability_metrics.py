@@ -35,13 +35,13 @@ from torch import Tensor
 from icmoe_monai.calibration import Calibration
 from icmoe_monai.conformal import controlled_mask, level_index, miss_curve, miss_rate
 from icmoe_monai.fit_calibration import mean_dice, names_digest
+from icmoe_monai.networks.voting import as_distribution
 from icmoe_monai.reliability_figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
 from icmoe_monai.temperature import bin_sums, calibration_error
 from icmoe_monai.utils.distributed import collect, gathered, is_first
 from icmoe_monai.utils.engines import split_items
 from icmoe_monai.utils.files import write_csv, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rank_correlation
-from icmoe_monai.voting import as_distribution
 
 REVIEWED_SHARE = 0.2
 CONFIDENCES = {

@@ -12,7 +12,7 @@ from torch import nn
 
 import icmoe_monai
 from icmoe_monai.errors import InputError
-from icmoe_monai.sam import PATCH_SIZE
+from icmoe_monai.networks.sam import PATCH_SIZE
 from icmoe_monai.utils.files import write_atomically
 
 

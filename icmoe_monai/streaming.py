@@ -25,7 +25,7 @@ from icmoe_monai.background import is_background
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import SlidingWindowVotingInferer, autocast, vote
 from icmoe_monai.large_images import LargeImage
-from icmoe_monai.network import ICMoE, unwrapped
+from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 
 _VOTED_AT_ONCE = 1 << 20  # pixels; a vote takes some forty numbers for each
 _ALIGNED = 32  # numbers that PyTorch computes at once; what is left over at the end differs in the last bit

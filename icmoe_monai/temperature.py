@@ -26,7 +26,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from torch import Tensor
 
-from icmoe_monai.voting import as_distribution
+from icmoe_monai.networks.voting import as_distribution
 
 NUM_BINS = 15
 _EPS = 1e-6  # as of the vote's logits

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from icmoe_monai.network import unwrapped
+from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.utils.files import digest_of
 from icmoe_monai.weights import trunk_fingerprint
 

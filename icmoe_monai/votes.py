@@ -21,8 +21,8 @@ from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import EXPERTS
-from icmoe_monai.voting import to_probabilities, unpack
+from icmoe_monai.networks.icmoe import EXPERTS
+from icmoe_monai.networks.voting import to_probabilities, unpack
 
 EXPERT_NAMES = EXPERTS
 

@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from icmoe_monai.checkpoint import MODEL, TRAINER, load_network, read_weights
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import unwrapped
-from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.networks.icmoe import unwrapped
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.pyramid_weights import load_pyramid_weights
 from icmoe_monai.trunk import fingerprints, has_frozen_trunk
 from icmoe_monai.weights import load_sam_weights

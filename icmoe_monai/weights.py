@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.sam import BACKBONES, PATCH_SIZE, SamImageEncoder, build_sam_encoder
+from icmoe_monai.networks.sam import BACKBONES, PATCH_SIZE, SamImageEncoder, build_sam_encoder
 from icmoe_monai.tensor_files import save_tensors
 from icmoe_monai.weight_formats import find_file, name_some, read_sam_weights
 

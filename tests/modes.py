@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from icmoe_monai.network import ICMoE
-from icmoe_monai.voting import PixelVoting
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.voting import PixelVoting
 
 
 def randomise(module: nn.Module, std: float = 0.5) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from icmoe_monai.ambiguity import LEVELS, AmbiguityTest, make_ambiguous_set, measure, summarise
 from icmoe_monai.errors import InputError
 from icmoe_monai.load import LoadImage2Dd
-from icmoe_monai.network import ICMoE
+from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.phantoms import core_of, draw_dermoscopy, draw_ultrasound
 from icmoe_monai.votes import SplitVotesd
 

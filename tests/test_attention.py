@@ -7,7 +7,7 @@ import torch
 from modes import randomise
 from torch import Tensor
 
-from icmoe_monai.attention import Attention, attend_by_rows, attend_folded, is_faster_by_rows, is_recorded
+from icmoe_monai.networks.attention import Attention, attend_by_rows, attend_folded, is_faster_by_rows, is_recorded
 
 
 def parts(a: int, b: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:

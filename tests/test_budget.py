@@ -7,9 +7,9 @@ import torch
 
 from icmoe_monai import budget as module
 from icmoe_monai.budget import MOST_WINDOWS, choose_window_batch, read_budget
-from icmoe_monai.decoder import NoDetail
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import ICMoE
+from icmoe_monai.networks.decoder import NoDetail
+from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.memory import peak_bytes
 
 SETTINGS = {"sw_batch_size": 4, "image_size": 64, "longest_side": 64, "device": "cpu"}

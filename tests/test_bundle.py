@@ -24,10 +24,10 @@ from icmoe_monai.checkpoint import load_weights, save_weights
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.handlers import LastCheckpoint
-from icmoe_monai.network import ICMoE
-from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.networks.sam import build_sam_encoder
 from icmoe_monai.pyramid_weights import load_pyramid_weights
-from icmoe_monai.sam import build_sam_encoder
 from icmoe_monai.tensor_files import save_checkpoint
 from icmoe_monai.weights import load_sam_weights, save_sam_weights, trunk_fingerprint
 

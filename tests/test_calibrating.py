@@ -16,8 +16,8 @@ from PIL import Image
 from icmoe_monai.__main__ import main
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.network import ICMoE
-from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.tensor_files import save_checkpoint
 from icmoe_monai.utils.files import read_csv
 

@@ -6,8 +6,8 @@ from torch import nn
 from icmoe_monai.checkpoint import check_state, load_weights, read_weights, save_weights, trained_state
 from icmoe_monai.errors import InputError
 from icmoe_monai.handlers import LastCheckpoint
-from icmoe_monai.network import ICMoE
-from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.tensor_files import read_checkpoint, save_checkpoint
 from icmoe_monai.weight_handlers import CheckpointLoader
 from icmoe_monai.weights import trunk_fingerprint

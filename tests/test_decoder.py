@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from icmoe_monai.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
+from icmoe_monai.networks.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
 
 LEVELS = (2, 4, 8, 16)
 CHANNELS = (4, 8, 5, 7)  # of an image's levels, at these strides

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from icmoe_monai.experts import AdaptiveExpert, BlockUpdates, ExpertCommunication, LowRank, SemanticExpert
+from icmoe_monai.networks.experts import AdaptiveExpert, BlockUpdates, ExpertCommunication, LowRank, SemanticExpert
 
 
 def randomise(module: nn.Module) -> None:

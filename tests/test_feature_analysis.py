@@ -19,7 +19,7 @@ from icmoe_monai.feature_analysis import (
     similarity,
     take_window,
 )
-from icmoe_monai.network import ICMoE
+from icmoe_monai.networks.icmoe import ICMoE
 
 
 def window(size: int = 64) -> Window:

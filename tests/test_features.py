@@ -23,14 +23,14 @@ from torch import Tensor
 
 from icmoe_monai import features as module
 from icmoe_monai.data import find_cases
-from icmoe_monai.decoder import NoDetail
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.feature_files import hold, is_sound, read_features, write_features
 from icmoe_monai.features import CacheFeatures, FrozenFeatures, PrepareFeatures
 from icmoe_monai.load import LoadImage2Dd
-from icmoe_monai.network import ICMoE
-from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.networks.decoder import NoDetail
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
 
 ROOT = Path(__file__).parent.parent
 TRAIN = str(ROOT / "configs" / "train.json")

@@ -12,8 +12,8 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from torch import Tensor
 
 from icmoe_monai.federated import FROZEN
-from icmoe_monai.network import ICMoE
-from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.trunk import fingerprints
 
 ROOT = Path(__file__).parent.parent

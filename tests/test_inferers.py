@@ -8,8 +8,8 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from icmoe_monai.inferers import AutocastInferer, SlidingWindowVotingInferer, VotingInferer, vote
-from icmoe_monai.network import ICMoE
-from icmoe_monai.voting import PixelVoting, to_probabilities
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.voting import PixelVoting, to_probabilities
 
 
 class Pointwise(nn.Module):

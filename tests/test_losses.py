@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
 from icmoe_monai.losses import BalanceLoss, BatchDiceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
-from icmoe_monai.network import EXPERTS, ICMoEOutput
-from icmoe_monai.voting import to_probabilities
+from icmoe_monai.networks.icmoe import EXPERTS, ICMoEOutput
+from icmoe_monai.networks.voting import to_probabilities
 
 SIZE = (8, 12)  # embeddings are at a quarter of it
 

@@ -9,13 +9,13 @@ import torch
 from modes import in_training
 from torch import Tensor, nn
 
-from icmoe_monai.decoder import NoDetail
 from icmoe_monai.errors import InputError
 from icmoe_monai.losses import ICMoELoss
-from icmoe_monai.network import EXPERTS, ICMoE, ICMoEOutput
-from icmoe_monai.pyramid import ImagePyramid
-from icmoe_monai.sam import BACKBONES
-from icmoe_monai.voting import STRATEGIES
+from icmoe_monai.networks.decoder import NoDetail
+from icmoe_monai.networks.icmoe import EXPERTS, ICMoE, ICMoEOutput
+from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.networks.sam import BACKBONES
+from icmoe_monai.networks.voting import STRATEGIES
 
 # torch calls its own TorchScript deprecated; the Model Zoo still asks for it. Tracing warns of every size it fixes.
 jit = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")

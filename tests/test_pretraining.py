@@ -7,9 +7,9 @@ import torch
 from monai.bundle import ConfigParser
 from test_data import put_plain
 
-from icmoe_monai.decoder import NoDetail
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import ICMoE
+from icmoe_monai.networks.decoder import NoDetail
+from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.pretraining import export_trunk, find_sets
 from icmoe_monai.weights import load_sam_weights, trunk_fingerprint
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from icmoe_monai.pyramid import LEVEL_CHANNELS, ImagePyramid
+from icmoe_monai.networks.pyramid import LEVEL_CHANNELS, ImagePyramid
 
 
 @pytest.fixture(scope="module")

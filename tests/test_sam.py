@@ -7,7 +7,7 @@ import torch
 from modes import randomise
 from torch import Tensor
 
-from icmoe_monai.sam import BACKBONES, SamImageEncoder, build_sam_encoder
+from icmoe_monai.networks.sam import BACKBONES, SamImageEncoder, build_sam_encoder
 
 # torch calls its own TorchScript deprecated; the Model Zoo still asks for it. Tracing warns of every size it fixes.
 jit = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")

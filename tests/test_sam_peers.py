@@ -12,8 +12,8 @@ import torch
 from modes import randomise
 from torch import Tensor, nn
 
-from icmoe_monai.network import ICMoE
-from icmoe_monai.sam import LayerNorm2d, SamImageEncoder, build_sam_encoder
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.sam import LayerNorm2d, SamImageEncoder, build_sam_encoder
 from icmoe_monai.weight_formats import to_hugging_face
 
 os.environ["HF_HUB_OFFLINE"] = "1"

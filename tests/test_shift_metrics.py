@@ -19,8 +19,8 @@ from icmoe_monai.calibration import Calibration
 from icmoe_monai.checkpoint import save_weights
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import ICMoE
-from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.shift_metrics import ShiftMetrics, case_quality, summarise
 from icmoe_monai.shifts import SHIFTS, STRENGTHS
 from icmoe_monai.utils.statistics import rank_correlation

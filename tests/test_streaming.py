@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from icmoe_monai.background import is_background
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import SlidingWindowVotingInferer
-from icmoe_monai.network import ICMoE
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.voting import PixelVoting, to_probabilities
 from icmoe_monai.streaming import StreamingVotingInferer
-from icmoe_monai.voting import PixelVoting, to_probabilities
 
 COLOURS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375]}
 SIDE = 32

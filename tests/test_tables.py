@@ -11,7 +11,7 @@ from scipy.stats import bootstrap
 from benchmarks import tables
 from benchmarks.collect import METHODS
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import EXPERTS
+from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.utils.files import read_csv, write_csv
 
 NUM_CASES = 40

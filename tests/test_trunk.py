@@ -7,8 +7,8 @@ from torch import nn
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.handlers import LastCheckpoint
-from icmoe_monai.network import ICMoE
-from icmoe_monai.pyramid import ImagePyramid
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.pyramid_weights import save_pyramid_weights
 from icmoe_monai.tensor_files import read_checkpoint
 from icmoe_monai.trunk import describe_trunk, frozen_parts, has_frozen_trunk

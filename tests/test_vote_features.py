@@ -6,7 +6,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 
 from icmoe_monai.inferers import VotingInferer
-from icmoe_monai.network import ICMoE
+from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.vote_features import TakeReliabilityd, TakeVoteFeaturesd, reliability, vote_features
 
 NAMES = [

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icmoe_monai import voting
-from icmoe_monai.voting import STRATEGIES, PixelVoting, VoteGate
+from icmoe_monai.networks import voting
+from icmoe_monai.networks.voting import STRATEGIES, PixelVoting, VoteGate
 
 
 def draw_probabilities(num_experts: int, out_channels: int, size: tuple[int, int] = (3, 4)) -> Tensor:

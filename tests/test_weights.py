@@ -15,8 +15,8 @@ from transformers import SamConfig, SamModel, SamVisionConfig, SamVisionModel
 from icmoe_monai import weight_formats
 from icmoe_monai.download import OFFICIAL_WEIGHTS
 from icmoe_monai.errors import InputError
-from icmoe_monai.network import ICMoE
-from icmoe_monai.sam import BACKBONES, SamImageEncoder, build_sam_encoder
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.sam import BACKBONES, SamImageEncoder, build_sam_encoder
 from icmoe_monai.tensor_files import read_checkpoint, read_metadata
 from icmoe_monai.weight_formats import from_hugging_face, read_sam_weights, to_hugging_face
 from icmoe_monai.weights import find_backbone, load_sam_weights, save_sam_weights, trunk_fingerprint

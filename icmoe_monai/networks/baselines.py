@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icmoe_monai.network import ICMoEOutput
+from icmoe_monai.networks.icmoe import ICMoEOutput
+from icmoe_monai.networks.voting import PixelVoting, to_probabilities
 from icmoe_monai.utils.precision import at_least_float32
-from icmoe_monai.voting import PixelVoting, to_probabilities
 
 
 class Baseline(nn.Module):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icmoe_monai.attention import Attention, is_recorded
 from icmoe_monai.errors import InputError
+from icmoe_monai.networks.attention import Attention, is_recorded
 from icmoe_monai.utils.precision import at_least_float32
 
 PATCH_SIZE = 16

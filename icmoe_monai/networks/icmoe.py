@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icmoe_monai.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
 from icmoe_monai.errors import InputError
-from icmoe_monai.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
-from icmoe_monai.pyramid import ImagePyramid
-from icmoe_monai.sam import BACKBONES, bands, build_sam_encoder, join
+from icmoe_monai.networks.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
+from icmoe_monai.networks.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
+from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.networks.sam import BACKBONES, bands, build_sam_encoder, join
+from icmoe_monai.networks.voting import PixelVoting, VoteGate, to_probabilities
 from icmoe_monai.utils.precision import at_least_float32
-from icmoe_monai.voting import PixelVoting, VoteGate, to_probabilities
 
 EXPERTS = ("basic", "semantic", "adaptive")
 DECODER_WIDTH = 32  # channels of every decoder at stride 4
@@ -46,7 +46,7 @@ class ICMoE(nn.Module):
     """Mixture of experts over a foundation encoder for 2-D segmentation.
 
     Args:
-        backbone: Size of the encoder, one of `icmoe_monai.sam.BACKBONES`.
+        backbone: Size of the encoder, one of `icmoe_monai.networks.sam.BACKBONES`.
         out_channels: K: 1 for one foreground (sigmoid), else the number of classes with background (softmax).
         experts: Which experts, of "basic", "semantic", "adaptive", in this order, by which results are named.
         expert_depth: T: how many of the encoder's last blocks each expert runs on its own.
@@ -55,7 +55,7 @@ class ICMoE(nn.Module):
         communicate: Whether the experts attend to each other's features.
         detail: What shows the decoders the image beside the encoder: an `ImagePyramid`, frozen; a `DetailStem`, which
             is trained, if None; or `NoDetail`.
-        voting: One of `icmoe_monai.voting.STRATEGIES`.
+        voting: One of `icmoe_monai.networks.voting.STRATEGIES`.
         best_expert: Index of the expert that voting "best" returns.
         train_trunk: Train the encoder too (without pretrained weights there is nothing to keep).
         embedding_channels: D.

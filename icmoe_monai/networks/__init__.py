@@ -1,0 +1,25 @@
+"""The network: encoder, image pyramid, experts, decoders and vote; and the baselines it is compared with.
+
+May import utils.
+"""
+
+from __future__ import annotations
+
+from icmoe_monai.networks.baselines import Baseline
+from icmoe_monai.networks.decoder import DetailStem, NoDetail
+from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
+from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.networks.sam import SamImageEncoder, build_sam_encoder
+from icmoe_monai.networks.voting import PixelVoting
+
+__all__ = [
+    "Baseline",
+    "DetailStem",
+    "ICMoE",
+    "ICMoEOutput",
+    "ImagePyramid",
+    "NoDetail",
+    "PixelVoting",
+    "SamImageEncoder",
+    "build_sam_encoder",
+]
