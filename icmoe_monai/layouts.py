@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.pictures import SUFFIXES
+from icmoe_monai.imageio.pictures import SUFFIXES
 from icmoe_monai.splits import Case, find_lock_problems, read_splits
 
 LAYOUTS = (

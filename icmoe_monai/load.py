@@ -21,7 +21,7 @@ from monai.utils.misc import ensure_tuple
 from monai.utils.type_conversion import convert_to_numpy
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.reading import read_image, read_label
+from icmoe_monai.imageio.read import read_image, read_label
 
 _SIDE_OF_NOTHING = 16  # pixels of the black image in the place of one that cannot be read
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from skimage.measure import label
 
-from icmoe_monai import nifti
-from icmoe_monai.dicom_header import is_dicom
-from icmoe_monai.dicom_scale import read_scale
+from icmoe_monai.imageio import nifti
+from icmoe_monai.imageio.dicom.header import is_dicom
+from icmoe_monai.imageio.dicom.scale import read_scale
 
 
 def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None, frame: int = 0) -> dict[str, Any]:

@@ -28,10 +28,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.masks import read_objects
+from icmoe_monai.imageio.read import read_image, read_label
 from icmoe_monai.layouts import Found, find_layout
-from icmoe_monai.masks import read_objects
 from icmoe_monai.official import OFFICIAL, by_part, find_difference, find_release
-from icmoe_monai.reading import read_image, read_label
 from icmoe_monai.splits import Case, cut_missing_splits, lock
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.version import __version__

@@ -30,7 +30,7 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.masks import read_objects
+from icmoe_monai.imageio.masks import read_objects
 from icmoe_monai.object_metrics import ObjectScores, ObjectSums, compare_objects, label_objects, object_scores
 from icmoe_monai.official import OFFICIAL, find_part
 from icmoe_monai.splits import checksum

@@ -11,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from icmoe_monai.reading import read_image
+from icmoe_monai.imageio.read import read_image
 from icmoe_monai.shifts import CLEAN, SHIFTS, STRENGTHS, case_seed, shift_image
 from icmoe_monai.utils.files import write_atomically
 

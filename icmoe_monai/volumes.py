@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from icmoe_monai import nifti
-from icmoe_monai.dicom_header import is_dicom
-from icmoe_monai.dicom_seg import NoSegmentationError, as_segment, write_segmentation
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio import nifti
+from icmoe_monai.imageio.dicom.header import is_dicom
+from icmoe_monai.imageio.dicom.seg import NoSegmentationError, as_segment, write_segmentation
+from icmoe_monai.imageio.nifti_labels import write_like
+from icmoe_monai.imageio.read import split_suffix
 from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
-from icmoe_monai.nifti_labels import write_like
-from icmoe_monai.reading import split_suffix
 from icmoe_monai.version import __version__
 from icmoe_monai.writing import probability_paths
 

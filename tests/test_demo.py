@@ -9,8 +9,8 @@ import pytest
 from icmoe_monai.data import find_cases
 from icmoe_monai.demo import _names, _split, make_demo_set
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.read import read_image, read_label
 from icmoe_monai.phantoms import draw_dermoscopy, draw_glands, draw_ultrasound
-from icmoe_monai.reading import read_image, read_label
 
 
 def contents(folder: Path) -> dict[str, bytes]:

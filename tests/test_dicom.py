@@ -18,11 +18,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
-from icmoe_monai import dicom_header
-from icmoe_monai.dicom import decode_rgb, decode_size, decode_values
-from icmoe_monai.dicom_header import NotAnImageError, inspect, is_dicom, read_dicomdir
-from icmoe_monai.dicom_scale import read_scale
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom import header as dicom_header
+from icmoe_monai.imageio.dicom.header import NotAnImageError, inspect, is_dicom, read_dicomdir
+from icmoe_monai.imageio.dicom.pixels import decode_rgb, decode_size, decode_values
+from icmoe_monai.imageio.dicom.scale import read_scale
 
 HEIGHT, WIDTH = 12, 20
 SHIPPED = [

@@ -8,7 +8,7 @@ import pytest
 from pydicom import Dataset
 from test_dicom import HEIGHT, WIDTH, asymmetric, item, save
 
-from icmoe_monai.dicom_scale import read_scale
+from icmoe_monai.imageio.dicom.scale import read_scale
 
 
 @pytest.mark.parametrize(

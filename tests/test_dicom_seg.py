@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from icmoe_monai.dicom_seg import NoSegmentationError, Segment, write_segmentation
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.seg import NoSegmentationError, Segment, write_segmentation
 
 HEIGHT, WIDTH = 24, 20
 CT, ENHANCED_MR, SC, MULTIFRAME_US, VL = (
@@ -408,7 +408,7 @@ def test_an_object_that_reads_back_otherwise_is_not_kept(
     tmp_path: Path, series: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = write(tmp_path / "other.dcm", [(series[0], 0)], [class_map(HEIGHT, WIDTH, shift=1)])
-    monkeypatch.setattr("icmoe_monai.dicom_seg.segread", lambda path: other)
+    monkeypatch.setattr("icmoe_monai.imageio.dicom.seg.segread", lambda path: other)
     with pytest.raises(RuntimeError, match="read back differs"):
         write(tmp_path / "seg.dcm", [(series[0], 0)], [class_map(HEIGHT, WIDTH)])
     assert not (tmp_path / "seg.dcm").exists()

@@ -17,8 +17,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from icmoe_monai import inputs
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.read import read_image
 from icmoe_monai.inputs import find_inputs
-from icmoe_monai.reading import read_image
 
 
 def put(path: Path, size: tuple[int, int] = (20, 16)) -> Path:

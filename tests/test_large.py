@@ -17,12 +17,12 @@ from test_streaming import COLOURS, Windowed, noise, whole
 
 from icmoe_monai.calibration import OUTPUT_SETTINGS
 from icmoe_monai.errors import InputError, find_input_error
+from icmoe_monai.imageio.read import LARGE_SUFFIXES
 from icmoe_monai.inferers import SlidingWindowVotingInferer
 from icmoe_monai.inputs import find_inputs
 from icmoe_monai.large import LargeSegmenter
 from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.pyramid_tiff import PyramidWriter
-from icmoe_monai.reading import LARGE_SUFFIXES
 from icmoe_monai.streaming import StreamingVotingInferer
 from icmoe_monai.visualize.overlay import class_colour
 from icmoe_monai.votes import decide

@@ -12,8 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from icmoe_monai.imageio.pictures import decode_rgb
 from icmoe_monai.large_images import UnreadableImageError, open_large_image
-from icmoe_monai.pictures import decode_rgb
 
 SHAPE = (150, 211)
 

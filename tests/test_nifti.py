@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icmoe_monai import nifti
 from icmoe_monai.errors import InputError
-from icmoe_monai.nifti_labels import write_like
+from icmoe_monai.imageio import nifti
+from icmoe_monai.imageio.nifti_labels import write_like
 
 # In the patient: R L, A P, I S are coordinates of a (4 right-left, 5 anterior-posterior, 3 feet-head) body, whose voxel
 # (r, a, s), counted towards right, anterior and superior, has the value below; no two are equal.

@@ -16,7 +16,7 @@ from skimage.metrics import hausdorff_distance
 
 import icmoe_monai.object_metrics
 from icmoe_monai.errors import InputError
-from icmoe_monai.masks import read_objects
+from icmoe_monai.imageio.masks import read_objects
 from icmoe_monai.object_metrics import ObjectScores, ObjectSums, compare_objects, label_objects, object_scores
 
 SHAPE = (40, 52)

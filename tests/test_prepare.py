@@ -17,9 +17,9 @@ import icmoe_monai.official
 from icmoe_monai import prepare as module
 from icmoe_monai.data import find_cases
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.read import read_size
 from icmoe_monai.official import OFFICIAL, Official, by_part, find_difference, find_part
 from icmoe_monai.prepare import check, main, prepare
-from icmoe_monai.reading import read_size
 from icmoe_monai.splits import checksum, cut_missing_splits
 
 HEIGHT, WIDTH = 60, 80

@@ -10,8 +10,8 @@ from monai.transforms import Compose, Invertd, LoadImaged, Resized, SpatialPadd
 from PIL import Image
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.read import count_frames, read_image, read_label, read_size
 from icmoe_monai.load import Image2DReader, LoadImage2Dd
-from icmoe_monai.reading import count_frames, read_image, read_label, read_size
 
 HEIGHT, WIDTH = 40, 56
 

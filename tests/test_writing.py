@@ -12,7 +12,7 @@ from PIL import Image
 
 from icmoe_monai import writing
 from icmoe_monai.errors import InputError
-from icmoe_monai.reading import split_suffix
+from icmoe_monai.imageio.read import split_suffix
 from icmoe_monai.visualize.overlay import class_colour, thumbnail
 from icmoe_monai.writing import SaveImage2Dd
 

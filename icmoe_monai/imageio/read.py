@@ -12,11 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from icmoe_monai import dicom, nifti, pictures
-from icmoe_monai.dicom_header import SUFFIXES as DICOM_SUFFIXES
-from icmoe_monai.dicom_header import is_dicom
 from icmoe_monai.errors import InputError
-from icmoe_monai.masks import to_classes
+from icmoe_monai.imageio import nifti, pictures
+from icmoe_monai.imageio.dicom import pixels as dicom
+from icmoe_monai.imageio.dicom.header import SUFFIXES as DICOM_SUFFIXES
+from icmoe_monai.imageio.dicom.header import is_dicom
+from icmoe_monai.imageio.masks import to_classes
 
 # A DICOM file may have any name: its content tells.
 SUFFIXES = (*pictures.SUFFIXES, *nifti.SUFFIXES)

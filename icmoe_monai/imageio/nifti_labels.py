@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 
-from icmoe_monai.nifti import GEOMETRY, HEADERS, SUFFIXES, read_layout
+from icmoe_monai.imageio.nifti import GEOMETRY, HEADERS, SUFFIXES, read_layout
 from icmoe_monai.utils.files import write_atomically
 
 _INTENT_LABEL = 1002

@@ -18,7 +18,8 @@ from pydicom import Dataset, uid
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, apply_windowing, get_decoder, pixel_array
 
-from icmoe_monai.dicom_header import (
+from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.header import (
     COLOURS,
     PALETTE,
     Opened,
@@ -29,7 +30,6 @@ from icmoe_monai.dicom_header import (
     macro,
     opened,
 )
-from icmoe_monai.errors import InputError
 
 _FREE_DECODERS = {
     **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "pylibjpeg-openjpeg"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.pictures import decode_values
+from icmoe_monai.imageio.pictures import decode_values
 
 _NUM_VALUES_NAMED = 6
 _LOSSY_THRESHOLD = 128

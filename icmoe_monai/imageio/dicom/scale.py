@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom import Dataset
 
-from icmoe_monai.dicom_header import Opened, check_frame, first_number, guarded, macro, numbers, opened
+from icmoe_monai.imageio.dicom.header import Opened, check_frame, first_number, guarded, macro, numbers, opened
 
 _2D, _CENTIMETRES = 1, 3  # RegionSpatialFormat, PhysicalUnitsXDirection
 _MM_OF_CM = 10

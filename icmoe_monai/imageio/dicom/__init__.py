@@ -1,0 +1,1 @@
+"""DICOM: headers, pixels, scale and segmentations."""
