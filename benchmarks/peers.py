@@ -12,7 +12,7 @@ from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from icmoe_monai.networks.attention import Attention, from_windows, relative_table, to_windows
 from icmoe_monai.networks.sam import Block, SamImageEncoder
-from icmoe_monai.weight_formats import to_hugging_face
+from icmoe_monai.weights.formats import to_hugging_face
 
 
 class ExplicitAttention(nn.Module):

@@ -24,17 +24,17 @@ from monai.bundle import ConfigWorkflow
 from monai.utils.type_conversion import convert_to_tensor
 
 from icmoe_monai.conformal import control_risk, level_index, miss_curve
-from icmoe_monai.trunk import describe_model
 from icmoe_monai.utils.engines import split_items
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.statistics import bootstrap_interval
+from icmoe_monai.weights.frozen import describe_model
 
 ROOT = Path(__file__).parent.parent
 _NUM_BOOTSTRAP = 1000
 _LOADERS = (
-    "icmoe_monai.weight_handlers.PretrainedTrunk",
-    "icmoe_monai.weight_handlers.PretrainedPyramid",
-    "icmoe_monai.weight_handlers.CheckpointLoader",
+    "icmoe_monai.weights.handlers.PretrainedTrunk",
+    "icmoe_monai.weights.handlers.PretrainedPyramid",
+    "icmoe_monai.weights.handlers.CheckpointLoader",
 )
 
 

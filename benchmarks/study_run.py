@@ -36,9 +36,9 @@ from benchmarks.study_plan import (
     state_of,
     write_settings,
 )
-from icmoe_monai.tensor_files import read_checkpoint
 from icmoe_monai.utils.engines import versions
 from icmoe_monai.utils.files import read_csv, write_json
+from icmoe_monai.weights.tensor_files import read_checkpoint
 
 # what runs: a command, the file for its output, its environment -> exit status
 Execute = Callable[[list[str], Path, Mapping[str, str]], int]

@@ -19,15 +19,15 @@ from monai.bundle import ConfigParser, ckpt_export, trt_export
 from torch import Tensor, nn
 
 from bundle import segment
-from icmoe_monai.checkpoint import load_weights, save_weights
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import SlidingWindowVotingInferer, vote
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.phantoms import draw_dermoscopy
-from icmoe_monai.pyramid_weights import load_pyramid_weights
 from icmoe_monai.utils.files import digest_of, write_atomically, write_json
 from icmoe_monai.version import __version__
-from icmoe_monai.weights import load_sam_weights
+from icmoe_monai.weights.checkpoint import load_weights, save_weights
+from icmoe_monai.weights.pyramid import load_pyramid_weights
+from icmoe_monai.weights.sam import load_sam_weights
 
 ROOT = Path(__file__).parent.parent
 CONFIG, METADATA = ROOT / "configs" / "inference.json", ROOT / "configs" / "metadata.json"

@@ -6,7 +6,6 @@ import monai.networks.nets
 from monai.bundle.config_item import ComponentLocator
 from monai.utils import ensure_tuple
 
-from icmoe_monai.checkpoint import load_weights, save_weights
 from icmoe_monai.contrast import SemanticContrastiveLoss
 from icmoe_monai.errors import InputError, show_input_errors
 from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
@@ -15,9 +14,10 @@ from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.sam import SamImageEncoder, build_sam_encoder
 from icmoe_monai.networks.voting import PixelVoting
-from icmoe_monai.pyramid_weights import load_pyramid_weights, save_pyramid_weights
 from icmoe_monai.version import __version__
-from icmoe_monai.weights import load_sam_weights, save_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.checkpoint import load_weights, save_weights
+from icmoe_monai.weights.pyramid import load_pyramid_weights, save_pyramid_weights
+from icmoe_monai.weights.sam import load_sam_weights, save_sam_weights, trunk_fingerprint
 
 __all__ = [
     "ICMoE",

@@ -23,8 +23,8 @@ from icmoe_monai.conformal import controlled_mask
 from icmoe_monai.errors import InputError
 from icmoe_monai.score import score_from
 from icmoe_monai.temperature import temperature_from
-from icmoe_monai.trunk import describe_model
 from icmoe_monai.utils.files import check_file, digest_of, dump_json
+from icmoe_monai.weights.frozen import describe_model
 
 FORMAT = "icmoe_monai calibration 1"
 AUTO, NONE = "auto", "none"

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_tensors
 from icmoe_monai.utils.files import refusal
+from icmoe_monai.weights.tensor_files import read_checkpoint, read_metadata, save_tensors
 
 _REMEDY = "run the same training again, from --checkpoint last.pt; it computes them anew"
 _logger = logging.getLogger(__name__)

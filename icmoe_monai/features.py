@@ -36,9 +36,9 @@ from icmoe_monai.feature_files import hold, is_sound, read_features, write_featu
 from icmoe_monai.inferers import autocast
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.transform_digest import digest_transform
-from icmoe_monai.trunk import fingerprints
 from icmoe_monai.utils.files import digest_of, dump_json
 from icmoe_monai.version import __version__
+from icmoe_monai.weights.frozen import fingerprints
 
 TOKENS, LABEL = "tokens", "label"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}

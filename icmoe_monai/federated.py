@@ -8,7 +8,7 @@ from typing import Any
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.fl.utils.filters import Filter
 
-from icmoe_monai.checkpoint import state_without
+from icmoe_monai.weights.checkpoint import state_without
 
 FROZEN = ("encoder", "detail")
 

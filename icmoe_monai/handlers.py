@@ -20,15 +20,15 @@ from monai.engines.utils import IterationEvents
 from monai.handlers import EarlyStopHandler
 from torch import nn
 
-from icmoe_monai.checkpoint import MODEL, TRAINER, TRUNK, save_weights, trained_state
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import unwrapped
-from icmoe_monai.tensor_files import save_checkpoint
-from icmoe_monai.trunk import describe_trunk, has_frozen_trunk
 from icmoe_monai.utils.distributed import is_first
 from icmoe_monai.utils.files import read_csv, write_csv
 from icmoe_monai.utils.memory import peak_memory_mb
-from icmoe_monai.weight_handlers import TrunkChangedError
+from icmoe_monai.weights.checkpoint import MODEL, TRAINER, TRUNK, save_weights, trained_state
+from icmoe_monai.weights.frozen import describe_trunk, has_frozen_trunk
+from icmoe_monai.weights.handlers import TrunkChangedError
+from icmoe_monai.weights.tensor_files import save_checkpoint
 
 
 class BestCheckpoint:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.trunk import describe_model
 from icmoe_monai.utils.distributed import by_first, is_first, num_processes, process_index
 from icmoe_monai.utils.files import dump_json, without_folders, write_atomically
 from icmoe_monai.version import __version__
+from icmoe_monai.weights.frozen import describe_model
 
 CASE, VOLUME, NOTE = "case", "volume", "note"
 JOURNAL, _PART = "cases.jsonl", "cases.{}.jsonl"

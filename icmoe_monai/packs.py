@@ -27,7 +27,7 @@ from torch import Tensor
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import SlidingWindowVotingInferer, like, vote
 from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.weights import trunk_fingerprint
+from icmoe_monai.weights.sam import trunk_fingerprint
 
 ALIKE = (
     "image_size",

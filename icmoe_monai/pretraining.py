@@ -16,7 +16,7 @@ from icmoe_monai.data import find_cases
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.splits import Case
-from icmoe_monai.weights import save_sam_weights
+from icmoe_monai.weights.sam import save_sam_weights
 
 
 def find_sets(

@@ -11,7 +11,7 @@ from icmoe_monai.networks.baselines import Baseline
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
 from icmoe_monai.networks.voting import STRATEGIES
 from icmoe_monai.settings import trainable_parameters
-from icmoe_monai.trunk import frozen_parts, has_frozen_trunk
+from icmoe_monai.weights.frozen import frozen_parts, has_frozen_trunk
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

@@ -12,11 +12,11 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from icmoe_monai.analysis import read_training
-from icmoe_monai.checkpoint import save_weights
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.weights.checkpoint import save_weights
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = [str(ROOT / "configs" / name) for name in ("train.json", "evaluate.json", "analyze.yaml")]

@@ -8,16 +8,16 @@ from ignite.engine import Engine
 from monai.networks.nets import BasicUNetPlusPlus, UNet
 from torch import nn
 
-from icmoe_monai.checkpoint import load_weights, save_weights
 from icmoe_monai.errors import InputError
 from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
 from icmoe_monai.losses import ICMoELoss
 from icmoe_monai.networks.baselines import Baseline
 from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.tensor_files import read_checkpoint
-from icmoe_monai.trunk import has_frozen_trunk
-from icmoe_monai.weight_handlers import CheckpointLoader, PretrainedTrunk, UntouchedTrunk
+from icmoe_monai.weights.checkpoint import load_weights, save_weights
+from icmoe_monai.weights.frozen import has_frozen_trunk
+from icmoe_monai.weights.handlers import CheckpointLoader, PretrainedTrunk, UntouchedTrunk
+from icmoe_monai.weights.tensor_files import read_checkpoint
 
 
 def unet(out_channels: int = 1) -> Baseline:

@@ -20,16 +20,16 @@ from modes import Brightness
 from monai.bundle import ConfigWorkflow, create_workflow, load
 from PIL import Image
 
-from icmoe_monai.checkpoint import load_weights, save_weights
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.sam import build_sam_encoder
-from icmoe_monai.pyramid_weights import load_pyramid_weights
-from icmoe_monai.tensor_files import save_checkpoint
-from icmoe_monai.weights import load_sam_weights, save_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.checkpoint import load_weights, save_weights
+from icmoe_monai.weights.pyramid import load_pyramid_weights
+from icmoe_monai.weights.sam import load_sam_weights, save_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.tensor_files import save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in ("train", "evaluate", "inference"))

@@ -18,8 +18,8 @@ from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.tensor_files import save_checkpoint
 from icmoe_monai.utils.files import read_csv
+from icmoe_monai.weights.tensor_files import save_checkpoint
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRAIN, EVALUATE, CALIBRATE, INFERENCE = (

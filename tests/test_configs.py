@@ -13,9 +13,9 @@ from pydicom.sr.codedict import codes
 
 import icmoe_monai
 from icmoe_monai.calibration import OUTPUT_SETTINGS
-from icmoe_monai.download import OFFICIAL_WEIGHTS
 from icmoe_monai.networks.sam import BACKBONES
-from icmoe_monai.trunk import has_frozen_trunk
+from icmoe_monai.weights.frozen import has_frozen_trunk
+from icmoe_monai.weights.official import OFFICIAL_WEIGHTS
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

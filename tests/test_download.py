@@ -17,9 +17,9 @@ import pytest
 import torch
 from filelock import FileLock
 
-from icmoe_monai import download as module
-from icmoe_monai.download import OFFICIAL_WEIGHTS, OfficialWeights, cache_folder, download, fetch_official
 from icmoe_monai.errors import InputError
+from icmoe_monai.weights import official as module
+from icmoe_monai.weights.official import OFFICIAL_WEIGHTS, OfficialWeights, cache_folder, download, fetch_official
 
 CONTENT = random.Random(0).randbytes(300_000)
 PAGE = b"\n<!DOCTYPE html><html><title>Log in</title></html>"
@@ -122,7 +122,7 @@ def assert_complete(path: Path) -> None:
 def test_fresh_download_is_verified_and_made_once(
     path: Path, server: Server, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with caplog.at_level(logging.INFO, "icmoe_monai.download"):
+    with caplog.at_level(logging.INFO, "icmoe_monai.weights.official"):
         assert fetch_official("toy") == path
     assert_complete(path)
     told = [

@@ -14,7 +14,7 @@ from torch import Tensor
 from icmoe_monai.federated import FROZEN
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.trunk import fingerprints
+from icmoe_monai.weights.frozen import fingerprints
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 2

@@ -11,7 +11,7 @@ from torch import nn
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.handlers import BestCheckpoint, EarlyStop, GradientClipping, LastCheckpoint, MetricsCsv, Progress
-from icmoe_monai.tensor_files import read_checkpoint
+from icmoe_monai.weights.tensor_files import read_checkpoint
 
 
 def evaluator_of(values):

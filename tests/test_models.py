@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from icmoe_monai.calibration import OUTPUT_SETTINGS, find_calibration
-from icmoe_monai.checkpoint import load_weights
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.sam import build_sam_encoder
-from icmoe_monai.pyramid_weights import load_pyramid_weights
-from icmoe_monai.tensor_files import read_metadata
-from icmoe_monai.trunk import fingerprints
-from icmoe_monai.weights import load_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.checkpoint import load_weights
+from icmoe_monai.weights.frozen import fingerprints
+from icmoe_monai.weights.pyramid import load_pyramid_weights
+from icmoe_monai.weights.sam import load_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.tensor_files import read_metadata
 
 ROOT = Path(__file__).parent.parent
 TRUNK, PYRAMID, MODEL, BUSI = (

@@ -11,7 +11,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.pretraining import export_trunk, find_sets
-from icmoe_monai.weights import load_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.sam import load_sam_weights, trunk_fingerprint
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SPLITS = {"train": ["case_0", "case_1"], "val": ["case_2"], "test": ["case_3"]}

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.pyramid import STAGES, ImagePyramid
-from icmoe_monai.pyramid_weights import fold_efficientnet, load_pyramid_weights, save_pyramid_weights
+from icmoe_monai.weights.pyramid import fold_efficientnet, load_pyramid_weights, save_pyramid_weights
 
 SHIPPED = Path(__file__).parent.parent / "models" / "efficientnet_lite0_imagenet.safetensors"
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.sam import LayerNorm2d, SamImageEncoder, build_sam_encoder
-from icmoe_monai.weight_formats import to_hugging_face
+from icmoe_monai.weights.formats import to_hugging_face
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 from benchmarks.peers import HuggingFaceEncoder

@@ -16,7 +16,6 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from icmoe_monai.calibration import Calibration
-from icmoe_monai.checkpoint import save_weights
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
@@ -25,6 +24,7 @@ from icmoe_monai.shift_metrics import ShiftMetrics, case_quality, summarise
 from icmoe_monai.shifts import SHIFTS, STRENGTHS
 from icmoe_monai.utils.statistics import rank_correlation
 from icmoe_monai.votes import SplitVotesd
+from icmoe_monai.weights.checkpoint import save_weights
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = [str(ROOT / "configs" / name) for name in ("train.json", "evaluate.json", "evaluate_shift.yaml")]

@@ -26,8 +26,8 @@ from benchmarks.study_plan import Place, commands_of
 from benchmarks.study_run import last_line
 from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError
-from icmoe_monai.tensor_files import save_checkpoint
 from icmoe_monai.utils.files import read_csv, write_json
+from icmoe_monai.weights.tensor_files import save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 STUDY = {

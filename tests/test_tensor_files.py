@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from icmoe_monai import tensor_files
 from icmoe_monai.errors import InputError
-from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
+from icmoe_monai.weights import tensor_files
+from icmoe_monai.weights.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
 
 
 class _Code:

@@ -9,11 +9,11 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.pyramid_weights import save_pyramid_weights
-from icmoe_monai.tensor_files import read_checkpoint
-from icmoe_monai.trunk import describe_trunk, frozen_parts, has_frozen_trunk
-from icmoe_monai.weight_handlers import PretrainedPyramid, PretrainedTrunk, TrunkChangedError, UntouchedTrunk
-from icmoe_monai.weights import save_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.frozen import describe_trunk, frozen_parts, has_frozen_trunk
+from icmoe_monai.weights.handlers import PretrainedPyramid, PretrainedTrunk, TrunkChangedError, UntouchedTrunk
+from icmoe_monai.weights.pyramid import save_pyramid_weights
+from icmoe_monai.weights.sam import save_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.tensor_files import read_checkpoint
 
 
 def run(network: nn.Module, step=lambda: None) -> None:

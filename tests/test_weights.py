@@ -12,14 +12,14 @@ from torch import Tensor, nn
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 from transformers import SamConfig, SamModel, SamVisionConfig, SamVisionModel
 
-from icmoe_monai import weight_formats
-from icmoe_monai.download import OFFICIAL_WEIGHTS
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.sam import BACKBONES, SamImageEncoder, build_sam_encoder
-from icmoe_monai.tensor_files import read_checkpoint, read_metadata
-from icmoe_monai.weight_formats import from_hugging_face, read_sam_weights, to_hugging_face
-from icmoe_monai.weights import find_backbone, load_sam_weights, save_sam_weights, trunk_fingerprint
+from icmoe_monai.weights import formats as weight_formats
+from icmoe_monai.weights.formats import from_hugging_face, read_sam_weights, to_hugging_face
+from icmoe_monai.weights.official import OFFICIAL_WEIGHTS
+from icmoe_monai.weights.sam import find_backbone, load_sam_weights, save_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.tensor_files import read_checkpoint, read_metadata
 
 # Width C, depth, head width D and global blocks of Meta's checkpoints sam_vit_b_01ec64, _l_0b3195 and _h_4b8939
 OFFICIAL = {

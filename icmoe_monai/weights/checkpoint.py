@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import unwrapped
-from icmoe_monai.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
-from icmoe_monai.trunk import describe_trunk, frozen_parts, has_frozen_trunk, pretrained_parts
+from icmoe_monai.weights.frozen import describe_trunk, frozen_parts, has_frozen_trunk, pretrained_parts
+from icmoe_monai.weights.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
 
 TRAINER = "trainer"
 MODEL = "model"  # key of the network's weights in a checkpoint that also holds something else

@@ -11,13 +11,13 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from icmoe_monai.checkpoint import MODEL, TRAINER, load_network, read_weights
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.pyramid_weights import load_pyramid_weights
-from icmoe_monai.trunk import fingerprints, has_frozen_trunk
-from icmoe_monai.weights import load_sam_weights
+from icmoe_monai.weights.checkpoint import MODEL, TRAINER, load_network, read_weights
+from icmoe_monai.weights.frozen import fingerprints, has_frozen_trunk
+from icmoe_monai.weights.pyramid import load_pyramid_weights
+from icmoe_monai.weights.sam import load_sam_weights
 
 
 class PretrainedTrunk:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.sam import BACKBONES, PATCH_SIZE, SamImageEncoder, build_sam_encoder
-from icmoe_monai.tensor_files import save_tensors
-from icmoe_monai.weight_formats import find_file, name_some, read_sam_weights
+from icmoe_monai.weights.formats import find_file, name_some, read_sam_weights
+from icmoe_monai.weights.tensor_files import save_tensors
 
 
 def load_sam_weights(source: str | Path, encoder: SamImageEncoder | None = None) -> SamImageEncoder:

@@ -12,8 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.pyramid import STAGES, ImagePyramid
-from icmoe_monai.tensor_files import read_checkpoint, save_tensors
-from icmoe_monai.weight_formats import name_some
+from icmoe_monai.weights.formats import name_some
+from icmoe_monai.weights.tensor_files import read_checkpoint, save_tensors
 
 _EPS = 1e-3  # of EfficientNet's batch normalisation
 _ITS_FIRST = "_conv_stem.weight"

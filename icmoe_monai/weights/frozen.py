@@ -10,7 +10,7 @@ from torch import nn
 
 from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.utils.files import digest_of
-from icmoe_monai.weights import trunk_fingerprint
+from icmoe_monai.weights.sam import trunk_fingerprint
 
 
 def has_frozen_trunk(network: nn.Module) -> bool:

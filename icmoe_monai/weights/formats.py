@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icmoe_monai.download import OFFICIAL_WEIGHTS, fetch_official
 from icmoe_monai.errors import InputError
-from icmoe_monai.tensor_files import read_checkpoint
+from icmoe_monai.weights.official import OFFICIAL_WEIGHTS, fetch_official
+from icmoe_monai.weights.tensor_files import read_checkpoint
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 _EXPERTS = ("adapted.", "communication.", "decoders.", "detail.", "embed.", "gate.", "voting.")
