@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from benchmarks.encoder import draw_weights
 from benchmarks.measure import hardware, in_own_process, largest_difference, peak_memory, time_in_turn
 from benchmarks.peers import explicit_encoder
-from icmoe_monai.losses import ICMoELoss
+from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.sam import BACKBONES
 from icmoe_monai.settings import trainable_parameters

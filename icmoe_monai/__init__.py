@@ -6,10 +6,10 @@ import monai.networks.nets
 from monai.bundle.config_item import ComponentLocator
 from monai.utils import ensure_tuple
 
-from icmoe_monai.contrast import SemanticContrastiveLoss
 from icmoe_monai.errors import InputError, show_input_errors
 from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
-from icmoe_monai.losses import ICMoELoss
+from icmoe_monai.losses.contrast import SemanticContrastiveLoss
+from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.sam import SamImageEncoder, build_sam_encoder

@@ -14,7 +14,7 @@ from benchmarks import network as network_benchmark
 from benchmarks.cost_wanted import highest_speedup
 from benchmarks.document import DOCS
 from benchmarks.measure import Stopwatch, fit_line, hardware, medians, now, peak_memory, time_in_turn
-from icmoe_monai.losses import ICMoELoss
+from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.settings import trainable_parameters

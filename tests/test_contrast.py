@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
+from icmoe_monai.losses.contrast import UNLABELLED, SemanticContrastiveLoss
 
 CELLS = (3, 4)
 SIZE = (12, 16)

@@ -11,8 +11,8 @@ from monai.losses import DiceLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
-from icmoe_monai.losses import BalanceLoss, BatchDiceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
+from icmoe_monai.losses.contrast import UNLABELLED, SemanticContrastiveLoss
+from icmoe_monai.losses.icmoe import BalanceLoss, BatchDiceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoEOutput
 from icmoe_monai.networks.voting import to_probabilities
 

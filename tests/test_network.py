@@ -10,7 +10,7 @@ from modes import in_training
 from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.losses import ICMoELoss
+from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE, ICMoEOutput
 from icmoe_monai.networks.pyramid import ImagePyramid

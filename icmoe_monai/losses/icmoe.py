@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
-from icmoe_monai.contrast import UNLABELLED, SemanticContrastiveLoss
+from icmoe_monai.losses.contrast import UNLABELLED, SemanticContrastiveLoss
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoEOutput
 from icmoe_monai.networks.voting import as_distribution, disagreement, expert_load, to_probabilities
 from icmoe_monai.utils.distributed import batch_mean, total
