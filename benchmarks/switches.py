@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.inference_cost import build, draw
 from benchmarks.measure import hardware, largest_difference, time_in_turn
-from icmoe_monai.inferers import autocast
+from icmoe_monai.inferers.voting import autocast
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.settings import trainable_parameters
 from icmoe_monai.utils.files import write_json

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bundle import segment
 from icmoe_monai.errors import InputError
-from icmoe_monai.inferers import SlidingWindowVotingInferer, vote
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.utils.files import digest_of, write_atomically, write_json

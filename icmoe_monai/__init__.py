@@ -7,7 +7,7 @@ from monai.bundle.config_item import ComponentLocator
 from monai.utils import ensure_tuple
 
 from icmoe_monai.errors import InputError, show_input_errors
-from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, VotingInferer
 from icmoe_monai.losses.contrast import SemanticContrastiveLoss
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput

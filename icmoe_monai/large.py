@@ -58,7 +58,7 @@ class LargeSegmenter:
     Example:
         >>> import tempfile
         >>> from PIL import Image
-        >>> from icmoe_monai.inferers import SlidingWindowVotingInferer
+        >>> from icmoe_monai.inferers.voting import SlidingWindowVotingInferer
         >>> windows = SlidingWindowVotingInferer(roi_size=32)
         >>> inferer = StreamingVotingInferer(windows=windows, pixel_mean=[127] * 3, pixel_std=[60] * 3)
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.inferers import SlidingWindowVotingInferer, like, vote
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, like, vote
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.weights.sam import trunk_fingerprint
 

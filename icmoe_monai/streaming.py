@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from icmoe_monai.background import is_background
 from icmoe_monai.errors import InputError
-from icmoe_monai.inferers import SlidingWindowVotingInferer, autocast, vote
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, autocast, vote
 from icmoe_monai.large_images import LargeImage
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 

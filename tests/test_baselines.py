@@ -10,7 +10,7 @@ from torch import nn
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.handlers import LastCheckpoint
-from icmoe_monai.inferers import SlidingWindowVotingInferer, VotingInferer
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, VotingInferer
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.baselines import Baseline
 from icmoe_monai.networks.icmoe import ICMoE

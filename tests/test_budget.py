@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from icmoe_monai import budget as module
-from icmoe_monai.budget import MOST_WINDOWS, choose_window_batch, read_budget
 from icmoe_monai.errors import InputError
+from icmoe_monai.inferers import budget as module
+from icmoe_monai.inferers.budget import MOST_WINDOWS, choose_window_batch, read_budget
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.memory import peak_bytes

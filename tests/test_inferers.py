@@ -7,7 +7,7 @@ from modes import in_training
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from icmoe_monai.inferers import AutocastInferer, SlidingWindowVotingInferer, VotingInferer, vote
+from icmoe_monai.inferers.voting import AutocastInferer, SlidingWindowVotingInferer, VotingInferer, vote
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.voting import PixelVoting, to_probabilities
 

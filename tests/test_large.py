@@ -18,7 +18,7 @@ from test_streaming import COLOURS, Windowed, noise, whole
 from icmoe_monai.calibration import OUTPUT_SETTINGS
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.imageio.read import LARGE_SUFFIXES
-from icmoe_monai.inferers import SlidingWindowVotingInferer
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer
 from icmoe_monai.inputs import find_inputs
 from icmoe_monai.large import LargeSegmenter
 from icmoe_monai.phantoms import draw_dermoscopy

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from icmoe_monai.background import is_background
 from icmoe_monai.errors import InputError
-from icmoe_monai.inferers import SlidingWindowVotingInferer
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.voting import PixelVoting, to_probabilities
 from icmoe_monai.streaming import StreamingVotingInferer

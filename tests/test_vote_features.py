@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from icmoe_monai.inferers import VotingInferer
+from icmoe_monai.inferers.voting import VotingInferer
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.vote_features import TakeReliabilityd, TakeVoteFeaturesd, reliability, vote_features
 

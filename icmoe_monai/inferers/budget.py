@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.inferers import autocast
+from icmoe_monai.inferers.voting import autocast
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.memory import peak_bytes
 
