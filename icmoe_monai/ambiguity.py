@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.voting import confidence, disagreement
 from icmoe_monai.phantoms import core_of, draw_dermoscopy, draw_ultrasound
+from icmoe_monai.transforms.vote_features import foreground
 from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.utils.statistics import rank_correlation, rounded
-from icmoe_monai.vote_features import foreground
 
 LOOKS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "dermoscopy": draw_dermoscopy,

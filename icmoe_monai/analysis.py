@@ -25,9 +25,9 @@ from icmoe_monai.imageio.read import read_image
 from icmoe_monai.metrics import vote_statistics
 from icmoe_monai.pixel_analysis import CasePixels, case_maps, look_at_pixels
 from icmoe_monai.splits import take_evenly
+from icmoe_monai.transforms.votes import EXPERT_NAMES
 from icmoe_monai.utils.engines import split_items, versions
 from icmoe_monai.utils.files import read_csv, without_folders, write_atomically, write_json
-from icmoe_monai.votes import EXPERT_NAMES
 
 _PICTURE_SIDE = 320
 

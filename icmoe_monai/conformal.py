@@ -30,7 +30,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.vote_features import foreground
+from icmoe_monai.transforms.vote_features import foreground
 
 # float32, as the probabilities: in logits from -13.8 (the vote's own 1e-6) in steps of 0.05
 LEVELS: np.ndarray = np.concatenate([[0.0], expit(np.arange(-276, 277) / 20)]).astype(np.float32)

@@ -50,11 +50,11 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.metrics import vote_statistics
+from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
 from icmoe_monai.utils.engines import split_items, versions
 from icmoe_monai.utils.files import without_folders, write_atomically, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rounded
-from icmoe_monai.votes import EXPERT_NAMES, voting_methods
 
 RATES = ("dsc", "iou", "precision", "recall", "specificity")
 
@@ -106,7 +106,7 @@ class CaseMetrics:
 
     Example:
         >>> import tempfile, torch
-        >>> from icmoe_monai.votes import SplitVotesd
+        >>> from icmoe_monai.transforms.votes import SplitVotesd
         >>> split = SplitVotesd(expert_names=("only",))
         >>> item = {"pred": torch.tensor([0.9, 0.9, 1.0]).reshape(3, 1, 1), "label": torch.ones(1, 1, 1), "name": "a"}
         >>> evaluator = Engine(lambda engine, batch: [split(item) for item in batch])

@@ -27,10 +27,10 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.no_lesion import fit_no_lesion
 from icmoe_monai.score import Score, fit_score
 from icmoe_monai.temperature import PixelSample, fit_temperature, sample_pixels
+from icmoe_monai.transforms.vote_features import dice_overlap
 from icmoe_monai.utils.engines import split_items, versions
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.statistics import rank_correlation
-from icmoe_monai.vote_features import dice_overlap
 from icmoe_monai.weights.frozen import describe_model
 
 _FEWEST_CASES = 10  # to predict the Dice score from

@@ -26,10 +26,10 @@ from icmoe_monai.networks.voting import unpack
 from icmoe_monai.overview import Overview
 from icmoe_monai.pyramid_tiff import PyramidWriter
 from icmoe_monai.streaming import StreamingVotingInferer, Strip
+from icmoe_monai.transforms.votes import decide
 from icmoe_monai.utils.files import is_of_one_name, write_atomically
 from icmoe_monai.utils.memory import peak_memory_mb
 from icmoe_monai.visualize.overlay import draw_overlay
-from icmoe_monai.votes import decide
 
 _SECONDS_BETWEEN_WORDS = 30.0
 _logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
 from icmoe_monai.networks.voting import disagreement
+from icmoe_monai.transforms.votes import EXPERT_NAMES, decide, voting_methods
 from icmoe_monai.utils.engines import split_items
-from icmoe_monai.votes import EXPERT_NAMES, decide, voting_methods
 
 
 def dice_metrics(
@@ -60,7 +60,7 @@ class VoteStatistics:
         prefix: Put before each name, for instance "val_".
 
     Example:
-        >>> from icmoe_monai.votes import SplitVotesd
+        >>> from icmoe_monai.transforms.votes import SplitVotesd
         >>> split = SplitVotesd(expert_names=("first", "second"))
         >>> pred = torch.tensor([0.0, 1.0, 0.0, 0.75, 0.25]).reshape(5, 1, 1)
         >>> engine = Engine(lambda engine, batch: [split(item) for item in batch])

@@ -25,8 +25,8 @@ from skimage.segmentation import find_boundaries
 from torch import Tensor
 from torch.nn import functional as F
 
+from icmoe_monai.transforms.votes import decide
 from icmoe_monai.utils.statistics import rounded
-from icmoe_monai.votes import decide
 
 REGIONS = ("inside", "border", "outside", "ambiguous")
 _LONGEST_SIDE = 512

@@ -24,10 +24,10 @@ from PIL import Image
 from icmoe_monai.imageio.read import read_image
 from icmoe_monai.networks.voting import disagreement
 from icmoe_monai.splits import take_evenly
+from icmoe_monai.transforms.votes import EXPERT_NAMES
 from icmoe_monai.utils.distributed import collect, gathered, is_first, num_processes, process_index
 from icmoe_monai.utils.engines import case_items
 from icmoe_monai.utils.files import write_atomically
-from icmoe_monai.votes import EXPERT_NAMES
 
 _EXPERT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _LABEL_COLOUR, _VOTED_COLOUR = "#0072B2", "#E69F00"

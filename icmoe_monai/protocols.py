@@ -34,11 +34,11 @@ from icmoe_monai.imageio.masks import read_objects
 from icmoe_monai.object_metrics import ObjectScores, ObjectSums, compare_objects, label_objects, object_scores
 from icmoe_monai.official import OFFICIAL, find_part
 from icmoe_monai.splits import checksum
+from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
 from icmoe_monai.utils.engines import split_items
 from icmoe_monai.utils.files import write_atomically, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rounded
-from icmoe_monai.votes import EXPERT_NAMES, voting_methods
 
 JACCARD_THRESHOLD = 0.65
 _RANKING = {"isic2017": "jaccard", "isic2018": "thresholded_jaccard"}
@@ -75,7 +75,7 @@ class ProtocolMetrics:
 
     Example:
         >>> import json, tempfile, torch
-        >>> from icmoe_monai.votes import SplitVotesd
+        >>> from icmoe_monai.transforms.votes import SplitVotesd
         >>> split = SplitVotesd(expert_names=("only",))
         >>> pred = torch.tensor([[[0.9, 0.9]], [[0.9, 0.9]], [[1.0, 1.0]]])
         >>> item = split({"pred": pred, "label": torch.tensor([[[1, 0]]]), "name": "a"})

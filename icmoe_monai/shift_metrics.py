@@ -26,10 +26,10 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.fit_calibration import mean_dice
 from icmoe_monai.shift_figures import draw_conditions, draw_examples, draw_quality
 from icmoe_monai.shifts import CLEAN, SHIFTS
+from icmoe_monai.transforms.vote_features import FIGURES, reliability
 from icmoe_monai.utils.engines import split_items, versions
 from icmoe_monai.utils.files import without_folders, write_csv, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rank_correlation, rounded
-from icmoe_monai.vote_features import FIGURES, reliability
 
 # A figure of quality, and what it should do when masks get worse: fall (1) or rise (-1).
 QUALITY_SIGNS = {

@@ -35,8 +35,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.load import LoadImage2Dd
 from icmoe_monai.splits import take_evenly
+from icmoe_monai.transforms.load import LoadImage2Dd
 
 STRENGTHS = (1, 2, 3)
 CLEAN = "none"

@@ -13,10 +13,10 @@ from PIL import Image
 
 from icmoe_monai.ambiguity import LEVELS, AmbiguityTest, make_ambiguous_set, measure, summarise
 from icmoe_monai.errors import InputError
-from icmoe_monai.load import LoadImage2Dd
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.phantoms import core_of, draw_dermoscopy, draw_ultrasound
-from icmoe_monai.votes import SplitVotesd
+from icmoe_monai.transforms.load import LoadImage2Dd
+from icmoe_monai.transforms.votes import SplitVotesd
 
 
 def pixels(case: dict) -> np.ndarray:

@@ -24,8 +24,8 @@ from icmoe_monai.calibration import (
 from icmoe_monai.errors import InputError
 from icmoe_monai.fit_calibration import FitCalibration, mean_dice, names_digest
 from icmoe_monai.no_lesion import fit_no_lesion
-from icmoe_monai.vote_features import TakeVoteFeaturesd
-from icmoe_monai.votes import SplitVotesd
+from icmoe_monai.transforms.vote_features import TakeVoteFeaturesd
+from icmoe_monai.transforms.votes import SplitVotesd
 
 SETTINGS: dict[str, Any] = {
     "voting": "adaptive", "best_expert": 0, "experts": ("a", "b"), "expert_depth": 2, "backbone": "vit_t",

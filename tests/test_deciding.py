@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from monai.data import MetaTensor
 
-from icmoe_monai.votes import DecideMaskd, decide
+from icmoe_monai.transforms.votes import DecideMaskd, decide
 
 
 def test_one_foreground_is_what_lies_above_the_threshold():

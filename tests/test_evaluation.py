@@ -28,7 +28,7 @@ from skimage.draw import disk, ellipse
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.evaluation import CaseMetrics, MaskScores, mask_scores
-from icmoe_monai.votes import SplitVotesd, voting_methods
+from icmoe_monai.transforms.votes import SplitVotesd, voting_methods
 
 EXPERTS = ("plain", "shifted", "blank")
 # The engine as a bundle's config describes it; image and label have different sizes, as in the cases below.
@@ -53,7 +53,7 @@ CONFIG: dict[str, Any] = {
                     "nearest_interp": False,
                 },
                 {
-                    "_target_": "icmoe_monai.votes.SplitVotesd",
+                    "_target_": "icmoe_monai.transforms.votes.SplitVotesd",
                     "keys": "pred",
                     "out_channels": "@out_channels",
                     "expert_names": "@expert_names",

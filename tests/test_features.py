@@ -27,10 +27,10 @@ from icmoe_monai.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.feature_files import hold, is_sound, read_features, write_features
 from icmoe_monai.features import CacheFeatures, FrozenFeatures, PrepareFeatures
-from icmoe_monai.load import LoadImage2Dd
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.transforms.load import LoadImage2Dd
 
 ROOT = Path(__file__).parent.parent
 TRAIN = str(ROOT / "configs" / "train.json")

@@ -24,8 +24,8 @@ from icmoe_monai.large import LargeSegmenter
 from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.pyramid_tiff import PyramidWriter
 from icmoe_monai.streaming import StreamingVotingInferer
+from icmoe_monai.transforms.votes import decide
 from icmoe_monai.visualize.overlay import class_colour
-from icmoe_monai.votes import decide
 
 ROOT = Path(__file__).parent.parent
 INFERENCE, LARGE = (str(ROOT / "configs" / name) for name in ("inference.json", "inference_large.yaml"))

@@ -16,7 +16,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.metrics import VoteStatistics, vote_statistics
-from icmoe_monai.votes import SplitVotesd, voting_methods
+from icmoe_monai.transforms.votes import SplitVotesd, voting_methods
 
 TWO = ("first", "second")
 DICE = {

@@ -25,7 +25,7 @@ PLAIN = {  # nothing at random: no augmentation, no shuffling, and all anchors
     "train#preprocessing": {
         "_target_": "Compose",
         "transforms": [
-            {"_target_": "icmoe_monai.load.LoadImage2Dd", "keys": ["image", "label"], "out_channels": 1},
+            {"_target_": "icmoe_monai.transforms.load.LoadImage2Dd", "keys": ["image", "label"], "out_channels": 1},
             {"_target_": "Resized", "keys": ["image", "label"], "spatial_size": [64, 64], "mode": ["area", "nearest"]},
             {"_target_": "NormalizeIntensityd", "keys": "image", "subtrahend": 128, "divisor": 64},
             {"_target_": "EnsureTyped", "keys": ["image", "label"], "track_meta": False},

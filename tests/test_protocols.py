@@ -23,7 +23,7 @@ from icmoe_monai.object_metrics import compare_objects, label_objects, object_sc
 from icmoe_monai.official import OFFICIAL
 from icmoe_monai.protocols import ProtocolMetrics
 from icmoe_monai.splits import checksum
-from icmoe_monai.votes import SplitVotesd
+from icmoe_monai.transforms.votes import SplitVotesd
 from icmoe_monai.weights.tensor_files import save_checkpoint
 
 ROOT = Path(__file__).parent.parent

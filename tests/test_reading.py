@@ -11,7 +11,7 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import count_frames, read_image, read_label, read_size
-from icmoe_monai.load import Image2DReader, LoadImage2Dd
+from icmoe_monai.transforms.load import Image2DReader, LoadImage2Dd
 
 HEIGHT, WIDTH = 40, 56
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from icmoe_monai.vote_features import TakeReliabilityd, reliability
+from icmoe_monai.transforms.vote_features import TakeReliabilityd, reliability
 
 
 def test_figures_of_a_case_by_hand() -> None:

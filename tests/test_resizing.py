@@ -3,7 +3,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Resized
 
-from icmoe_monai.resizing import ResizeLongestd
+from icmoe_monai.transforms.resize import ResizeLongestd
 
 
 def both(side: int) -> tuple[ResizeLongestd, Resized]:

@@ -22,8 +22,8 @@ from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.shift_metrics import ShiftMetrics, case_quality, summarise
 from icmoe_monai.shifts import SHIFTS, STRENGTHS
+from icmoe_monai.transforms.votes import SplitVotesd
 from icmoe_monai.utils.statistics import rank_correlation
-from icmoe_monai.votes import SplitVotesd
 from icmoe_monai.weights.checkpoint import save_weights
 
 ROOT = Path(__file__).parent.parent

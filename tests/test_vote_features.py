@@ -7,7 +7,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from icmoe_monai.inferers.voting import VotingInferer
 from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.vote_features import TakeReliabilityd, TakeVoteFeaturesd, reliability, vote_features
+from icmoe_monai.transforms.vote_features import TakeReliabilityd, TakeVoteFeaturesd, reliability, vote_features
 
 NAMES = [
     "confidence", "disagreement", "vote_entropy", "expert_agreement", "soft_dice", "vote_agreement", "entropy",

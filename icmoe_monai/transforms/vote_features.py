@@ -38,7 +38,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.networks.voting import as_distribution, disagreement, unpack
-from icmoe_monai.votes import decide
+from icmoe_monai.transforms.votes import decide
 
 _BAND = 3
 _SMALL = 1e-3  # of the image

@@ -1,0 +1,21 @@
+"""MONAI transforms: load and resize cases, split and decide votes, take figures of them.
+
+May import imageio, networks and utils.
+"""
+
+from __future__ import annotations
+
+from icmoe_monai.transforms.load import LoadImage2Dd
+from icmoe_monai.transforms.resize import ResizeLongestd
+from icmoe_monai.transforms.vote_features import TakeReliabilityd, TakeVoteFeaturesd
+from icmoe_monai.transforms.votes import DecideMaskd, SplitVotesd, TakeVotedd
+
+__all__ = [
+    "DecideMaskd",
+    "LoadImage2Dd",
+    "ResizeLongestd",
+    "SplitVotesd",
+    "TakeReliabilityd",
+    "TakeVoteFeaturesd",
+    "TakeVotedd",
+]
