@@ -25,7 +25,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from benchmarks.measure import hardware, in_own_process
-from icmoe_monai.phantoms import draw_dermoscopy
+from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.memory import peak_memory_mb
 

@@ -26,7 +26,7 @@ from benchmarks.collect import collect, rate_of, tuned_rates, write_tuning
 from benchmarks.study_file import ROOT, Run, Study, read_study, runs_of, trials_of
 from benchmarks.study_plan import Place, check_place, commands_of, quoted, state_of
 from benchmarks.study_run import Execute, make_run
-from icmoe_monai.data import find_cases
+from icmoe_monai.data.cases import find_cases
 from icmoe_monai.errors import InputError
 
 SHIPPED_TRUNK = ROOT / "models" / "sam_vit_t_medical.safetensors"

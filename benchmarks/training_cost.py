@@ -27,7 +27,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from benchmarks.measure import hardware, in_own_process, now, peak_memory
-from icmoe_monai.phantoms import draw_dermoscopy
+from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.settings import trainable_parameters
 from icmoe_monai.utils.files import write_json
 

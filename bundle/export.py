@@ -19,10 +19,10 @@ from monai.bundle import ConfigParser, ckpt_export, trt_export
 from torch import Tensor, nn
 
 from bundle import segment
+from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote
 from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.utils.files import digest_of, write_atomically, write_json
 from icmoe_monai.version import __version__
 from icmoe_monai.weights.checkpoint import load_weights, save_weights

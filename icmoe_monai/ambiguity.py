@@ -25,9 +25,9 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from icmoe_monai.data.phantoms import core_of, draw_dermoscopy, draw_ultrasound
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.voting import confidence, disagreement
-from icmoe_monai.phantoms import core_of, draw_dermoscopy, draw_ultrasound
 from icmoe_monai.transforms.vote_features import foreground
 from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.utils.statistics import rank_correlation, rounded

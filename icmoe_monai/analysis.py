@@ -19,12 +19,12 @@ from PIL import Image
 from icmoe_monai import analysis_figures, analysis_pictures, pixel_analysis
 from icmoe_monai.ambiguity import AmbiguityTest
 from icmoe_monai.analysis_page import render_analysis
+from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.errors import InputError
 from icmoe_monai.feature_analysis import FeatureComparison
 from icmoe_monai.imageio.read import read_image
 from icmoe_monai.metrics import vote_statistics
 from icmoe_monai.pixel_analysis import CasePixels, case_maps, look_at_pixels
-from icmoe_monai.splits import take_evenly
 from icmoe_monai.transforms.votes import EXPERT_NAMES
 from icmoe_monai.utils.engines import split_items, versions
 from icmoe_monai.utils.files import read_csv, without_folders, write_atomically, write_json

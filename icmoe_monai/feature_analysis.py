@@ -24,9 +24,9 @@ from sklearn.manifold import TSNE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
-from icmoe_monai.splits import take_evenly
 
 NO_CLASS = -1
 _MOST_PER_CLASS = 400  # points of a class whose pairs are compared

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from icmoe_monai.demo import make_demo_set
+from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio import nifti
 from icmoe_monai.imageio.dicom.header import NotAnImageError, inspect, is_dicom, read_dicomdir

@@ -21,9 +21,9 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.imageio.read import read_image
 from icmoe_monai.networks.voting import disagreement
-from icmoe_monai.splits import take_evenly
 from icmoe_monai.transforms.votes import EXPERT_NAMES
 from icmoe_monai.utils.distributed import collect, gathered, is_first, num_processes, process_index
 from icmoe_monai.utils.engines import case_items

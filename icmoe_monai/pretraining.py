@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from icmoe_monai.data import find_cases
+from icmoe_monai.data.cases import find_cases
+from icmoe_monai.data.splits import Case
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import unwrapped
-from icmoe_monai.splits import Case
 from icmoe_monai.weights.sam import save_sam_weights
 
 

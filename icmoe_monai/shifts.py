@@ -34,8 +34,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
+from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.errors import InputError
-from icmoe_monai.splits import take_evenly
 from icmoe_monai.transforms.load import LoadImage2Dd
 
 STRENGTHS = (1, 2, 3)

@@ -20,7 +20,7 @@ from modes import Brightness
 from monai.bundle import ConfigWorkflow, create_workflow, load
 from PIL import Image
 
-from icmoe_monai.demo import make_demo_set
+from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.networks.icmoe import ICMoE

@@ -14,7 +14,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from icmoe_monai.__main__ import main
-from icmoe_monai.demo import make_demo_set
+from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icmoe_monai.data import find_cases
+from icmoe_monai.data.cases import find_cases
+from icmoe_monai.data.splits import cut_missing_splits, take_evenly
 from icmoe_monai.errors import InputError
-from icmoe_monai.splits import cut_missing_splits, take_evenly
 from icmoe_monai.transforms.load import LoadImage2Dd
 
 HEIGHT, WIDTH = 20, 24

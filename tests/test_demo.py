@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icmoe_monai.data import find_cases
-from icmoe_monai.demo import _names, _split, make_demo_set
+from icmoe_monai.data.cases import find_cases
+from icmoe_monai.data.demo import _names, _split, make_demo_set
+from icmoe_monai.data.phantoms import draw_dermoscopy, draw_glands, draw_ultrasound
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image, read_label
-from icmoe_monai.phantoms import draw_dermoscopy, draw_glands, draw_ultrasound
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -100,7 +100,7 @@ def test_places_where_no_set_can_be(tmp_path: Path) -> None:
 def test_no_dataset_dir_means_the_demo_set(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("icmoe_monai.data.make_demo_set", lambda folder: make_demo_set(folder, num_images=6))
+    monkeypatch.setattr("icmoe_monai.data.cases.make_demo_set", lambda folder: make_demo_set(folder, num_images=6))
     splits = find_cases(None, demo_dir=str(tmp_path / "demo"))
     assert len(splits["train"]) == 4
     assert "No dataset_dir was given: computer-made phantoms in" in caplog.text

@@ -16,9 +16,9 @@ from PIL import Image
 
 from bundle import segment
 from bundle.export import export
+from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.pictures import decode_rgb
-from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.transforms.resize import ResizeLongestd
 
 ROOT = Path(__file__).parent.parent

@@ -22,8 +22,8 @@ from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised
 from torch import Tensor
 
 from icmoe_monai import features as module
-from icmoe_monai.data import find_cases
-from icmoe_monai.demo import make_demo_set
+from icmoe_monai.data.cases import find_cases
+from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.feature_files import hold, is_sound, read_features, write_features
 from icmoe_monai.features import CacheFeatures, FrozenFeatures, PrepareFeatures

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icmoe_monai.phantoms import draw_dermoscopy
+from icmoe_monai.data.phantoms import draw_dermoscopy
 
 ROOT = Path(__file__).parent.parent
 

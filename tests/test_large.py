@@ -16,12 +16,12 @@ from PIL import Image
 from test_streaming import COLOURS, Windowed, noise, whole
 
 from icmoe_monai.calibration import OUTPUT_SETTINGS
+from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.imageio.read import LARGE_SUFFIXES
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer
 from icmoe_monai.inputs import find_inputs
 from icmoe_monai.large import LargeSegmenter
-from icmoe_monai.phantoms import draw_dermoscopy
 from icmoe_monai.pyramid_tiff import PyramidWriter
 from icmoe_monai.streaming import StreamingVotingInferer
 from icmoe_monai.transforms.votes import decide

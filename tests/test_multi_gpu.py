@@ -13,7 +13,7 @@ from PIL import Image
 from processes import ROOT, run_workflow, torchrun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from icmoe_monai.demo import make_demo_set
+from icmoe_monai.data.demo import make_demo_set
 
 # Python 3.12 warns of every fork of a process with threads
 pytestmark = [

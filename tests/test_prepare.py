@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import icmoe_monai.official
-from icmoe_monai import prepare as module
-from icmoe_monai.data import find_cases
+import icmoe_monai.data.releases
+from icmoe_monai.data import prepare as module
+from icmoe_monai.data.cases import find_cases
+from icmoe_monai.data.prepare import check, main, prepare
+from icmoe_monai.data.releases import OFFICIAL, Official, by_part, find_difference, find_part
+from icmoe_monai.data.splits import checksum, cut_missing_splits
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_size
-from icmoe_monai.official import OFFICIAL, Official, by_part, find_difference, find_part
-from icmoe_monai.prepare import check, main, prepare
-from icmoe_monai.splits import checksum, cut_missing_splits
 
 HEIGHT, WIDTH = 60, 80
 ISIC = {
@@ -102,7 +102,7 @@ def make_release(protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("busi", "glas"):
         for part, count in SMALL[name].items():
             small[name].checksums[part] = checksum(f"{part}_{i}" for i in range(1, count + 1))
-    monkeypatch.setattr(icmoe_monai.official, "OFFICIAL", small)
+    monkeypatch.setattr(icmoe_monai.data.releases, "OFFICIAL", small)
     monkeypatch.setattr(module, "OFFICIAL", small)
     return protocol, home
 
@@ -541,7 +541,7 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path, busi: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 def test_module_is_a_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "icmoe_monai.prepare", "glas", str(tmp_path), str(tmp_path / "set")]
+    command = [sys.executable, "-m", "icmoe_monai.data.prepare", "glas", str(tmp_path), str(tmp_path / "set")]
     root = Path(module.__file__).parent.parent
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1

@@ -24,7 +24,7 @@ from benchmarks.study import Children
 from benchmarks.study_file import Run, read_study, runs_of, settings_of, trials_of
 from benchmarks.study_plan import Place, commands_of
 from benchmarks.study_run import last_line
-from icmoe_monai.demo import make_demo_set
+from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.files import read_csv, write_json
 from icmoe_monai.weights.tensor_files import save_checkpoint

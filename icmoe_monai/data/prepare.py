@@ -1,4 +1,4 @@
-"""Make a protocol's data set from its official release: `python -m icmoe_monai.prepare glas ARCHIVE OUT`.
+"""Make a protocol's data set from its official release: `python -m icmoe_monai.data.prepare glas ARCHIVE OUT`.
 
 Reads the release's unpacked folders (`layouts`), compares the number of images, and their names where these are known,
 with the official ones (`official`), cuts the splits that the release does not name (`splits`), and writes a plain
@@ -27,12 +27,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from icmoe_monai.data.layouts import Found, find_layout
+from icmoe_monai.data.releases import OFFICIAL, by_part, find_difference, find_release
+from icmoe_monai.data.splits import Case, cut_missing_splits, lock
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.masks import read_objects
 from icmoe_monai.imageio.read import read_image, read_label
-from icmoe_monai.layouts import Found, find_layout
-from icmoe_monai.official import OFFICIAL, by_part, find_difference, find_release
-from icmoe_monai.splits import Case, cut_missing_splits, lock
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.version import __version__
 
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Without the program's name; None: this process's.
     """
-    parser = argparse.ArgumentParser("python -m icmoe_monai.prepare", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser("python -m icmoe_monai.data.prepare", description=__doc__.partition("\n")[0])
     parser.add_argument("protocol", nargs="?", choices=[*OFFICIAL])
     parser.add_argument("archive_dir", nargs="?", help="folder with the release's unpacked folders")
     parser.add_argument("out_dir", nargs="?", help="dataset folder to write")

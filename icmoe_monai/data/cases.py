@@ -15,11 +15,11 @@ from functools import partial
 
 from tqdm import tqdm
 
-from icmoe_monai.demo import make_demo_set
+from icmoe_monai.data.demo import make_demo_set
+from icmoe_monai.data.layouts import find_layout
+from icmoe_monai.data.splits import Case, cut_missing_splits
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_label, read_size
-from icmoe_monai.layouts import find_layout
-from icmoe_monai.splits import Case, cut_missing_splits
 from icmoe_monai.utils.distributed import by_first
 
 _NUM_PROBLEMS_LOGGED = 20

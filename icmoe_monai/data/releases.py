@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from icmoe_monai.data.layouts import Found, find_layout
+from icmoe_monai.data.splits import checksum
 from icmoe_monai.errors import InputError
-from icmoe_monai.layouts import Found, find_layout
-from icmoe_monai.splits import checksum
 
 
 class Official(NamedTuple):

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from icmoe_monai.data.phantoms import Drawing, draw_dermoscopy, draw_glands, draw_ultrasound
+from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.errors import InputError
-from icmoe_monai.phantoms import Drawing, draw_dermoscopy, draw_glands, draw_ultrasound
-from icmoe_monai.splits import take_evenly
 
 _VERSION = 1
 _MARKER = "demo_set.json"
@@ -41,7 +41,7 @@ images/NAME.png  the picture
 masks/NAME.png   its mask, 0 background, 255 lesion or gland
 splits.json      names for training, validation and test
 
-Written by icmoe_monai.demo.make_demo_set, version {version}, seed {seed}. Delete the folder whenever you like.
+Written by icmoe_monai.data.demo.make_demo_set, version {version}, seed {seed}. Delete the folder whenever you like.
 """
 
 

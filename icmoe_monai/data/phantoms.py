@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter  # type: ignore[attr-defined]
 
-from icmoe_monai.textures import blob, grid, noise, ridges, sigmoid, specks
+from icmoe_monai.data.textures import blob, grid, noise, ridges, sigmoid, specks
 
 Drawing = tuple[np.ndarray, np.ndarray]
 

@@ -15,9 +15,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from icmoe_monai.data.splits import Case, find_lock_problems, read_splits
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.pictures import SUFFIXES
-from icmoe_monai.splits import Case, find_lock_problems, read_splits
 
 LAYOUTS = (
     "images/ and masks/ with equal names; the ISIC 2017 or 2018 archives; BUSI's benign/, malignant/ and normal/; "
