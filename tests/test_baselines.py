@@ -9,11 +9,11 @@ from monai.networks.nets import BasicUNetPlusPlus, UNet
 from torch import nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, VotingInferer
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.baselines import Baseline
 from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.checkpoint import load_weights, save_weights
 from icmoe_monai.weights.frozen import has_frozen_trunk
 from icmoe_monai.weights.handlers import CheckpointLoader, PretrainedTrunk, UntouchedTrunk

@@ -22,10 +22,10 @@ from PIL import Image
 
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.sam import build_sam_encoder
+from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.checkpoint import load_weights, save_weights
 from icmoe_monai.weights.pyramid import load_pyramid_weights
 from icmoe_monai.weights.sam import load_sam_weights, save_sam_weights, trunk_fingerprint

@@ -4,9 +4,9 @@ from ignite.engine import Engine
 from torch import nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.checkpoint import check_state, load_weights, read_weights, save_weights, trained_state
 from icmoe_monai.weights.handlers import CheckpointLoader
 from icmoe_monai.weights.sam import trunk_fingerprint

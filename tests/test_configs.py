@@ -85,7 +85,7 @@ def test_handlers_are_written_out_for_monai_label_and_mlflow():
 def test_the_state_of_a_training_holds_the_best_value_by_its_place_in_the_list():
     train = read("train.json")
     assert train["state"]["best"] == "@validate#handlers#1"
-    assert train["validate"]["handlers"][1]["_target_"] == "icmoe_monai.handlers.BestCheckpoint"
+    assert train["validate"]["handlers"][1]["_target_"] == "icmoe_monai.training.handlers.BestCheckpoint"
 
 
 def test_nothing_in_initialize_needs_a_file_or_this_package():

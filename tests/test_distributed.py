@@ -8,11 +8,11 @@ import torch
 from processes import in_two
 from torch import nn
 
-from icmoe_monai.batch_norm import SharedBatchNorm2d, share_batch_norms
 from icmoe_monai.errors import InputError
 from icmoe_monai.losses.contrast import UNLABELLED, SemanticContrastiveLoss
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
+from icmoe_monai.training.batch_norm import SharedBatchNorm2d, share_batch_norms
 from icmoe_monai.utils import distributed
 from icmoe_monai.utils.distributed import (
     batch_mean,

@@ -21,15 +21,15 @@ from monai.bundle import ConfigWorkflow
 from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised, ResizeWithPadOrCropd
 from torch import Tensor
 
-from icmoe_monai import features as module
 from icmoe_monai.data.cases import find_cases
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.feature_files import hold, is_sound, read_features, write_features
-from icmoe_monai.features import CacheFeatures, FrozenFeatures, PrepareFeatures
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.training import feature_cache as module
+from icmoe_monai.training.feature_cache import CacheFeatures, FrozenFeatures, PrepareFeatures
+from icmoe_monai.training.feature_files import hold, is_sound, read_features, write_features
 from icmoe_monai.transforms.load import LoadImage2Dd
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from torch import Tensor
 
-from icmoe_monai.federated import FROZEN
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.training.federated import FROZEN
 from icmoe_monai.weights.frozen import fingerprints
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,14 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.handlers import BestCheckpoint, EarlyStop, GradientClipping, LastCheckpoint, MetricsCsv, Progress
+from icmoe_monai.training.handlers import (
+    BestCheckpoint,
+    EarlyStop,
+    GradientClipping,
+    LastCheckpoint,
+    MetricsCsv,
+    Progress,
+)
 from icmoe_monai.weights.tensor_files import read_checkpoint
 
 
@@ -61,7 +68,7 @@ def test_a_resumed_training_knows_the_best_value(tmp_path):
 
 
 def test_of_several_processes_the_first_writes_and_all_know_the_best(tmp_path, monkeypatch):
-    monkeypatch.setattr("icmoe_monai.handlers.is_first", lambda: False)
+    monkeypatch.setattr("icmoe_monai.training.handlers.is_first", lambda: False)
     handler = BestCheckpoint(network=nn.Linear(1, 1), path=str(tmp_path / "best.pt"), metric="dice")
     engine = evaluator_of([0.4])
     handler.attach(engine)

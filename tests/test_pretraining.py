@@ -10,7 +10,7 @@ from test_data import put_plain
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.pretraining import export_trunk, find_sets
+from icmoe_monai.training.pretraining import export_trunk, find_sets
 from icmoe_monai.weights.sam import load_sam_weights, trunk_fingerprint
 
 CONFIGS = Path(__file__).parent.parent / "configs"

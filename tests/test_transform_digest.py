@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from monai.transforms import Compose, Lambdad, RandAffined, RandFlipd, Resized
 
-from icmoe_monai.transform_digest import digest_transform
+from icmoe_monai.training.transform_digest import digest_transform
 
 
 class Gain:
@@ -76,7 +76,7 @@ def test_all_others_have_others() -> None:
 def test_another_process_finds_the_same() -> None:
     program = """
 from monai.transforms import Compose, RandFlipd
-from icmoe_monai.transform_digest import digest_transform
+from icmoe_monai.training.transform_digest import digest_transform
 print(digest_transform(Compose([RandFlipd("image", prob=0.5)])))
 """
     command = [sys.executable, "-W", "ignore", "-c", program]

@@ -6,9 +6,9 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.handlers import LastCheckpoint
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.frozen import describe_trunk, frozen_parts, has_frozen_trunk
 from icmoe_monai.weights.handlers import PretrainedPyramid, PretrainedTrunk, TrunkChangedError, UntouchedTrunk
 from icmoe_monai.weights.pyramid import save_pyramid_weights

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.feature_files import hold, is_sound, read_features, write_features
 from icmoe_monai.inferers.voting import autocast
 from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.transform_digest import digest_transform
+from icmoe_monai.training.feature_files import hold, is_sound, read_features, write_features
+from icmoe_monai.training.transform_digest import digest_transform
 from icmoe_monai.utils.files import digest_of, dump_json
 from icmoe_monai.version import __version__
 from icmoe_monai.weights.frozen import fingerprints

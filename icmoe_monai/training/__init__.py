@@ -1,0 +1,35 @@
+"""What a training needs beside MONAI's engine: its handlers, the feature cache, pretraining, federated clients.
+
+May import data, weights, inferers and below.
+"""
+
+from __future__ import annotations
+
+from icmoe_monai.training.batch_norm import share_batch_norms
+from icmoe_monai.training.feature_cache import CacheFeatures, FrozenFeatures, PrepareFeatures
+from icmoe_monai.training.federated import TrainedWeights
+from icmoe_monai.training.handlers import (
+    BestCheckpoint,
+    EarlyStop,
+    GradientClipping,
+    LastCheckpoint,
+    MetricsCsv,
+    Progress,
+)
+from icmoe_monai.training.pretraining import export_trunk, find_sets
+
+__all__ = [
+    "BestCheckpoint",
+    "CacheFeatures",
+    "EarlyStop",
+    "FrozenFeatures",
+    "GradientClipping",
+    "LastCheckpoint",
+    "MetricsCsv",
+    "PrepareFeatures",
+    "Progress",
+    "TrainedWeights",
+    "export_trunk",
+    "find_sets",
+    "share_batch_norms",
+]
