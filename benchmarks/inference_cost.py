@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Stopwatch, fit_line, hardware, in_own_process, medians, now, peak_memory, time_in_turn
+from icmoe_monai.inference.packs import ExpertPacks
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.voting import to_probabilities
-from icmoe_monai.packs import ExpertPacks
 from icmoe_monai.utils.files import write_json
 
 _OVERLAPS = (0.0, 0.25, 0.5, 0.75)

@@ -14,8 +14,8 @@ from monai.bundle import ConfigWorkflow
 
 from icmoe_monai.calibration import AUTO, NONE
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.inputs import check_output_dir
-from icmoe_monai.packs import run_packs, shared_parts
+from icmoe_monai.inference.inputs import check_output_dir
+from icmoe_monai.inference.packs import run_packs, shared_parts
 from icmoe_monai.settings import find_bundle_root
 
 _OPTIONS = ("--help", "--experts", "--checkpoint", "--calibration", "--device", "--overwrite", "--anonymous")

@@ -15,10 +15,10 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from icmoe_monai import inputs
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image
-from icmoe_monai.inputs import find_inputs
+from icmoe_monai.inference import inputs
+from icmoe_monai.inference.inputs import find_inputs
 
 
 def put(path: Path, size: tuple[int, int] = (20, 16)) -> Path:
@@ -102,7 +102,7 @@ def test_results_of_other_runs_are_left_out(tmp_path: Path) -> None:
 def test_training_layout_takes_the_images_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("images/a.png", "images/x/b.png", "masks/a.png", "extra/c.png"):
         put(tmp_path / name)
-    with caplog.at_level(logging.INFO, "icmoe_monai.inputs"):
+    with caplog.at_level(logging.INFO, "icmoe_monai.inference.inputs"):
         assert names_in(tmp_path) == ["images/a.png", "images/x/b.png"]
     assert "has the training layout: images/ is segmented" in caplog.text
 

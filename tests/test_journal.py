@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
 
 CASES = [{"name": "a.jpg"}, {"name": "b.jpg"}, {"name": "c.jpg"}]
 
@@ -104,7 +104,7 @@ def of_process(index: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **argu
     """Return the journal of one of two processes, ready to note; the missing cases come from the first."""
     with monkeypatch.context() as patch:
         patch.setattr("icmoe_monai.utils.distributed.process_index", lambda: index)
-        patch.setattr("icmoe_monai.journal.process_index", lambda: index)
+        patch.setattr("icmoe_monai.inference.journal.process_index", lambda: index)
         journal = Journal(output_dir=folder, **arguments)
         if index == 0:
             journal.missing(CASES)
@@ -160,7 +160,9 @@ def test_overwriting_keeps_the_parts_until_the_run_begins(tmp_path: Path, monkey
 def test_beginning_anew_drops_the_parts_of_processes_that_are_no_more(tmp_path: Path, monkeypatch) -> None:
     for index in range(4):
         of_process(index, tmp_path, monkeypatch)
-    monkeypatch.setattr("icmoe_monai.journal.num_processes", lambda: 2)  # the second may have begun before the first
+    monkeypatch.setattr(
+        "icmoe_monai.inference.journal.num_processes", lambda: 2
+    )  # the second may have begun before the first
     of_process(0, tmp_path, monkeypatch, overwrite=True)
     assert {path.name for path in tmp_path.glob("*.jsonl")} == {"cases.jsonl", "cases.1.jsonl"}
 

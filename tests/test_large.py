@@ -19,8 +19,8 @@ from icmoe_monai.calibration import OUTPUT_SETTINGS
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.imageio.read import LARGE_SUFFIXES
+from icmoe_monai.inference.inputs import find_inputs
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer
-from icmoe_monai.inputs import find_inputs
 from icmoe_monai.large import LargeSegmenter
 from icmoe_monai.pyramid_tiff import PyramidWriter
 from icmoe_monai.streaming import StreamingVotingInferer

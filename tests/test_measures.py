@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icmoe_monai.measures import measure
+from icmoe_monai.inference.measures import measure
 
 CLASSES = np.array([[1, 0, 2, 2], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=np.uint8)
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from icmoe_monai.__main__ import main
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError
+from icmoe_monai.inference.packs import ExpertPacks, run_packs, shared_parts
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.sam import SamImageEncoder
-from icmoe_monai.packs import ExpertPacks, run_packs, shared_parts
 from icmoe_monai.utils.files import read_csv
 
 ROOT = Path(__file__).parent.parent

@@ -14,12 +14,12 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose
 
-from icmoe_monai import report
 from icmoe_monai.errors import InputError
-from icmoe_monai.journal import Journal
-from icmoe_monai.report import CALIBRATED, InferenceReport, run_missing
+from icmoe_monai.inference import report
+from icmoe_monai.inference.journal import Journal
+from icmoe_monai.inference.report import CALIBRATED, InferenceReport, run_missing
+from icmoe_monai.inference.writing import SaveImage2Dd
 from icmoe_monai.utils.files import read_csv
-from icmoe_monai.writing import SaveImage2Dd
 
 # Differs from each of its mirror images and from its transpose, and H != W.
 LEFT_OUT = [{"name": "notes.txt", "reason": "no image of a kind that is read here"}]

@@ -5,7 +5,7 @@ import re
 import pytest
 from test_report_page import done
 
-from icmoe_monai.report_figures import draw_figures, is_number
+from icmoe_monai.inference.report_figures import draw_figures, is_number
 
 AMOUNT, CONFIDENCE, SECONDS = "How much was found", "Confidence and how much was found", "Time per case"
 

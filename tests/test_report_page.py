@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icmoe_monai import report_page
-from icmoe_monai.report_page import render_report
+from icmoe_monai.inference import report_page
+from icmoe_monai.inference.report_page import render_report
 from icmoe_monai.visualize.overlay import draw_overlay, thumbnail
 
 HOSTILE = "<script>alert(1)</script> \"a' &amp; {{ 7 * 7 }} \udcfc\u202e.png"

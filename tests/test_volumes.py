@@ -9,8 +9,8 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
-from icmoe_monai.volumes import VolumeWriter, labels_of
+from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.inference.volumes import VolumeWriter, labels_of
 
 SEGMENT = {
     "label": "lesion",
@@ -109,7 +109,7 @@ def test_whatever_goes_wrong_with_one_volume_is_a_note(tmp_path: Path, monkeypat
     def fail(*arguments: object, **named: object) -> None:
         raise TypeError("unhashable SECRET")
 
-    monkeypatch.setattr("icmoe_monai.volumes.write_like", fail)
+    monkeypatch.setattr("icmoe_monai.inference.volumes.write_like", fail)
     cases = stack(tmp_path)
     writer, journal = writer_of(tmp_path, cases)
     for case in cases:

@@ -10,11 +10,11 @@ from monai.data import MetaTensor
 from monai.transforms.io.dictionary import SaveImaged
 from PIL import Image
 
-from icmoe_monai import writing
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import split_suffix
+from icmoe_monai.inference import writing
+from icmoe_monai.inference.writing import SaveImage2Dd
 from icmoe_monai.visualize.overlay import class_colour, thumbnail
-from icmoe_monai.writing import SaveImage2Dd
 
 # Differs from each of its mirror images and from its transpose, and H != W.
 MASK = np.array([[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]], dtype=np.uint8)

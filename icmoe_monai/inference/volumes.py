@@ -22,9 +22,9 @@ from icmoe_monai.imageio.dicom.header import is_dicom
 from icmoe_monai.imageio.dicom.seg import NoSegmentationError, as_segment, write_segmentation
 from icmoe_monai.imageio.nifti_labels import write_like
 from icmoe_monai.imageio.read import split_suffix
-from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.inference.writing import probability_paths
 from icmoe_monai.version import __version__
-from icmoe_monai.writing import probability_paths
 
 _NO_FILE = "{} has no volume: its file could not be made ({}). The PNG masks hold the result."
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)

@@ -28,7 +28,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.imageio import nifti
 from icmoe_monai.imageio.dicom.header import NotAnImageError, inspect, is_dicom, read_dicomdir
 from icmoe_monai.imageio.read import LARGE_SUFFIXES, SUFFIXES, count_frames, read_size, split_suffix
-from icmoe_monai.journal import JOURNAL
+from icmoe_monai.inference.journal import JOURNAL
 from icmoe_monai.utils.distributed import by_first
 from icmoe_monai.utils.files import write_atomically
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import split_suffix
-from icmoe_monai.measures import measure
+from icmoe_monai.inference.measures import measure
 from icmoe_monai.transforms.votes import decide
 from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.visualize.overlay import class_colour, draw_overlay, thumbnail

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from icmoe_monai.report_figures import draw_figures, is_number
+from icmoe_monai.inference.report_figures import draw_figures, is_number
 from icmoe_monai.visualize.overlay import class_colour, thumbnail
 from icmoe_monai.visualize.page import page_template
 

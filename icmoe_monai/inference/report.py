@@ -13,12 +13,12 @@ from ignite.engine import Engine, Events
 from monai.engines.evaluator import SupervisedEvaluator
 
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.journal import CASE, NOTE, VOLUME, Journal
-from icmoe_monai.report_page import MOST_THUMBNAILS, render_report
+from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.inference.report_page import MOST_THUMBNAILS, render_report
+from icmoe_monai.inference.volumes import VolumeWriter
 from icmoe_monai.utils.distributed import collect, is_first
 from icmoe_monai.utils.engines import case_items, versions
 from icmoe_monai.utils.files import is_of_one_name, without_folders, write_atomically, write_csv, write_json
-from icmoe_monai.volumes import VolumeWriter
 
 CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
 _FIGURES = ("foreground_pixels", "foreground_share", "area_mm2", "num_components", "reliability")

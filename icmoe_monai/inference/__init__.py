@@ -1,0 +1,22 @@
+"""A run over new images: what is found, written, measured, noted and reported, for one set of experts or several.
+
+May import data, weights, inferers, transforms, visualize and below.
+"""
+
+from __future__ import annotations
+
+from icmoe_monai.inference.inputs import find_inputs
+from icmoe_monai.inference.journal import Journal
+from icmoe_monai.inference.report import InferenceReport, run_missing
+from icmoe_monai.inference.volumes import VolumeWriter, labels_of
+from icmoe_monai.inference.writing import SaveImage2Dd
+
+__all__ = [
+    "InferenceReport",
+    "Journal",
+    "SaveImage2Dd",
+    "VolumeWriter",
+    "find_inputs",
+    "labels_of",
+    "run_missing",
+]
