@@ -21,9 +21,9 @@ from icmoe_monai.ambiguity import AmbiguityTest
 from icmoe_monai.analysis_page import render_analysis
 from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.errors import InputError
+from icmoe_monai.evaluation.votes import vote_statistics
 from icmoe_monai.feature_analysis import FeatureComparison
 from icmoe_monai.imageio.read import read_image
-from icmoe_monai.metrics import vote_statistics
 from icmoe_monai.pixel_analysis import CasePixels, case_maps, look_at_pixels
 from icmoe_monai.transforms.votes import EXPERT_NAMES
 from icmoe_monai.utils.engines import split_items, versions

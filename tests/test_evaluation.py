@@ -27,7 +27,7 @@ from scipy.spatial.distance import cdist
 from skimage.draw import disk, ellipse
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.evaluation import CaseMetrics, MaskScores, mask_scores
+from icmoe_monai.evaluation.cases import CaseMetrics, MaskScores, mask_scores
 from icmoe_monai.transforms.votes import SplitVotesd, voting_methods
 
 EXPERTS = ("plain", "shifted", "blank")
@@ -74,12 +74,12 @@ CONFIG: dict[str, Any] = {
         },
         "val_handlers": [
             {
-                "_target_": "icmoe_monai.metrics.VoteStatistics",
+                "_target_": "icmoe_monai.evaluation.votes.VoteStatistics",
                 "expert_names": "@expert_names",
                 "prefix": "val_",
             },
             {
-                "_target_": "icmoe_monai.evaluation.CaseMetrics",
+                "_target_": "icmoe_monai.evaluation.cases.CaseMetrics",
                 "output_dir": "@output_dir",
                 "out_channels": "@out_channels",
                 "expert_names": "@expert_names",

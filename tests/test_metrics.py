@@ -15,7 +15,7 @@ from monai.bundle.config_parser import ConfigParser
 from monai.data.meta_tensor import MetaTensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.metrics import VoteStatistics, vote_statistics
+from icmoe_monai.evaluation.votes import VoteStatistics, vote_statistics
 from icmoe_monai.transforms.votes import SplitVotesd, voting_methods
 
 TWO = ("first", "second")

@@ -14,10 +14,10 @@ from scipy.ndimage import gaussian_filter
 from skimage.draw import disk
 from skimage.metrics import hausdorff_distance
 
-import icmoe_monai.object_metrics
+import icmoe_monai.evaluation.objects
 from icmoe_monai.errors import InputError
+from icmoe_monai.evaluation.objects import ObjectScores, ObjectSums, compare_objects, label_objects, object_scores
 from icmoe_monai.imageio.masks import read_objects
-from icmoe_monai.object_metrics import ObjectScores, ObjectSums, compare_objects, label_objects, object_scores
 
 SHAPE = (40, 52)
 
@@ -123,7 +123,7 @@ def expected_scores(name: str) -> tuple[float, float, float]:
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("many_pairs", [0, 10**9], ids=["distance map", "search"])
 def test_scores_are_those_of_the_definitions(name: str, many_pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(icmoe_monai.object_metrics, "_MANY_PAIRS", many_pairs)
+    monkeypatch.setattr(icmoe_monai.evaluation.objects, "_MANY_PAIRS", many_pairs)
     assert object_scores([compare_objects(*PAIRS[name])]) == pytest.approx(expected_scores(name))
 
 

@@ -9,7 +9,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from PIL import Image
 
-from icmoe_monai.prediction_pictures import PredictionPictures, prediction_grid
+from icmoe_monai.evaluation.pictures import PredictionPictures, prediction_grid
 
 
 def case_of(height: int = 24, width: int = 30, *, num_experts: int = 3, label: bool = True) -> dict:

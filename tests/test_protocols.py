@@ -21,8 +21,8 @@ from PIL import Image
 from icmoe_monai.data.releases import OFFICIAL
 from icmoe_monai.data.splits import checksum
 from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.object_metrics import compare_objects, label_objects, object_scores
-from icmoe_monai.protocols import ProtocolMetrics
+from icmoe_monai.evaluation.objects import compare_objects, label_objects, object_scores
+from icmoe_monai.evaluation.protocols import ProtocolMetrics
 from icmoe_monai.transforms.votes import SplitVotesd
 from icmoe_monai.weights.tensor_files import save_checkpoint
 

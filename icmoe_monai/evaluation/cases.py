@@ -49,7 +49,7 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.metrics import vote_statistics
+from icmoe_monai.evaluation.votes import vote_statistics
 from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
 from icmoe_monai.utils.engines import split_items, versions
