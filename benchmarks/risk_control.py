@@ -23,7 +23,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from monai.utils.type_conversion import convert_to_tensor
 
-from icmoe_monai.conformal import control_risk, level_index, miss_curve
+from icmoe_monai.calibration.conformal import control_risk, level_index, miss_curve
 from icmoe_monai.utils.engines import split_items
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.statistics import bootstrap_interval

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigWorkflow
 
-from icmoe_monai.calibration import AUTO, NONE
+from icmoe_monai.calibration.file import AUTO, NONE
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.inference.inputs import check_output_dir
 from icmoe_monai.inference.packs import run_packs, shared_parts

@@ -21,9 +21,9 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils.type_conversion import convert_to_tensor
 
-from icmoe_monai.calibration import Calibration
+from icmoe_monai.calibration.file import Calibration
+from icmoe_monai.calibration.fit import mean_dice
 from icmoe_monai.errors import InputError
-from icmoe_monai.fit_calibration import mean_dice
 from icmoe_monai.shift_figures import draw_conditions, draw_examples, draw_quality
 from icmoe_monai.shifts import CLEAN, SHIFTS
 from icmoe_monai.transforms.vote_features import FIGURES, reliability

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine
 from monai.data.meta_tensor import MetaTensor
 
-from icmoe_monai.calibration import (
+from icmoe_monai.calibration.file import (
     OUTPUT_SETTINGS,
     ApplyCalibrationd,
     Calibration,
@@ -21,9 +21,9 @@ from icmoe_monai.calibration import (
     find_calibration,
     read_calibration,
 )
+from icmoe_monai.calibration.fit import FitCalibration, mean_dice, names_digest
+from icmoe_monai.calibration.no_lesion import fit_no_lesion
 from icmoe_monai.errors import InputError
-from icmoe_monai.fit_calibration import FitCalibration, mean_dice, names_digest
-from icmoe_monai.no_lesion import fit_no_lesion
 from icmoe_monai.transforms.vote_features import TakeVoteFeaturesd
 from icmoe_monai.transforms.votes import SplitVotesd
 

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from pydicom.sr.codedict import codes
 
 import icmoe_monai
-from icmoe_monai.calibration import OUTPUT_SETTINGS
+from icmoe_monai.calibration.file import OUTPUT_SETTINGS
 from icmoe_monai.networks.sam import BACKBONES
 from icmoe_monai.weights.frozen import has_frozen_trunk
 from icmoe_monai.weights.official import OFFICIAL_WEIGHTS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from icmoe_monai.conformal import (
+from icmoe_monai.calibration.conformal import (
     LEVELS,
     check_alpha,
     control_risk,

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 from test_streaming import COLOURS, Windowed, noise, whole
 
-from icmoe_monai.calibration import OUTPUT_SETTINGS
+from icmoe_monai.calibration.file import OUTPUT_SETTINGS
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.imageio.read import LARGE_SUFFIXES

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from icmoe_monai.calibration import OUTPUT_SETTINGS, find_calibration
+from icmoe_monai.calibration.file import OUTPUT_SETTINGS, find_calibration
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid

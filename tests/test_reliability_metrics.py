@@ -11,9 +11,9 @@ from ignite.engine import Engine
 from PIL import Image
 from test_calibration import cases, find, fit
 
-from icmoe_monai.calibration import Calibration
-from icmoe_monai.reliability_figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
-from icmoe_monai.reliability_metrics import ReliabilityMetrics, aurc, risk_coverage
+from icmoe_monai.calibration.figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
+from icmoe_monai.calibration.file import Calibration
+from icmoe_monai.calibration.reliability import ReliabilityMetrics, aurc, risk_coverage
 from icmoe_monai.utils.files import read_csv
 
 FIGURES = ["predicted_dice.png", "reliability.png", "risk_coverage.png"]

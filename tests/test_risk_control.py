@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.risk_control import judge, random_splits
-from icmoe_monai.conformal import LEVELS
+from icmoe_monai.calibration.conformal import LEVELS
 
 
 def curves(n: int, *, shift: float = 0.0, seed: int = 0) -> np.ndarray:

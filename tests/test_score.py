@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from icmoe_monai.score import Score, _fit, fit_score, score_from
+from icmoe_monai.calibration.score import Score, _fit, fit_score, score_from
 
 NAMES = ("informative", "noise", "constant")
 

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from PIL import Image
 from scipy.stats import spearmanr
 
-from icmoe_monai.calibration import Calibration
+from icmoe_monai.calibration.file import Calibration
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE

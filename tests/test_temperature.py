@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import expit, logit
 
-from icmoe_monai.temperature import (
+from icmoe_monai.calibration.temperature import (
     Temperature,
     bin_sums,
     calibration_error,

@@ -32,12 +32,12 @@ from ignite.engine import Engine, Events
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
-from icmoe_monai.calibration import Calibration
-from icmoe_monai.conformal import controlled_mask, level_index, miss_curve, miss_rate
-from icmoe_monai.fit_calibration import mean_dice, names_digest
+from icmoe_monai.calibration.conformal import controlled_mask, level_index, miss_curve, miss_rate
+from icmoe_monai.calibration.figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
+from icmoe_monai.calibration.file import Calibration
+from icmoe_monai.calibration.fit import mean_dice, names_digest
+from icmoe_monai.calibration.temperature import bin_sums, calibration_error
 from icmoe_monai.networks.voting import as_distribution
-from icmoe_monai.reliability_figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
-from icmoe_monai.temperature import bin_sums, calibration_error
 from icmoe_monai.utils.distributed import collect, gathered, is_first
 from icmoe_monai.utils.engines import split_items
 from icmoe_monai.utils.files import write_csv, write_json

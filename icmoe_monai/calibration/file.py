@@ -19,10 +19,10 @@ from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-from icmoe_monai.conformal import controlled_mask
+from icmoe_monai.calibration.conformal import controlled_mask
+from icmoe_monai.calibration.score import score_from
+from icmoe_monai.calibration.temperature import temperature_from
 from icmoe_monai.errors import InputError
-from icmoe_monai.score import score_from
-from icmoe_monai.temperature import temperature_from
 from icmoe_monai.utils.files import check_file, digest_of, dump_json
 from icmoe_monai.weights.frozen import describe_model
 

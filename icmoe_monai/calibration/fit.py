@@ -21,12 +21,12 @@ from ignite.engine import Engine, Events
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
-from icmoe_monai.calibration import FORMAT, OUTPUT_SETTINGS
-from icmoe_monai.conformal import check_alpha, control_risk, miss_curve, miss_rate
+from icmoe_monai.calibration.conformal import check_alpha, control_risk, miss_curve, miss_rate
+from icmoe_monai.calibration.file import FORMAT, OUTPUT_SETTINGS
+from icmoe_monai.calibration.no_lesion import fit_no_lesion
+from icmoe_monai.calibration.score import Score, fit_score
+from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.errors import InputError
-from icmoe_monai.no_lesion import fit_no_lesion
-from icmoe_monai.score import Score, fit_score
-from icmoe_monai.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.transforms.vote_features import dice_overlap
 from icmoe_monai.utils.engines import split_items, versions
 from icmoe_monai.utils.files import write_json

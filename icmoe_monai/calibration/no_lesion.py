@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from icmoe_monai.score import fit_score
+from icmoe_monai.calibration.score import fit_score
 
 NO_LESION_FEATURES = ("peak", "foreground_share", "soft_dice", "disagreement")
 _FEWEST_OF_A_KIND = 5

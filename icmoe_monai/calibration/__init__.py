@@ -1,0 +1,18 @@
+"""How far a mask can be trusted: fitted on validation images, used in inference, judged on test images.
+
+May import transforms, weights and below.
+"""
+
+from __future__ import annotations
+
+from icmoe_monai.calibration.file import ApplyCalibrationd, calibration_path, find_calibration
+from icmoe_monai.calibration.fit import FitCalibration
+from icmoe_monai.calibration.reliability import ReliabilityMetrics
+
+__all__ = [
+    "ApplyCalibrationd",
+    "FitCalibration",
+    "ReliabilityMetrics",
+    "calibration_path",
+    "find_calibration",
+]
