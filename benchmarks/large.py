@@ -32,7 +32,7 @@ from monai.transforms import NormalizeIntensity
 
 from benchmarks.measure import hardware, in_own_process
 from icmoe_monai.data.phantoms import draw_dermoscopy
-from icmoe_monai.large_images import open_large_image
+from icmoe_monai.slides.images import open_large_image
 from icmoe_monai.transforms.votes import decide
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.memory import peak_memory_mb

@@ -21,9 +21,9 @@ from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.imageio.read import LARGE_SUFFIXES
 from icmoe_monai.inference.inputs import find_inputs
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer
-from icmoe_monai.large import LargeSegmenter
-from icmoe_monai.pyramid_tiff import PyramidWriter
-from icmoe_monai.streaming import StreamingVotingInferer
+from icmoe_monai.slides.pyramid_tiff import PyramidWriter
+from icmoe_monai.slides.segmenter import LargeSegmenter
+from icmoe_monai.slides.streaming import StreamingVotingInferer
 from icmoe_monai.transforms.votes import decide
 from icmoe_monai.visualize.overlay import class_colour
 
@@ -185,7 +185,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_mask(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("icmoe_monai.pyramid_tiff._Level._keep_tiles", refuse)
+    monkeypatch.setattr("icmoe_monai.slides.pyramid_tiff._Level._keep_tiles", refuse)
     sentence = refused(folder / "patient 1", tmp_path)
     assert "No space left on device. Free some space there, or choose another folder." in sentence
     assert not list(tmp_path.rglob("*.tif"))

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from icmoe_monai.imageio.pictures import decode_rgb
-from icmoe_monai.large_images import UnreadableImageError, open_large_image
+from icmoe_monai.slides.images import UnreadableImageError, open_large_image
 
 SHAPE = (150, 211)
 
@@ -244,7 +244,7 @@ def test_a_level_that_is_not_there_names_those_that_are(pyramid: Path, tmp_path:
 
 def test_a_header_that_claims_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((600, 500), np.uint8), rowsperstrip=600, compression="zlib")
-    monkeypatch.setattr("icmoe_monai.large_images._LONGEST", 550)
+    monkeypatch.setattr("icmoe_monai.slides.images._LONGEST", 550)
     with pytest.raises(UnreadableImageError, match="claims 500 x 600 pixels"):
         read_in_parts(tmp_path / "a.tif")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)

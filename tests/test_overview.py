@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_streaming import InMemory
 
-from icmoe_monai.overview import Overview
+from icmoe_monai.slides.overview import Overview
 
 
 @pytest.mark.parametrize(("longest_side", "level"), [(200, 0), (100, 1), (40, 3), (25, 3), (24, 4)])

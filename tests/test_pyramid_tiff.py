@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.pyramid_tiff import PyramidWriter
+from icmoe_monai.slides.pyramid_tiff import PyramidWriter
 
 
 def write(path: Path, pixels: np.ndarray, heights: list[int], **about: object) -> None:
@@ -53,7 +53,7 @@ def test_every_level_tells_its_scale(tmp_path: Path) -> None:
 
 
 def test_more_than_four_gigabytes_would_be_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icmoe_monai.pyramid_tiff._BIG", 100)
+    monkeypatch.setattr("icmoe_monai.slides.pyramid_tiff._BIG", 100)
     pixels = np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8)
     write(tmp_path / "a.tif", pixels, [300])
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
@@ -99,7 +99,7 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if when == "rows":
-        monkeypatch.setattr("icmoe_monai.pyramid_tiff._Level._keep_tiles", refuse)
+        monkeypatch.setattr("icmoe_monai.slides.pyramid_tiff._Level._keep_tiles", refuse)
     else:
         monkeypatch.setattr(tifffile.TiffWriter, "write", refuse)
     with pytest.raises(InputError, match=r"Cannot write a\.tif in .*: No space left on device\. Free some space there"):

@@ -8,12 +8,12 @@ import torch
 from monai.transforms import NormalizeIntensity
 from torch import Tensor, nn
 
-from icmoe_monai.background import is_background
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.voting import PixelVoting, to_probabilities
-from icmoe_monai.streaming import StreamingVotingInferer
+from icmoe_monai.slides.background import is_background
+from icmoe_monai.slides.streaming import StreamingVotingInferer
 
 COLOURS = {"pixel_mean": [123.675, 116.28, 103.53], "pixel_std": [58.395, 57.12, 57.375]}
 SIDE = 32

@@ -19,7 +19,7 @@ import numpy as np
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio import pictures
 from icmoe_monai.imageio.read import SLIDE_SUFFIXES
-from icmoe_monai.large_tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError, positive_um, unreadable
+from icmoe_monai.slides.tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError, positive_um, unreadable
 from icmoe_monai.utils.files import check_file
 
 _LONGEST = 500_000  # pixels of a side; a header can claim any number, and memory is that of a row of windows

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import split_suffix
-from icmoe_monai.large_images import LargeImage, UnreadableImageError, open_large_image
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.voting import unpack
-from icmoe_monai.overview import Overview
-from icmoe_monai.pyramid_tiff import PyramidWriter
-from icmoe_monai.streaming import StreamingVotingInferer, Strip
+from icmoe_monai.slides.images import LargeImage, UnreadableImageError, open_large_image
+from icmoe_monai.slides.overview import Overview
+from icmoe_monai.slides.pyramid_tiff import PyramidWriter
+from icmoe_monai.slides.streaming import StreamingVotingInferer, Strip
 from icmoe_monai.transforms.votes import decide
 from icmoe_monai.utils.files import is_of_one_name, write_atomically
 from icmoe_monai.utils.memory import peak_memory_mb

@@ -21,11 +21,11 @@ from monai.transforms.intensity.array import NormalizeIntensity
 from torch import Tensor
 from torch.nn import functional as F
 
-from icmoe_monai.background import is_background
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, autocast, vote
-from icmoe_monai.large_images import LargeImage
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
+from icmoe_monai.slides.background import is_background
+from icmoe_monai.slides.images import LargeImage
 
 _VOTED_AT_ONCE = 1 << 20  # pixels; a vote takes some forty numbers for each
 _ALIGNED = 32  # numbers that PyTorch computes at once; what is left over at the end differs in the last bit
@@ -64,7 +64,7 @@ class StreamingVotingInferer:
     Example:
         >>> import tempfile
         >>> from PIL import Image
-        >>> from icmoe_monai.large_images import open_large_image
+        >>> from icmoe_monai.slides.images import open_large_image
         >>> windows = SlidingWindowVotingInferer(roi_size=32, overlap=0.25)
         >>> inferer = StreamingVotingInferer(windows=windows, pixel_mean=[127] * 3, pixel_std=[60] * 3)
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ def unreadable(path: str, fault: str) -> Iterator[None]:
         >>> with unreadable("a.tif", "is damaged"):
         ...     {}["tag"]
         Traceback (most recent call last):
-        icmoe_monai.large_tiff.UnreadableImageError: a.tif is damaged (KeyError: 'tag'): copy it again.
+        icmoe_monai.slides.tiff.UnreadableImageError: a.tif is damaged (KeyError: 'tag'): copy it again.
     """
     try:
         yield

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from icmoe_monai.large_images import LargeImage
+from icmoe_monai.slides.images import LargeImage
 
 
 class Overview:
@@ -23,7 +23,7 @@ class Overview:
     Example:
         >>> import tempfile
         >>> from PIL import Image
-        >>> from icmoe_monai.large_images import PlainImage
+        >>> from icmoe_monai.slides.images import PlainImage
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.linear_gradient("L").save(f"{folder}/a.png")
         ...     overview = Overview(PlainImage(f"{folder}/a.png"), longest_side=2)
