@@ -11,7 +11,7 @@ import torch
 from monai.transforms import Compose
 from PIL import Image
 
-from icmoe_monai.ambiguity import LEVELS, AmbiguityTest, make_ambiguous_set, measure, summarise
+from icmoe_monai.analysis.ambiguity import LEVELS, AmbiguityTest, make_ambiguous_set, measure, summarise
 from icmoe_monai.data.phantoms import core_of, draw_dermoscopy, draw_ultrasound
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE

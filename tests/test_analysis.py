@@ -11,7 +11,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from icmoe_monai.analysis import read_training
+from icmoe_monai.analysis.experts import read_training
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE

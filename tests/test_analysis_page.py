@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icmoe_monai import analysis_figures, analysis_pictures
-from icmoe_monai.ambiguity import LEVELS, MEASURES
-from icmoe_monai.analysis_page import ONE_EXPERT, render_analysis
-from icmoe_monai.pixel_analysis import REGIONS, CasePixels
+from icmoe_monai.analysis import figures as analysis_figures
+from icmoe_monai.analysis import pictures as analysis_pictures
+from icmoe_monai.analysis.ambiguity import LEVELS, MEASURES
+from icmoe_monai.analysis.page import ONE_EXPERT, render_analysis
+from icmoe_monai.analysis.pixels import REGIONS, CasePixels
 
 NAMES = ("basic", "semantic", "adaptive")
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from icmoe_monai.errors import InputError
-from icmoe_monai.feature_analysis import (
+from icmoe_monai.analysis.features import (
     NO_CLASS,
     FeatureComparison,
     Points,
@@ -19,6 +18,7 @@ from icmoe_monai.feature_analysis import (
     similarity,
     take_window,
 )
+from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 
 

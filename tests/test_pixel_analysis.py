@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from icmoe_monai.pixel_analysis import case_maps, find_regions, look_at_pixels, summarise
+from icmoe_monai.analysis.pixels import case_maps, find_regions, look_at_pixels, summarise
 
 
 def item_of(label: torch.Tensor, experts: torch.Tensor, votes: torch.Tensor) -> dict:

@@ -15,13 +15,13 @@ from monai.data import MetaTensor
 from PIL import Image
 from scipy.stats import spearmanr
 
+from icmoe_monai.analysis.shift_metrics import ShiftMetrics, case_quality, summarise
+from icmoe_monai.analysis.shifts import SHIFTS, STRENGTHS
 from icmoe_monai.calibration.file import Calibration
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.shift_metrics import ShiftMetrics, case_quality, summarise
-from icmoe_monai.shifts import SHIFTS, STRENGTHS
 from icmoe_monai.transforms.votes import SplitVotesd
 from icmoe_monai.utils.statistics import rank_correlation
 from icmoe_monai.weights.checkpoint import save_weights

@@ -11,9 +11,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Resized
 from PIL import Image
 
+from icmoe_monai.analysis.shifts import SHIFTS, STRENGTHS, LoadShifted2Dd, case_seed, shift_image, shifted_cases
 from icmoe_monai.data.phantoms import draw_dermoscopy, draw_ultrasound
 from icmoe_monai.errors import InputError
-from icmoe_monai.shifts import SHIFTS, STRENGTHS, LoadShifted2Dd, case_seed, shift_image, shifted_cases
 
 SHAPE = (90, 128)
 

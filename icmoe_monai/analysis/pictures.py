@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from icmoe_monai.ambiguity import LEVELS, MEASURES
-from icmoe_monai.analysis_figures import COLOURS, DASHES, GRID, MARKERS, WIDTH_INCHES, new_figure
+from icmoe_monai.analysis.ambiguity import LEVELS, MEASURES
+from icmoe_monai.analysis.figures import COLOURS, DASHES, GRID, MARKERS, WIDTH_INCHES, new_figure
 
 _CLASS_COLOURS = ("#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#222222")
 _ALL_RIGHT, _SOME_RIGHT, _ALL_WRONG = "#EEEEEE", "#B0B0B0", "#222222"

@@ -21,11 +21,11 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils.type_conversion import convert_to_tensor
 
+from icmoe_monai.analysis.shift_figures import draw_conditions, draw_examples, draw_quality
+from icmoe_monai.analysis.shifts import CLEAN, SHIFTS
 from icmoe_monai.calibration.file import Calibration
 from icmoe_monai.calibration.fit import mean_dice
 from icmoe_monai.errors import InputError
-from icmoe_monai.shift_figures import draw_conditions, draw_examples, draw_quality
-from icmoe_monai.shifts import CLEAN, SHIFTS
 from icmoe_monai.transforms.vote_features import FIGURES, reliability
 from icmoe_monai.utils.engines import split_items, versions
 from icmoe_monai.utils.files import without_folders, write_csv, write_json

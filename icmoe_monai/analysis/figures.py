@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from icmoe_monai.pixel_analysis import REGIONS, CasePixels
+from icmoe_monai.analysis.pixels import REGIONS, CasePixels
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 MARKERS = "osD^vP*"

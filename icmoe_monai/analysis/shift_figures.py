@@ -11,8 +11,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from icmoe_monai.analysis.shifts import CLEAN, SHIFTS, STRENGTHS, case_seed, shift_image
 from icmoe_monai.imageio.read import read_image
-from icmoe_monai.shifts import CLEAN, SHIFTS, STRENGTHS, case_seed, shift_image
 from icmoe_monai.utils.files import write_atomically
 
 _DICE_COLOUR, _QUALITY_COLOURS = "#000000", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")

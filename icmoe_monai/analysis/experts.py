@@ -16,15 +16,17 @@ from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 from PIL import Image
 
-from icmoe_monai import analysis_figures, analysis_pictures, pixel_analysis
-from icmoe_monai.ambiguity import AmbiguityTest
-from icmoe_monai.analysis_page import render_analysis
+from icmoe_monai.analysis import figures as analysis_figures
+from icmoe_monai.analysis import pictures as analysis_pictures
+from icmoe_monai.analysis import pixels as pixel_analysis
+from icmoe_monai.analysis.ambiguity import AmbiguityTest
+from icmoe_monai.analysis.features import FeatureComparison
+from icmoe_monai.analysis.page import render_analysis
+from icmoe_monai.analysis.pixels import CasePixels, case_maps, look_at_pixels
 from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.errors import InputError
 from icmoe_monai.evaluation.votes import vote_statistics
-from icmoe_monai.feature_analysis import FeatureComparison
 from icmoe_monai.imageio.read import read_image
-from icmoe_monai.pixel_analysis import CasePixels, case_maps, look_at_pixels
 from icmoe_monai.transforms.votes import EXPERT_NAMES
 from icmoe_monai.utils.engines import split_items, versions
 from icmoe_monai.utils.files import read_csv, without_folders, write_atomically, write_json
