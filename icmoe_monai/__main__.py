@@ -1,4 +1,4 @@
-"""`python -m icmoe_monai predict IN OUT`: the bundle's inference workflow by a short name."""
+"""`python -m icmoe_monai predict IN OUT`, the bundle's inference workflow by a short name, and `prepare`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 from monai.bundle import ConfigWorkflow
 
 from icmoe_monai.calibration.file import AUTO, NONE
+from icmoe_monai.data.prepare import main as prepare
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.inference.inputs import check_output_dir
 from icmoe_monai.inference.packs import run_packs, shared_parts
@@ -30,10 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 if something failed.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["prepare"]:
+        prepare(words[1:])
+        return 0
     root = Path(find_bundle_root())
     parser = _parser(_names_of_packs(root))
     try:
-        own, further = _take_further(sys.argv[1:] if arguments is None else arguments, _OPTIONS)
+        own, further = _take_further(words, _OPTIONS)
         known = parser.parse_args(own)
         folders = _predict(root, known, further)
     except KeyboardInterrupt:
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(experts: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m icmoe_monai", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="predict")
+    commands = parser.add_subparsers(required=True, metavar="predict|prepare")
     predict = commands.add_parser(
         "predict",
         help="segment images",
@@ -60,6 +65,7 @@ def _parser(experts: Sequence[str]) -> argparse.ArgumentParser:
         "The same command again, without --overwrite, goes on where it was stopped. Further options, --NAME VALUE, "
         "override what configs/inference.json defines, such as --probability_maps True.",
     )
+    commands.add_parser("prepare", help="make a dataset folder of an official archive", add_help=False)
     predict.add_argument("input", metavar="IN", help="the image, folder or DICOMDIR")
     predict.add_argument("output", metavar="OUT", help="folder of the results")
     predict.add_argument(

@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Without the program's name; None: this process's.
     """
-    parser = argparse.ArgumentParser("python -m icmoe_monai.data.prepare", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser("python -m icmoe_monai prepare", description=__doc__.partition("\n")[0])
     parser.add_argument("protocol", nargs="?", choices=[*OFFICIAL])
     parser.add_argument("archive_dir", nargs="?", help="folder with the release's unpacked folders")
     parser.add_argument("out_dir", nargs="?", help="dataset folder to write")
@@ -249,7 +249,3 @@ def _save_numbers(path: Path, values: np.ndarray, size: tuple[int, int]) -> None
     """Write numbers as PNG, at a size (width, height)."""
     resized = np.asarray(Image.fromarray(values.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
     Image.fromarray(resized.astype(np.uint8 if resized.max() < 256 else np.uint16)).save(path)
-
-
-if __name__ == "__main__":
-    main()

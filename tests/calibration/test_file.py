@@ -1,0 +1,249 @@
+"""The calibration file: which is found, what is refused, what it makes of a case; and how it is fitted and written."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from calibration_cases import EXPERTS, SETTINGS, cases, find, fit
+from ignite.engine import Engine
+from monai.data.meta_tensor import MetaTensor
+
+from icmoe_monai.calibration.file import (
+    OUTPUT_SETTINGS,
+    ApplyCalibrationd,
+    Calibration,
+    calibration_path,
+    find_calibration,
+    read_calibration,
+)
+from icmoe_monai.calibration.fit import FitCalibration, mean_dice, names_digest
+from icmoe_monai.calibration.no_lesion import fit_no_lesion
+from icmoe_monai.errors import InputError
+from icmoe_monai.transforms.vote_features import TakeVoteFeaturesd
+from icmoe_monai.transforms.votes import SplitVotesd
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrated")
+    fit(folder, cases(30, empty=8))
+    return folder
+
+
+def test_what_is_written(calibrated: Path) -> None:
+    content = read_calibration(calibrated / "best.calibration.json")
+    assert content["settings"] == json.loads(json.dumps(SETTINGS))
+    assert content["model"]["checkpoint"] == "best.pt"
+    assert content["data"] | {"names_sha256": "", "mean_dice": 0} == {
+        **{"split": "val", "num_images": 30, "num_with_lesion": 22, "num_lesion_free": 8},
+        **{"names_sha256": "", "mean_dice": 0},
+    }
+    assert content["control"]["num_images"] == 22
+    assert content["control"]["bound"] <= 0.1
+    assert content["fit"]["quality"]["spearman"] > 0.5
+    assert content["fit"]["no_lesion"]["sensitivity"] == content["fit"]["no_lesion"]["specificity"] == 1.0
+    text = (calibrated / "best.calibration.json").read_text()
+    assert "case 1" not in text
+    assert str(calibrated) not in text
+    assert [path.name for path in sorted(calibrated.iterdir())] == ["best.calibration.json", "best.pt"]
+
+
+def test_the_same_images_give_the_same_file_in_any_order_of_batches(calibrated: Path, tmp_path: Path) -> None:
+    items = cases(30, empty=8)
+    checkpoint = calibrated / "best.pt"
+    handler = FitCalibration(
+        path=tmp_path / "again.json", split="val", checkpoint=checkpoint, pretrained=None, settings=SETTINGS
+    )
+    engine = Engine(lambda engine, batch: batch)
+    handler.attach(engine)
+    engine.state.epoch_length = 30
+    engine.run([items[:8], items[8:16], items[16:]], epoch_length=3)
+    again, first = handler.content, read_calibration(calibrated / "best.calibration.json")
+    for part in ("quality", "control", "no_lesion", "data", "review_below"):
+        assert json.loads(json.dumps(again[part])) == first[part], part
+
+
+def test_a_calibration_is_found_beside_its_checkpoint(calibrated: Path) -> None:
+    found = find(calibrated)
+    assert found.is_there
+    assert (found.file, found.reason) == ("best.calibration.json", None)
+    assert found.summary()["control"]["alpha"] == 0.1
+    assert find(calibrated, str(calibrated / "best.calibration.json")).digest == found.digest
+
+
+@pytest.mark.parametrize("path", [None, "none"])
+def test_none_is_none(path: str | None, calibrated: Path) -> None:
+    found = find(calibrated, path)
+    assert not found.is_there
+    assert found.reason == "No calibration was asked for."
+    item = {"pred": torch.rand(1, 4, 4)}
+    assert ApplyCalibrationd(calibration=found)(item) == item
+
+
+def test_without_a_file_beside_the_checkpoint_nothing_is_calibrated(tmp_path: Path) -> None:
+    assert find(tmp_path).reason == "There is no best.calibration.json beside the checkpoint."
+
+
+@pytest.mark.parametrize("path", ["auto", "named"])
+def test_a_calibration_of_another_model_is_refused(path: str, calibrated: Path, tmp_path: Path) -> None:
+    file = tmp_path / "best.calibration.json"
+    file.write_bytes((calibrated / file.name).read_bytes())
+    (tmp_path / "best.pt").write_bytes(b"other weights")
+    with pytest.raises(
+        InputError, match=r"best\.calibration\.json is of another model: it was fitted to best\.pt \(SHA"
+    ):
+        find(tmp_path, "auto" if path == "auto" else str(file))
+
+
+def test_other_settings_are_refused_where_the_file_is_named_and_told_where_it_is_not(
+    calibrated: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = str(calibrated / "best.calibration.json")
+    with pytest.raises(InputError, match=r"fitted with other settings \(voting, overlap differ\): use those"):
+        find(calibrated, file, voting="mean", overlap=0.25)
+    found = find(calibrated, voting="mean")
+    assert found.reason == "The calibration best.calibration.json was fitted with other settings (voting differ)."
+    assert found.reason[:-1] in caplog.text
+    assert not found.is_there
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "is empty"),
+        ("{", "is no calibration, or damaged"),
+        ("[]", "is no calibration of this version"),
+        ('{"format": "icmoe_monai calibration 0", "model": {}, "settings": {}}', "is no calibration of this version"),
+    ],
+    ids=["empty", "damaged", "other", "older"],
+)
+def test_what_is_no_calibration_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        find_calibration(str(tmp_path / "c.json"), checkpoint=None, settings=SETTINGS)
+    with pytest.raises(InputError, match="is not a file"):
+        find_calibration(str(tmp_path / "d.json"), checkpoint=None, settings=SETTINGS)
+
+
+def test_a_part_that_is_missing_is_damage(calibrated: Path) -> None:
+    content = read_calibration(calibrated / "best.calibration.json")
+    del content["control"]["threshold"]
+    with pytest.raises(InputError, match=r"c\.json is damaged .* calibrate again"):
+        Calibration(content, file="c.json")
+
+
+def test_what_is_made_of_a_case(calibrated: Path) -> None:
+    calibration = find(calibrated)
+    seen, further = cases(30, empty=8), cases(12, empty=3, seed=9)
+    apply = ApplyCalibrationd(calibration=calibration)
+    for item in seen + further:
+        made = apply({**item, "pred": item["probability"]})
+        assert torch.equal(made["pred"], item["probability"])
+        assert made["calibrated"].shape == item["probability"].shape
+        assert torch.equal(made["controlled"].bool(), item["probability"].as_tensor() >= calibration.threshold)
+        assert made["review"] == (made["predicted_dice"] < calibration.review_below)
+        assert made["no_lesion"] == bool((item["label"] == 0).all())
+        assert made["no_lesion"] == (made["no_lesion_probability"] >= calibration.content["no_lesion"]["threshold"])
+    predicted = [calibration.predict_dice(item["vote_features"]) for item in further]
+    true = [mean_dice(item["voted"], item["label"], 1) for item in further]
+    assert np.corrcoef(predicted, true)[0, 1] > 0.4
+
+
+def test_a_review_threshold_of_ones_own(calibrated: Path) -> None:
+    item = cases(1)[0]
+    item["pred"] = item["probability"]
+    for threshold, advised in ((1.0, True), (0.0, False)):
+        made = ApplyCalibrationd(calibration=find(calibrated), review_below=threshold)(item)
+        assert made["review"] is advised
+    with pytest.raises(InputError, match="review_below must be a Dice score between 0 and 1, or null, got 80"):
+        ApplyCalibrationd(calibration=Calibration(), review_below=80)
+
+
+def test_what_was_not_fitted_is_not_invented(tmp_path: Path) -> None:
+    handler = fit(tmp_path, cases(9), alpha=0.2)
+    assert handler.content["no_lesion"] is None
+    assert handler.content["quality"] is None
+    assert handler.content["review_below"] is None
+    assert "9 with a lesion, 0 without: not fitted" in handler.content["fit"]["no_lesion"]["reason"]
+    item = cases(1)[0]
+    made = ApplyCalibrationd(calibration=find(tmp_path), review_below=0.5)({**item, "pred": item["probability"]})
+    told = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
+    assert {key: made[key] for key in told} == dict.fromkeys(told)
+    assert "controlled" in made
+
+
+def test_a_failed_case_is_passed_over(calibrated: Path) -> None:
+    item = {"failure": "a.png is empty.", "pred": torch.zeros(1, 2, 2)}
+    assert ApplyCalibrationd(calibration=find(calibrated))(item) == item
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_only_validation_images_calibrate(split: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"fitted on the validation images \(split val\), got split '{split}'"):
+        fit(tmp_path, cases(2), split=split)
+
+
+def test_too_few_images_for_alpha_leave_no_file(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"alpha 0\.1 needs at least 9 validation images with foreground, and there are 6"
+    ):
+        fit(tmp_path, cases(10, empty=4))
+    with pytest.raises(InputError, match=r"review_share must be a share between 0 and 1, got 2"):
+        fit(tmp_path, cases(10), review_share=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_a_folder_that_cannot_be_written_ends_it_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="Cannot write"):
+        fit(tmp_path, cases(10), path=tmp_path / "file" / "c.json")
+
+
+def test_images_of_both_kinds_are_told_apart_by_their_own_vote() -> None:
+    items = cases(24, empty=10)
+    features = [item["vote_features"] for item in items]
+    part, told = fit_no_lesion(features, [i < 10 for i in range(24)])
+    assert part is not None
+    assert 0 < part["threshold"] < 1
+    assert (told["sensitivity"], told["specificity"]) == (1.0, 1.0)
+    shuffled = np.random.default_rng(0).permutation([i < 10 for i in range(24)])
+    _, chance = fit_no_lesion(features, shuffled.tolist())
+    assert chance["sensitivity"] + chance["specificity"] < 1.5
+
+
+def test_three_classes_are_calibrated_and_controlled_together(tmp_path: Path) -> None:
+    split, take, items = SplitVotesd(out_channels=3, expert_names=EXPERTS), TakeVoteFeaturesd(out_channels=3), []
+    for i in range(12):
+        label = torch.zeros(1, 24, 24, dtype=torch.int64)
+        label[:, 4 : 12 + i % 4, 4:12], label[:, 14:20, 6 : 18 + i % 3] = 1, 2
+        logits = 2 * torch.nn.functional.one_hot(label[0], 3).permute(2, 0, 1) + torch.randn(2, 3, 24, 24)
+        experts = torch.softmax(logits, dim=1)
+        pred = MetaTensor(torch.cat([experts.mean(0), experts.flatten(0, 1), torch.full((2, 24, 24), 0.5)]))
+        items.append(split(take({"pred": pred, "label": label, "name": f"case {i}"})))
+    handler = fit(tmp_path, items, out_channels=3, settings=SETTINGS | {"out_channels": 3})
+    assert len(handler.content["temperature"]["bias"]) == 3
+    assert handler.content["fit"]["temperature"]["nll_after"] < handler.content["fit"]["temperature"]["nll_before"]
+    made = ApplyCalibrationd(calibration=find(tmp_path, out_channels=3))({**items[0], "pred": items[0]["probability"]})
+    assert made["calibrated"].shape == (3, 24, 24)
+    assert torch.allclose(made["calibrated"].as_tensor().sum(0), torch.ones(24, 24))
+    assert made["controlled"].unique().tolist() == [0, 1, 2]
+    assert (made["controlled"] > 0).sum() > (items[0]["voted"] > 0).sum()
+
+
+def test_names_are_known_again_in_any_order_and_are_not_kept() -> None:
+    assert names_digest(["b", "a"]) == names_digest(["a", "b"]) != names_digest(["a", "c"])
+
+
+def test_every_output_setting_is_compared(calibrated: Path) -> None:
+    for name in OUTPUT_SETTINGS:
+        changes = copy.deepcopy({name: "changed"})
+        assert name in (find(calibrated, **changes).reason or ""), name
+
+
+def test_where_it_is_looked_for() -> None:
+    assert calibration_path("models/model.pt") == str(Path("models/model.calibration.json"))

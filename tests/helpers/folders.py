@@ -1,0 +1,32 @@
+"""Data sets that a test needs: a folder of images and masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HEIGHT, WIDTH = 20, 24
+
+
+def put_image(path: Path, *, height: int = HEIGHT, width: int = WIDTH) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), (200, 120, 90)).save(path)
+
+
+def put_mask(path: Path, *, value: int = 255, top: int = 4, height: int = HEIGHT, width: int = WIDTH) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[top : top + 3] = value
+    Image.fromarray(mask).save(path)
+
+
+def put_plain(folder: Path, num_cases: int = 10, splits: object = None) -> Path:
+    for i in range(num_cases):
+        put_image(folder / "images" / f"case_{i}.jpg")
+        put_mask(folder / "masks" / f"case_{i}.png")
+    if splits is not None:
+        (folder / "splits.json").write_text(json.dumps(splits))
+    return folder

@@ -1,0 +1,239 @@
+"""Several packs of experts over one trunk: each gives what it gives alone, and the trunk runs once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import torch
+from modes import randomise
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+from pydicom.data import get_testdata_file
+from torch import Tensor
+
+from icmoe_monai.__main__ import main
+from icmoe_monai.data.phantoms import draw_dermoscopy
+from icmoe_monai.errors import InputError
+from icmoe_monai.inference.packs import ExpertPacks, run_packs, shared_parts
+from icmoe_monai.networks.decoder import NoDetail
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.sam import SamImageEncoder
+from icmoe_monai.utils.files import read_csv
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = ["--num_workers", "0", "--device", "cpu", "--image_size", "64"]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+def network() -> ICMoE:
+    """Return a network with experts of its own over a trunk that is always the same."""
+    made = ICMoE(detail=NoDetail()).eval()
+    randomise(made.decoders, 0.2)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in made.encoder.parameters():
+            weight.normal_(std=0.05, generator=generator)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("in")
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (60, 80)), ("b.png", (48, 40)), ("sub/c.png", (33, 90))):
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("both")
+    further = [*SETTINGS, "--probability_maps", "true", "--experts", "skin,breast"]
+    assert main(["predict", str(folder), str(output), *further]) == 0
+    return output
+
+
+@pytest.mark.parametrize("pack", ["skin", "breast"])
+def test_a_pack_gives_bit_for_bit_what_it_gives_alone(folder: Path, both: Path, tmp_path: Path, pack: str) -> None:
+    alone = tmp_path / pack
+    assert main(["predict", str(folder), str(alone), *SETTINGS, "--probability_maps", "true", "--experts", pack]) == 0
+    images = sorted(path.relative_to(alone) for path in alone.rglob("*.png"))
+    assert len(images) == 3 * 3  # masks, overlays, probabilities
+    assert images == sorted(path.relative_to(both / pack) for path in (both / pack).rglob("*.png"))
+    for path in images:
+        assert (alone / path).read_bytes() == (both / pack / path).read_bytes(), path
+    for one, other in zip(read_csv(alone / "report.csv"), read_csv(both / pack / "report.csv"), strict=True):
+        assert {**one, "seconds": None} == {**other, "seconds": None}
+
+
+def test_the_packs_do_not_agree_by_chance(both: Path) -> None:
+    maps = [np.asarray(Image.open(both / pack / "probabilities" / "a.png")) for pack in ("skin", "breast")]
+    assert (maps[0] != maps[1]).any()
+
+
+def test_a_finished_run_is_not_done_again_and_a_new_pack_joins(
+    folder: Path, both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    voters: list[int] = []
+    trunk = SamImageEncoder.trunk
+    monkeypatch.setattr(SamImageEncoder, "trunk", lambda self, *rest: runs.append(1) or trunk(self, *rest))
+    maps_of = ICMoE.maps_of
+    monkeypatch.setattr(ICMoE, "maps_of", lambda self, *rest: voters.append(id(self)) or maps_of(self, *rest))
+    stamps = {path: path.stat().st_mtime_ns for path in both.rglob("*.png")}
+    again = [*SETTINGS, "--probability_maps", "true", "--experts", "breast,skin"]
+    assert main(["predict", str(folder), str(both), *again]) == 0
+    assert runs == []
+    assert {path: path.stat().st_mtime_ns for path in both.rglob("*.png")} == stamps
+    assert main(["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "skin,breast"]) == 0
+    assert len(runs) == 3  # images, not images times packs
+    assert len(voters) == 6
+    (tmp_path / "breast" / "masks" / "b.png").unlink()
+    assert main(["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "skin,breast"]) == 0
+    assert len(runs) == 4
+    assert len(voters) == 7  # skin's experts have nothing to do
+    assert (tmp_path / "breast" / "masks" / "b.png").is_file()
+
+
+def test_an_anonymous_run_names_cases_alike_in_all_packs(folder: Path, tmp_path: Path) -> None:
+    assert main(["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "skin,breast", "--anonymous"]) == 0
+    names = [sorted(path.name for path in (tmp_path / pack / "masks").iterdir()) for pack in ("skin", "breast")]
+    assert names[0] == names[1]
+    assert all(name.startswith("case_") for name in names[0])
+
+
+def test_a_bad_image_fails_in_every_report_and_the_others_are_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    Image.new("RGB", (64, 64), (90, 20, 40)).save(images / "good.png")
+    (images / "bad.png").touch()
+    assert main(["predict", str(images), str(tmp_path / "out"), *SETTINGS, "--experts", "skin,breast"]) == 1
+    assert "1 of 2 images could not be used, the others are done" in capsys.readouterr().err
+    for pack in ("skin", "breast"):
+        report = json.loads((tmp_path / "out" / pack / "report.json").read_text())
+        assert (report["complete"], report["num_failed"], report["num_cases"]) == (True, 1, 2)
+        assert (tmp_path / "out" / pack / "masks" / "good.png").is_file()
+
+
+def test_a_stopped_run_leaves_every_report(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: ExpertPacks, image: Tensor, names: list[str]) -> dict[str, Tensor]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ExpertPacks, "expert_maps", stop)
+    assert main(["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "skin,breast"]) == 130
+    for pack in ("skin", "breast"):
+        report = json.loads((tmp_path / pack / "report.json").read_text())
+        assert (report["complete"], report["stopped_by"]) == (False, "KeyboardInterrupt")
+        assert (tmp_path / pack / "report.html").is_file()
+
+
+def test_networks_over_different_trunks_are_refused() -> None:
+    one, other = network(), network()
+    with torch.no_grad():
+        other.encoder.blocks[0].mlp.lin1.weight[0, 0] += 1
+    for differing in (other, ICMoE()):
+        with pytest.raises(InputError, match="experts b and a were trained on different encoders"):
+            ExpertPacks({"a": one, "b": differing})
+
+
+def test_maps_of_packs_are_those_of_the_networks() -> None:
+    one, other = network(), network()
+    image = torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        maps = ExpertPacks({"a": one, "b": other}).expert_maps(image)
+        assert torch.equal(maps["a"], one.expert_maps(image))
+        assert torch.equal(maps["b"], other.expert_maps(image))
+        assert not torch.equal(maps["a"], maps["b"])
+
+
+def test_packs_that_see_images_differently_are_refused(folder: Path, tmp_path: Path) -> None:
+    def flow(pack: str, **overrides: object) -> ConfigWorkflow:
+        made = ConfigWorkflow(
+            config_file=[str(ROOT / "configs" / "inference.json"), str(ROOT / "configs" / "experts" / f"{pack}.yaml")],
+            workflow_type="infer", logging_file=False, dataset_dir=str(folder), output_dir=str(tmp_path / pack),
+            device="cpu", **overrides,
+        )  # fmt: skip
+        made.initialize()
+        return made
+
+    first = flow("skin", image_size=64)
+    second = flow("breast", image_size=64, longest_side=128, **shared_parts(first))
+    with pytest.raises(InputError, match=r"breast and skin do not see images alike \(longest_side differ\)"):
+        run_packs({"skin": first, "breast": second})
+
+
+def test_a_pack_that_reads_images_in_its_own_way_is_refused(folder: Path, tmp_path: Path) -> None:
+    pack = tmp_path / "own.yaml"
+    pack.write_text("preprocessing#transforms#2#subtrahend: [1, 1, 1]")
+    with pytest.raises(InputError, match=r"own\.yaml sets preprocessing#transforms#2#subtrahend, and packs that run"):
+        shared_parts(None, pack)  # type: ignore[arg-type]
+
+
+def test_labels_and_inputs_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelled = tmp_path / "breast"
+    for name in ("images", "masks"):
+        (labelled / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (200, 0, 0)).save(labelled / name / "a.png")
+    before = (labelled / "masks" / "a.png").read_bytes()
+    for images in (labelled / "images", labelled):
+        assert main(["predict", str(images), str(tmp_path), *SETTINGS, "--experts", "skin,breast"]) == 1
+        assert "choose another" in capsys.readouterr().err
+    assert (labelled / "masks" / "a.png").read_bytes() == before
+    assert not (tmp_path / "skin").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--experts", " skin , liver"], "--experts knows no 'liver': choose of breast, skin"),
+        (["--experts", "skin,breast", "--checkpoint", "x.pt"], "--checkpoint belongs to one set of experts"),
+        (["--experts", "skin,breast", "--calibration", "x.json"], "--calibration belongs to one set of experts"),
+        (["--experts", "skin,skin"], "--experts names skin twice"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    assert main(["predict", str(folder), str(tmp_path), *words]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_calibrated_packs_give_volumes_and_measures_as_alone(tmp_path: Path) -> None:
+    images = tmp_path / "in"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    volume = nibabel.Nifti1Image(rng.integers(0, 255, (40, 30, 2)).astype(np.int16), np.diag([-2, -1.5, 3, 1]))
+    nibabel.save(volume, images / "stack.nii.gz")
+    (images / "ct.dcm").write_bytes(Path(get_testdata_file("CT_small.dcm", download=False)).read_bytes())
+    picture, _ = draw_dermoscopy(np.random.default_rng(1), (200, 256))
+    Image.fromarray(picture).save(images / "skin.png")
+    settings = ["--num_workers", "0", "--device", "cpu", "--disagreement_maps", "True"]
+    assert main(["predict", str(images), str(tmp_path / "both"), *settings, "--experts", "skin,breast"]) == 0
+    for pack in ("skin", "breast"):
+        alone, beside = tmp_path / pack, tmp_path / "both" / pack
+        assert main(["predict", str(images), str(alone), *settings, "--experts", pack]) == 0
+        files = sorted(path.relative_to(alone) for path in alone.rglob("*") if path.suffix in (".png", ".gz", ".dcm"))
+        assert {path.parts[0] for path in files} == {
+            "masks", "overlays", "controlled", "disagreement", "volumes", "segmentations"
+        }  # fmt: skip
+        for path in files:
+            if path.suffix == ".dcm":
+                one, other = (pydicom.dcmread(folder / path).PixelData for folder in (alone, beside))
+                assert one == other
+            else:
+                assert (alone / path).read_bytes() == (beside / path).read_bytes(), path
+        rows = [read_csv(folder / "report.csv") for folder in (alone, beside)]
+        assert all(row["predicted_dice"] for row in rows[0])
+        for one, other in zip(*rows, strict=True):
+            assert {**one, "seconds": None} == {**other, "seconds": None}

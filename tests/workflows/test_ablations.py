@@ -1,0 +1,212 @@
+"""Every row of the studies is what its overlay says: what is trained, by which loss."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+from icmoe_monai.networks.baselines import Baseline
+from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
+from icmoe_monai.networks.voting import STRATEGIES
+from icmoe_monai.settings import trainable_parameters
+from icmoe_monai.weights.frozen import frozen_parts, has_frozen_trunk
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+ABLATIONS = sorted((CONFIGS / "ablations").glob("*.yaml"))
+BASELINES = sorted((CONFIGS / "baselines").glob("*.yaml"))
+STUDIES = [CONFIGS / "studies" / f"{name}.yaml" for name in ("reduced", "full")]  # shipped.yaml makes the models
+TRUNK = {"pretrained": "some trunk"}  # as a study gives it, before the row's own overlay
+# MONAI's own: heads of UNet++ for deep supervision only
+UNUSED = {"unet_plus_plus": ("network.final_conv_0_1.", "network.final_conv_0_2.", "network.final_conv_0_3.")}
+SINGLE = {"decoder_only", "semantic_only", "adaptive_only", "lora_all", "full_finetuning"}
+
+
+def parser_of(overlay: Path | None, *more: str) -> ConfigParser:
+    files = [str(CONFIGS / "train.json")]
+    config = ConfigParser.load_config_files(files)
+    parser = ConfigParser(config)
+    parser.update(TRUNK)
+    for file in (overlay, *more):
+        if file is not None:
+            parser.update(ConfigParser.load_config_file(str(file)))
+    parser["device"] = "cpu"
+    return parser
+
+
+@pytest.fixture(scope="module")
+def full() -> tuple[ICMoE, dict[str, float]]:
+    parser = parser_of(None)
+    return parser.get_parsed_content("network_def"), parser.get_parsed_content("loss_def").weights
+
+
+def by_name(name: str) -> Path:
+    return CONFIGS / "ablations" / f"{name}.yaml"
+
+
+def names_trained(network: torch.nn.Module) -> set[str]:
+    return {name for name, weight in network.named_parameters() if weight.requires_grad}
+
+
+@pytest.mark.parametrize("overlay", ABLATIONS + BASELINES, ids=lambda path: path.stem)
+def test_an_overlay_is_short_and_asks_something(overlay):
+    lines = overlay.read_text().splitlines()
+    assert len(lines) <= 10
+    assert lines[0].startswith("# ")
+    assert overlay in BASELINES or "?" in lines[0]
+
+
+@pytest.mark.parametrize("overlay", ABLATIONS + BASELINES, ids=lambda path: path.stem)
+def test_an_overlay_trains_what_it_says_that_it_trains(overlay):
+    parser = parser_of(overlay)
+    network, loss = parser.get_parsed_content("network_def").train(), parser.get_parsed_content("loss_def")
+    image = torch.randn(2, 3, 64, 64)
+    label = torch.zeros(2, 1, 64, 64)
+    label[:, :, 16:48, 16:40] = 1
+    loss(network(image), label).backward()
+    without = [name for name, weight in network.named_parameters() if weight.requires_grad != (weight.grad is not None)]
+    assert all(name.startswith(UNUSED.get(overlay.stem, ("-",))) for name in without), without
+    assert network.eval()(image).shape == label.shape
+    if overlay in ABLATIONS:
+        trains_trunk = overlay.stem in ("full_finetuning", "from_scratch")
+        assert has_frozen_trunk(network) != trains_trunk
+        assert (parser["pretrained"] is None) == (overlay.stem == "from_scratch")
+
+
+@pytest.mark.parametrize("overlay", ABLATIONS + BASELINES, ids=lambda path: path.stem)
+def test_an_overlay_serves_training_and_evaluation_alike(overlay):
+    trained = parser_of(overlay)
+    evaluated = parser_of(overlay, str(CONFIGS / "evaluate.json"))
+    states = [parser.get_parsed_content("network_def").state_dict() for parser in (trained, evaluated)]
+    assert {k: v.shape for k, v in states[0].items()} == {k: v.shape for k, v in states[1].items()}
+    methods = evaluated.get_parsed_content("validate#additional_metrics")
+    assert {f"val_{name}_dice" for name in evaluated["experts"]} <= methods.keys()
+
+
+@pytest.mark.parametrize("overlay", BASELINES, ids=lambda path: path.stem)
+def test_a_baseline_is_trained_whole_by_dice_and_cross_entropy_alone(overlay):
+    parser = parser_of(overlay)
+    network, loss = parser.get_parsed_content("network_def"), parser.get_parsed_content("loss_def")
+    assert isinstance(network, Baseline)
+    assert parser["pretrained"] is None
+    assert names_trained(network.network) == {name for name, _ in network.network.named_parameters()}
+    assert 2e6 <= sum(weight.numel() for weight in trainable_parameters(network)) <= 8e6
+    assert loss.weights["experts"] == 0
+    norms = {name: type(module).__name__ for name, module in network.named_modules() if "Norm" in type(module).__name__}
+    assert "BatchNorm2d" in norms.values()
+    others = {name for name, kind in norms.items() if kind not in ("BatchNorm2d", "LayerNorm")}
+    assert all(overlay.stem == "attention_unet" and ".merge." in name for name in others)  # MONAI has no option there
+
+
+def test_single_experts_are_trained_by_their_own_loss_alone(full):
+    for name in SINGLE:
+        parser = parser_of(by_name(name))
+        assert len(parser["experts"]) == 1
+        assert parser.get_parsed_content("loss_def").weights["experts"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "term"), [("no_vote_loss", "vote"), ("no_balance", "balance"), ("no_contrast", "contrast")]
+)
+def test_a_loss_is_left_out_and_no_other(name, term, full):
+    weights = parser_of(by_name(name)).get_parsed_content("loss_def").weights
+    assert weights == full[1] | {term: 0.0}
+    assert full[1][term] > 0
+
+
+def test_pixel_weights_are_left_out(full):
+    loss = parser_of(by_name("no_pixel_weights")).get_parsed_content("loss_def")
+    assert loss.pixel_weights is None
+    assert loss.weights == full[1]
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in ("adaptive", "best")])
+def test_another_vote_leaves_the_experts_as_they_are(strategy, full):
+    network = parser_of(by_name(f"voting_{strategy}")).get_parsed_content("network_def")
+    assert network.voting.strategy == strategy
+    lost = names_trained(full[0]) - names_trained(network)
+    assert lost
+    assert all(name.startswith(("gate.", "voting.")) for name in lost)
+
+
+@pytest.mark.parametrize(
+    ("name", "experts"),
+    [
+        ("decoder_only", ["basic"]),
+        ("basic_semantic", ["basic", "semantic"]),
+        ("basic_adaptive", ["basic", "adaptive"]),
+        ("lora_all", ["semantic"]),
+        ("full_finetuning", ["basic"]),
+        ("from_scratch", list(EXPERTS)),
+    ],
+)
+def test_the_experts_are_those_that_the_name_says(name, experts):
+    assert parser_of(by_name(name)).get_parsed_content("network_def").expert_names == experts
+
+
+def test_decoder_only_trains_nothing_of_the_encoders_kind(full):
+    network = parser_of(by_name("decoder_only")).get_parsed_content("network_def")
+    decoder = {name for name in names_trained(full[0]) if name.startswith("decoders.basic.")}
+    assert names_trained(network) == decoder
+
+
+@pytest.mark.parametrize("name", ["semantic", "adaptive"])
+def test_an_expert_trained_alone_is_that_of_the_whole(name, full):
+    network = parser_of(by_name(f"{name}_only")).get_parsed_content("network_def")
+    assert network.expert_names == [name]
+    assert names_trained(network) < names_trained(full[0])
+
+
+def test_the_pyramid_gives_way_to_a_stem_that_is_trained(full):
+    assert frozen_parts(full[0]) == ["encoder", "detail"]
+    parser = parser_of(by_name("detail_stem"))
+    network = parser.get_parsed_content("network_def")
+    assert frozen_parts(network) == ["encoder"]
+    assert parser["pyramid"] is None
+    assert {name for name in names_trained(network) if name.startswith("detail.")}
+
+
+def test_experts_can_be_trained_to_stand_alone(full):
+    weights = parser_of(by_name("expert_weight_1")).get_parsed_content("loss_def").weights
+    assert weights == full[1] | {"experts": 1.0}
+    assert full[1]["experts"] < 1
+
+
+def test_low_rank_updates_stand_in_every_block():
+    network = parser_of(by_name("lora_all")).get_parsed_content("network_def")
+    assert network.split == 0
+
+
+@pytest.mark.parametrize(("name", "depth"), [("depth_1", 1), ("depth_4", 4)])
+def test_depths_differ_from_the_default_by_their_name(name, depth, full):
+    network = parser_of(by_name(name)).get_parsed_content("network_def")
+    num_blocks = len(network.encoder.blocks)
+    assert num_blocks - network.split == depth
+    assert num_blocks - full[0].split == 2
+
+
+def test_communication_is_left_out(full):
+    network = parser_of(by_name("no_communication")).get_parsed_content("network_def")
+    lost = names_trained(full[0]) - names_trained(network)
+    assert lost
+    assert all(name.startswith("communication.") for name in lost)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_has_every_overlay_as_a_row_of_its_name(path):
+    rows = yaml.safe_load(path.read_text())["rows"]
+    files = {overlay.stem: str(overlay.relative_to(ROOT)) for overlay in ABLATIONS + BASELINES}
+    assert rows == {"icmoe": None, **files}
+    assert next(iter(rows)) == "icmoe"
+
+
+def test_the_studies_differ_in_budget_and_size_only():
+    reduced, full_study = (
+        yaml.safe_load((CONFIGS / "studies" / f"{name}.yaml").read_text()) for name in ("reduced", "full")
+    )
+    for key in ("seeds", "rows", "tuning"):
+        assert reduced[key] == full_study[key]
+    assert reduced["settings"].keys() == full_study["settings"].keys()
+    assert list(reduced["rows"]) == list(full_study["rows"])
