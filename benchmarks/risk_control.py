@@ -31,11 +31,7 @@ from icmoe_monai.weights.frozen import describe_model
 
 ROOT = Path(__file__).parent.parent
 _NUM_BOOTSTRAP = 1000
-_LOADERS = (
-    "icmoe_monai.weights.handlers.PretrainedTrunk",
-    "icmoe_monai.weights.handlers.PretrainedPyramid",
-    "icmoe_monai.weights.handlers.CheckpointLoader",
-)
+_LOADERS = ("icmoe_monai.weights.LoadFrozen", "icmoe_monai.weights.CheckpointLoader")
 
 
 def main() -> None:

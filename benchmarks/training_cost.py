@@ -44,8 +44,8 @@ TRAININGS = {
 OF_THE_FOUNDATION = ("icmoe, cached", "icmoe", "full fine-tuning")  # with another backbone than vit_t
 _DEPTHS = {"vit_t": 8, "vit_b": 12, "vit_l": 24, "vit_h": 32}
 _KEPT = (
-    "icmoe_monai.training.feature_cache.CacheFeatures",
-    "icmoe_monai.training.handlers.GradientClipping",
+    "icmoe_monai.training.CacheFeatures",
+    "icmoe_monai.training.GradientClipping",
     "LrScheduleHandler",
 )
 _PASS = 2  # batches in one pass over the images

@@ -31,7 +31,7 @@ def test_documents_name_the_public_names():
         assert name in text, name
 
 
-@pytest.mark.parametrize("target", ["ICMoE", "icmoe_monai.networks.icmoe.ICMoE", "monai.networks.nets.ICMoE"])
+@pytest.mark.parametrize("target", ["ICMoE", "icmoe_monai.networks.ICMoE", "monai.networks.nets.ICMoE"])
 def test_the_network_is_built_by_its_bare_and_its_full_name(target):
     network = ConfigParser({"network": {"_target_": target, "out_channels": 2}}).get_parsed_content("network")
     assert type(network) is icmoe_monai.ICMoE

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -28,13 +28,13 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.evaluation.votes import vote_statistics
 from icmoe_monai.imageio.read import read_image
 from icmoe_monai.transforms.votes import EXPERT_NAMES
-from icmoe_monai.utils.engines import split_items, versions
+from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import read_csv, without_folders, write_atomically, write_json
 
 _PICTURE_SIDE = 320
 
 
-class ExpertAnalysis:
+class ExpertAnalysis(CaseHandler):
     """Handler that looks at every case of an evaluation and writes the analysis when all are done.
 
     Needs `SplitVotesd` in the evaluator's postprocessing, a label in every case and batches of one. With a single
@@ -85,16 +85,6 @@ class ExpertAnalysis:
         self._votes: list[dict[str, float]] = []
         self._shown: list[dict[str, Any]] = []
         self._chosen: set[int] = set()
-
-    def attach(self, engine: Engine) -> None:
-        """Register the handler.
-
-        Args:
-            engine: Evaluator whose output is decollated.
-        """
-        engine.add_event_handler(Events.STARTED, self.started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Forget the run before, and choose the cases that are shown."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.utils.type_conversion import convert_to_tensor
 
 from icmoe_monai.analysis.shift_figures import draw_conditions, draw_examples, draw_quality
@@ -27,7 +27,7 @@ from icmoe_monai.calibration.file import Calibration
 from icmoe_monai.calibration.fit import mean_dice
 from icmoe_monai.errors import InputError
 from icmoe_monai.transforms.vote_features import FIGURES, reliability
-from icmoe_monai.utils.engines import split_items, versions
+from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import without_folders, write_csv, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rank_correlation, rounded
 
@@ -57,7 +57,7 @@ def case_quality(item: Mapping[str, Any], calibration: Calibration | None = None
     return reliability(*maps)
 
 
-class ShiftMetrics:
+class ShiftMetrics(CaseHandler):
     """Handler that scores shifted cases and writes `shifts.csv`, `shifts.json` and the figures when all are done.
 
     Needs `SplitVotesd` in the evaluator's postprocessing, a label, and the cases of `shifted_cases`.
@@ -99,16 +99,6 @@ class ShiftMetrics:
         self.settings = {"versions": versions(), "seed": seed, **without_folders(dict(bundle_info or {}))}
         self._rows: list[dict[str, Any]] = []
         self._example = ""
-
-    def attach(self, engine: Engine) -> None:
-        """Register the handler.
-
-        Args:
-            engine: Evaluator whose output is decollated.
-        """
-        engine.add_event_handler(Events.STARTED, self.started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Forget the run before."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.errors import InputError
 from icmoe_monai.transforms.vote_features import dice_overlap
-from icmoe_monai.utils.engines import split_items, versions
+from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.statistics import rank_correlation
 from icmoe_monai.weights.frozen import describe_model
@@ -37,7 +37,7 @@ _FEWEST_CASES = 10  # to predict the Dice score from
 _MOST_PIXELS = 2**18  # of all images
 
 
-class FitCalibration:
+class FitCalibration(CaseHandler):
     """Handler that collects what a calibration is fitted to, and writes it when all cases are done.
 
     Needs `TakeVoteFeaturesd` and `SplitVotesd` in the evaluator's postprocessing, with `disagreement` at the label's
@@ -104,16 +104,6 @@ class FitCalibration:
         self._features: list[dict[str, float]] = []
         self._dice: list[float] = []
         self._is_empty: list[bool] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Register the handler.
-
-        Args:
-            engine: Evaluator whose output is decollated.
-        """
-        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Forget an earlier run, and end this one at once if its result could not be written."""

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
@@ -39,7 +39,7 @@ from icmoe_monai.calibration.fit import mean_dice, names_digest
 from icmoe_monai.calibration.temperature import bin_sums, calibration_error
 from icmoe_monai.networks.voting import as_distribution
 from icmoe_monai.utils.distributed import collect, gathered, is_first
-from icmoe_monai.utils.engines import split_items
+from icmoe_monai.utils.engines import CaseHandler, split_items
 from icmoe_monai.utils.files import write_csv, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rank_correlation
 
@@ -51,7 +51,7 @@ CONFIDENCES = {
 }
 
 
-class ReliabilityMetrics:
+class ReliabilityMetrics(CaseHandler):
     """Handler that writes `reliability.json`, `reliability.csv` (a line per case) and three figures.
 
     Needs `TakeVoteFeaturesd` and `SplitVotesd` in the evaluator's postprocessing, and labels. Only numbers are kept
@@ -86,16 +86,6 @@ class ReliabilityMetrics:
         self.result: dict[str, Any] = {}
         self._rows: list[dict[str, Any]] = []
         self._bins: dict[str, np.ndarray] = {}
-
-    def attach(self, engine: Engine) -> None:
-        """Register the handler.
-
-        Args:
-            engine: Evaluator whose output is decollated.
-        """
-        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Forget an earlier run."""

@@ -52,7 +52,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.evaluation.votes import vote_statistics
 from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
-from icmoe_monai.utils.engines import split_items, versions
+from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import without_folders, write_atomically, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rounded
 
@@ -76,7 +76,7 @@ class MaskScores(NamedTuple):
     false_alarm: int
 
 
-class CaseMetrics:
+class CaseMetrics(CaseHandler):
     """Handler that scores every case by every method and writes `cases.csv` and `summary.json` when all are done.
 
     Needs `SplitVotesd` in the evaluator's postprocessing and a label in every item. A case is called by the item's
@@ -142,17 +142,11 @@ class CaseMetrics:
         self._seconds: list[float] = []
 
     def attach(self, engine: Engine) -> None:
-        """Register the handler.
-
-        Args:
-            engine: Evaluator whose output is decollated.
-        """
-        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
+        """Register the handler; of MONAI's engines, the forward pass is timed too."""
+        super().attach(engine)
         engine.add_event_handler(Events.ITERATION_STARTED, self.iteration_started)
         if isinstance(engine, Workflow):
             engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.forward_completed)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Forget the previous run, and end this one at once if its results could not be written."""

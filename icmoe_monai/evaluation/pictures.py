@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -26,7 +26,7 @@ from icmoe_monai.imageio.read import read_image
 from icmoe_monai.networks.voting import disagreement
 from icmoe_monai.transforms.votes import EXPERT_NAMES
 from icmoe_monai.utils.distributed import collect, gathered, is_first, num_processes, process_index
-from icmoe_monai.utils.engines import case_items
+from icmoe_monai.utils.engines import CaseHandler, case_items
 from icmoe_monai.utils.files import write_atomically
 
 _EXPERT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -35,7 +35,7 @@ _LONGEST_SIDE = 320
 _WIDTH_INCHES, _DPI = 12.0, 120
 
 
-class PredictionPictures:
+class PredictionPictures(CaseHandler):
     """Write `<output_dir>/predictions.png` with some cases of a run, spread evenly over it.
 
     Each case is kept as a small picture only, so that the page costs no memory worth naming. The image is read again
@@ -65,16 +65,6 @@ class PredictionPictures:
         self.expert_names = tuple(expert_names)
         self.cases: list[dict[str, Any]] = []
         self.chosen: set[int] = set()
-
-    def attach(self, engine: Engine) -> None:
-        """Register the handler.
-
-        Args:
-            engine: An evaluator whose items hold `image`, `voted`, `expert_probabilities`, `votes` and perhaps `label`.
-        """
-        engine.add_event_handler(Events.STARTED, self.started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Forget the cases of the run before, and choose the iterations whose cases are shown."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
@@ -36,7 +36,7 @@ from icmoe_monai.evaluation.objects import ObjectScores, ObjectSums, compare_obj
 from icmoe_monai.imageio.masks import read_objects
 from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
-from icmoe_monai.utils.engines import split_items
+from icmoe_monai.utils.engines import CaseHandler, split_items
 from icmoe_monai.utils.files import write_atomically, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rounded
 
@@ -52,7 +52,7 @@ _GLAS_PART = re.compile(r"(test[AB])_\d+")
 Row = dict[str, float]
 
 
-class ProtocolMetrics:
+class ProtocolMetrics(CaseHandler):
     """Handler that scores every case and method by a protocol, and writes `protocol.json` and `protocol.csv`.
 
     Needs `SplitVotesd` in the evaluator's postprocessing and a label in every item, as `CaseMetrics` does; put it
@@ -107,16 +107,6 @@ class ProtocolMetrics:
         self.seed = seed
         self._names: list[str] = []
         self._rows: dict[str, list[Row]] = {}
-
-    def attach(self, engine: Engine) -> None:
-        """Register the handler.
-
-        Args:
-            engine: Evaluator whose output is decollated.
-        """
-        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Forget the previous run."""

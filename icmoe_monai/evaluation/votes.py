@@ -11,7 +11,7 @@ from math import log
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import DiceMetric
 from monai.utils.type_conversion import convert_to_tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from icmoe_monai.networks.voting import disagreement
 from icmoe_monai.transforms.votes import EXPERT_NAMES, decide, voting_methods
-from icmoe_monai.utils.engines import split_items
+from icmoe_monai.utils.engines import CaseHandler, split_items
 
 
 def dice_metrics(
@@ -48,7 +48,7 @@ def dice_metrics(
     }
 
 
-class VoteStatistics:
+class VoteStatistics(CaseHandler):
     """Handler that writes the means of `vote_statistics` over the cases into `engine.state.metrics`.
 
     Needs `SplitVotesd` in the evaluator's postprocessing. Handlers of one event run in the order of the list: put it
@@ -75,16 +75,6 @@ class VoteStatistics:
         self.prefix = prefix
         self._num_cases = 0
         self._sums: dict[str, float] = {}
-
-    def attach(self, engine: Engine) -> None:
-        """Register the handler.
-
-        Args:
-            engine: Evaluator whose output is decollated.
-        """
-        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
 
     def started(self, engine: Engine) -> None:
         """Forget the previous epoch's cases."""

@@ -1,14 +1,44 @@
-"""What handlers of MONAI's engines share: the cases of an iteration, and the versions that a report notes."""
+"""What handlers of MONAI's engines share: when they act, an iteration's cases, versions for reports."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import monai
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from icmoe_monai.version import __version__
+
+
+class CaseHandler(ABC):
+    """Handler: look at every case of an evaluator's run, and say at its end what they amount to.
+
+    What derives from it stands in a config's list of handlers. Handlers of one event run in the order of that list.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: Evaluator whose output is decollated.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.completed)
+
+    @abstractmethod
+    def started(self, engine: Engine) -> None:
+        """Forget the cases of the run before."""
+
+    @abstractmethod
+    def iteration_completed(self, engine: Engine) -> None:
+        """Look at the cases of one iteration."""
+
+    @abstractmethod
+    def completed(self, engine: Engine) -> None:
+        """Say what the cases amount to."""
 
 
 def case_items(engine: Engine) -> list[dict[str, Any]]:

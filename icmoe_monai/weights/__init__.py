@@ -8,14 +8,13 @@ from __future__ import annotations
 from icmoe_monai.weights.checkpoint import load_weights, save_weights
 from icmoe_monai.weights.formats import find_file
 from icmoe_monai.weights.frozen import describe_model
-from icmoe_monai.weights.handlers import CheckpointLoader, PretrainedPyramid, PretrainedTrunk, UntouchedTrunk
+from icmoe_monai.weights.handlers import CheckpointLoader, LoadFrozen, UntouchedTrunk
 from icmoe_monai.weights.pyramid import load_pyramid_weights, save_pyramid_weights
 from icmoe_monai.weights.sam import load_sam_weights, save_sam_weights, trunk_fingerprint
 
 __all__ = [
     "CheckpointLoader",
-    "PretrainedPyramid",
-    "PretrainedTrunk",
+    "LoadFrozen",
     "UntouchedTrunk",
     "describe_model",
     "find_file",

@@ -20,74 +20,77 @@ from icmoe_monai.weights.pyramid import load_pyramid_weights
 from icmoe_monai.weights.sam import load_sam_weights
 
 
-class PretrainedTrunk:
-    """Load the foundation encoder's weights when an engine starts, or say that there are none.
+class LoadFrozen:
+    """Handler: load the weights that a training leaves as they are, the encoder's and the image pyramid's.
+
+    Stands before the `CheckpointLoader`, whose file holds all but these. They are two handlers since MONAI's federated
+    client takes handlers called CheckpointLoader out of an evaluation, which then keeps the weights that it was sent.
 
     Args:
-        network: The whole network; its `encoder` is loaded.
-        source: Name or file of the encoder's weights, as `load_sam_weights` takes it; None leaves the fresh weights,
-            and the encoder is trained like the rest. A network without an encoder (a baseline) takes nothing from it.
+        network: The whole network: its `encoder` and, if it is an `ImagePyramid`, its `detail` are loaded. A network
+            without these (a baseline) takes nothing.
+        pretrained: Name or file of the encoder's weights, as `load_sam_weights` takes it.
+        pyramid: File of the pyramid's weights, as `load_pyramid_weights` takes it.
+        training: Whether a training begins: then it is said that an encoder without a file is trained, and a pyramid
+            without a file is refused. Otherwise a part without a file is left to the checkpoint.
     """
 
-    def __init__(self, network: nn.Module, source: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        pretrained: str | None = None,
+        pyramid: str | None = None,
+        training: bool = False,
+    ) -> None:
         self.network = network
-        self.source = source
+        self.pretrained = pretrained
+        self.pyramid = pyramid
+        self.training = training
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
-        """Load at the start of a MONAI engine, before a checkpoint is."""
-        engine.add_event_handler(Events.STARTED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Load."""
-        network = unwrapped(self.network)
-        if not hasattr(network, "encoder"):
-            if self.source is not None:
-                self.logger.info(f"Nothing of {self.source} is used: this network has no foundation encoder.")
-            return
-        million = sum(weight.numel() for weight in network.encoder.parameters()) / 1e6
-        if self.source is None:
-            self.logger.warning(
-                f"No pretrained encoder (pretrained: null): its {million:.1f} million weights start at random, or from "
-                "--checkpoint, and are trained like the rest. --pretrained NAME_OR_FILE loads and freezes a foundation "
-                "encoder."
-            )
-            return
-        load_sam_weights(self.source, network.encoder)
-        fate = "stays as it is" if has_frozen_trunk(network) else "is trained like the rest"
-        self.logger.info(f"Loaded the encoder ({million:.1f} million weights) from {self.source}; it {fate}.")
-
-
-class PretrainedPyramid:
-    """Load the image pyramid's weights when an engine starts.
-
-    Args:
-        network: The whole network; its `detail` is loaded. A network without a pyramid takes nothing.
-        source: The file, as `load_pyramid_weights` takes it.
-    """
-
-    def __init__(self, network: nn.Module, source: str | None = None) -> None:
-        self.network = network
-        self.source = source
-        self.logger = logging.getLogger(__name__)
-
-    def attach(self, engine: Engine) -> None:
-        """Load at the start of a MONAI engine, before a checkpoint is."""
+        """Load when a MONAI engine starts."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Load.
 
         Raises:
-            InputError: If the network has a pyramid and there is no file, or it does not fit.
+            InputError: If a file is missing or does not fit.
         """
-        pyramid = getattr(unwrapped(self.network), "detail", None)
+        network = unwrapped(self.network)
+        if self.training or self.pretrained is not None:
+            self._load_encoder(network)
+        if self.training or self.pyramid is not None:
+            self._load_pyramid(network)
+
+    def _load_encoder(self, network: nn.Module) -> None:
+        encoder = getattr(network, "encoder", None)
+        if encoder is None:
+            if self.pretrained is not None:
+                self.logger.info(f"Nothing of {self.pretrained} is used: this network has no foundation encoder.")
+            return
+        million = sum(weight.numel() for weight in encoder.parameters()) / 1e6
+        if self.pretrained is None:
+            self.logger.warning(
+                f"No pretrained encoder (pretrained: null): its {million:.1f} million weights start at random, or from "
+                "--checkpoint, and are trained like the rest. --pretrained NAME_OR_FILE loads and freezes a foundation "
+                "encoder."
+            )
+            return
+        load_sam_weights(self.pretrained, encoder)
+        fate = "stays as it is" if has_frozen_trunk(network) else "is trained like the rest"
+        self.logger.info(f"Loaded the encoder ({million:.1f} million weights) from {self.pretrained}; it {fate}.")
+
+    def _load_pyramid(self, network: nn.Module) -> None:
+        pyramid = getattr(network, "detail", None)
         if not isinstance(pyramid, ImagePyramid):
             return
-        if self.source is None:
+        if self.pyramid is None:
             raise InputError("The image pyramid is frozen and has no weights: name its file with --pyramid.")
-        load_pyramid_weights(self.source, pyramid)
-        self.logger.info(f"Loaded the image pyramid from {self.source}; it stays as it is.")
+        load_pyramid_weights(self.pyramid, pyramid)
+        self.logger.info(f"Loaded the image pyramid from {self.pyramid}; it stays as it is.")
 
 
 class TrunkChangedError(RuntimeError):

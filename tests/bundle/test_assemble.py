@@ -201,7 +201,7 @@ def test_a_wheel_that_was_built_can_be_imported_and_resolves_targets(tmp_path):
     program = """
 import icmoe_monai
 from monai.bundle import ConfigParser
-network = ConfigParser({"network": {"_target_": "icmoe_monai.networks.icmoe.ICMoE"}}).get_parsed_content("network")
+network = ConfigParser({"network": {"_target_": "icmoe_monai.networks.ICMoE"}}).get_parsed_content("network")
 print(icmoe_monai.__file__, icmoe_monai.__version__, type(network).__name__)
 """
     environment["PYTHONPATH"] = str(site)

@@ -53,7 +53,7 @@ CONFIG: dict[str, Any] = {
                     "nearest_interp": False,
                 },
                 {
-                    "_target_": "icmoe_monai.transforms.votes.SplitVotesd",
+                    "_target_": "icmoe_monai.transforms.SplitVotesd",
                     "keys": "pred",
                     "out_channels": "@out_channels",
                     "expert_names": "@expert_names",
@@ -74,12 +74,12 @@ CONFIG: dict[str, Any] = {
         },
         "val_handlers": [
             {
-                "_target_": "icmoe_monai.evaluation.votes.VoteStatistics",
+                "_target_": "icmoe_monai.evaluation.VoteStatistics",
                 "expert_names": "@expert_names",
                 "prefix": "val_",
             },
             {
-                "_target_": "icmoe_monai.evaluation.cases.CaseMetrics",
+                "_target_": "icmoe_monai.evaluation.CaseMetrics",
                 "output_dir": "@output_dir",
                 "out_channels": "@out_channels",
                 "expert_names": "@expert_names",

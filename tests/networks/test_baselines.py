@@ -16,7 +16,7 @@ from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.checkpoint import load_weights, save_weights
 from icmoe_monai.weights.frozen import has_frozen_trunk
-from icmoe_monai.weights.handlers import CheckpointLoader, PretrainedTrunk, UntouchedTrunk
+from icmoe_monai.weights.handlers import CheckpointLoader, LoadFrozen, UntouchedTrunk
 from icmoe_monai.weights.tensor_files import read_checkpoint
 
 
@@ -103,7 +103,7 @@ def test_handlers_of_the_trunk_leave_it_alone_and_say_nothing_wrong(source, capl
     before = {name: value.clone() for name, value in network.state_dict().items()}
     engine = Engine(lambda engine, batch: 0)
     with caplog.at_level(logging.INFO, logger="icmoe_monai"):
-        PretrainedTrunk(network, source).attach(engine)
+        LoadFrozen(network=network, pretrained=source, training=True).attach(engine)
         UntouchedTrunk(network).attach(engine)
         engine.run([0], max_epochs=1)
     assert not has_frozen_trunk(network)

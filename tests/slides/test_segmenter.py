@@ -265,8 +265,7 @@ def test_the_overlay_keeps_to_what_inference_has() -> None:
     arguments = {"inputs#large", "report#further", "evaluator#iteration_update"}
     assert {key for key in large if key not in inference} == new | arguments
     assert all(key.partition("#")[0] in inference for key in arguments)
-    settings = large["journal#settings"]
-    assert settings.items() >= {name: f"@{name}" for name in OUTPUT_SETTINGS if name != "longest_side"}.items()
-    assert settings.items() >= {name: f"@{name}" for name in new - {"streaming", "segmenter"}}.items()
+    assert large["settings"] == {name: f"@{name}" for name in OUTPUT_SETTINGS if name != "longest_side"}
+    assert large["written"].items() >= {name: f"@{name}" for name in new - {"streaming", "segmenter"}}.items()
     parser = ConfigParser(ConfigParser.load_config_files([INFERENCE, LARGE]))
     assert parser.get_parsed_content("streaming").windows is parser.get_parsed_content("inferer")

@@ -361,7 +361,8 @@ class TestTraining:
             return list(csv.DictReader(file))
 
     def test_is_the_same_as_without_the_cache_where_nothing_is_random(self, dataset: Path, tmp_path: Path) -> None:
-        still = {f"train#preprocessing#transforms#{i}#prob": 0.0 for i in range(5, 12)}
+        random = ("flip_rows", "flip_columns", "affine", "intensity_scale", "intensity_shift", "noise", "blur")
+        still = {f"augmentation#{name}#prob": 0.0 for name in random}
         plain = self.train(dataset, tmp_path / "plain", **still)
         cached = self.train(dataset, tmp_path / "cached", cache_features=True, num_views=1, **still)
         for one, other in zip(plain, cached, strict=True):

@@ -14,6 +14,7 @@ from torch import Tensor
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.training.federated import FROZEN
+from icmoe_monai.weights import load_pyramid_weights, load_sam_weights
 from icmoe_monai.weights.frozen import fingerprints
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +62,26 @@ def test_two_clients_train_for_two_rounds_and_exchange_only_what_they_trained(tm
     assert trunks[0] == trunks[1]
     for algo in clients:
         algo.finalize()
+
+
+@pytest.mark.filterwarnings("ignore")  # MONAI's, on what a config may run
+def test_an_evaluation_is_of_the_weights_that_were_sent_on_the_frozen_parts_of_the_files(tmp_path):
+    settings = {
+        "output_dir": str(tmp_path / "out"), "demo_dir": str(tmp_path / "demo"), "image_size": 32, "num_workers": 0,
+        "device": "cpu", "split": "val", "num_bootstrap": 10,
+    }  # fmt: skip
+    algo = MonaiAlgo(
+        bundle_root=str(ROOT), eval_kwargs=settings, config_train_filename=None, config_filters_filename=None
+    )
+    algo.initialize({ExtraItems.CLIENT_NAME: "clinic"})
+    network = algo.evaluator.network
+    sent = {
+        name: torch.randn_like(weight.float()) for name, weight in network.state_dict().items() if "adapted" in name
+    }
+    algo.evaluate(ExchangeObject(weights=dict(sent)))
+    assert all(torch.equal(network.state_dict()[name], weight) for name, weight in sent.items())
+    shipped = ICMoE(detail=ImagePyramid())
+    load_sam_weights(ROOT / "models" / "sam_vit_t_medical.safetensors", shipped.encoder)
+    load_pyramid_weights(ROOT / "models" / "efficientnet_lite0_imagenet.safetensors", shipped.detail)
+    assert fingerprints(network) == fingerprints(shipped)
+    algo.finalize()

@@ -10,7 +10,7 @@ from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.frozen import describe_trunk, frozen_parts, has_frozen_trunk
-from icmoe_monai.weights.handlers import PretrainedPyramid, PretrainedTrunk, TrunkChangedError, UntouchedTrunk
+from icmoe_monai.weights.handlers import LoadFrozen, TrunkChangedError, UntouchedTrunk
 from icmoe_monai.weights.pyramid import save_pyramid_weights
 from icmoe_monai.weights.sam import save_sam_weights, trunk_fingerprint
 from icmoe_monai.weights.tensor_files import read_checkpoint
@@ -27,7 +27,7 @@ def test_a_trunk_is_loaded_before_the_first_step(tmp_path, caplog):
     network, other = ICMoE(), ICMoE()
     save_sam_weights(other.encoder, tmp_path / "trunk.safetensors")
     engine = Engine(lambda engine, batch: None)
-    PretrainedTrunk(network, str(tmp_path / "trunk.safetensors")).attach(engine)
+    LoadFrozen(network=network, pretrained=str(tmp_path / "trunk.safetensors")).attach(engine)
     with caplog.at_level(logging.INFO):
         engine.run([0], max_epochs=1)
     assert trunk_fingerprint(network.encoder) == trunk_fingerprint(other.encoder)
@@ -39,13 +39,13 @@ def test_a_trunk_that_will_be_trained_is_said_to_be(tmp_path, caplog):
     network = ICMoE(train_trunk=True)
     save_sam_weights(ICMoE().encoder, tmp_path / "trunk.safetensors")
     with caplog.at_level(logging.INFO):
-        PretrainedTrunk(network, str(tmp_path / "trunk.safetensors"))(Engine(lambda engine, batch: None))
+        LoadFrozen(network=network, pretrained=str(tmp_path / "trunk.safetensors"))(Engine(lambda engine, batch: None))
     assert "it is trained like the rest" in caplog.text
 
 
 def test_no_trunk_is_said_in_the_log(caplog):
     with caplog.at_level(logging.WARNING):
-        PretrainedTrunk(ICMoE(train_trunk=True))(Engine(lambda engine, batch: None))
+        LoadFrozen(network=ICMoE(train_trunk=True), training=True)(Engine(lambda engine, batch: None))
     assert "No pretrained encoder (pretrained: null): its 4.0 million weights start at random, or" in caplog.text
 
 
@@ -53,7 +53,7 @@ def test_a_pyramid_is_loaded_before_the_first_step(tmp_path, caplog):
     network, other = ICMoE(detail=ImagePyramid()), ImagePyramid()
     save_pyramid_weights(other, tmp_path / "pyramid.safetensors")
     engine = Engine(lambda engine, batch: None)
-    PretrainedPyramid(network, str(tmp_path / "pyramid.safetensors")).attach(engine)
+    LoadFrozen(network=network, pyramid=str(tmp_path / "pyramid.safetensors")).attach(engine)
     with caplog.at_level(logging.INFO):
         engine.run([0], max_epochs=1)
     assert trunk_fingerprint(network.detail) == trunk_fingerprint(other)
@@ -62,14 +62,23 @@ def test_a_pyramid_is_loaded_before_the_first_step(tmp_path, caplog):
 
 def test_a_frozen_pyramid_without_weights_is_an_error_and_a_trained_stem_needs_none():
     with pytest.raises(InputError, match=r"pyramid is frozen and has no weights: name its file with --pyramid"):
-        PretrainedPyramid(ICMoE(detail=ImagePyramid()))(Engine(lambda engine, batch: None))
-    PretrainedPyramid(ICMoE())(Engine(lambda engine, batch: None))
-    PretrainedPyramid(nn.Linear(1, 1), "no file")(Engine(lambda engine, batch: None))
+        LoadFrozen(network=ICMoE(detail=ImagePyramid()), training=True)(Engine(lambda engine, batch: None))
+    LoadFrozen(network=ICMoE(), training=True)(Engine(lambda engine, batch: None))
+    LoadFrozen(network=nn.Linear(1, 1), pyramid="no file")(Engine(lambda engine, batch: None))
+
+
+def test_a_part_without_a_file_is_left_to_the_checkpoint_where_nothing_is_trained(caplog):
+    network = ICMoE(detail=ImagePyramid())
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with caplog.at_level(logging.INFO):
+        LoadFrozen(network=network)(Engine(lambda engine, batch: None))
+    assert caplog.text == ""
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_a_missing_trunk_is_said_in_a_sentence(tmp_path):
     with pytest.raises(InputError, match=r"no weights at .*trunk\.pth: name a file, .* or one of sam_vit_b"):
-        PretrainedTrunk(ICMoE(), str(tmp_path / "trunk.pth"))(Engine(lambda engine, batch: None))
+        LoadFrozen(network=ICMoE(), pretrained=str(tmp_path / "trunk.pth"))(Engine(lambda engine, batch: None))
 
 
 def test_a_training_proves_that_it_left_the_trunk_alone(caplog):

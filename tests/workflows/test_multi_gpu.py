@@ -31,7 +31,7 @@ PLAIN = {  # nothing at random: no augmentation, no shuffling, and all anchors
             {"_target_": "EnsureTyped", "keys": ["image", "label"], "track_meta": False},
         ],
     },
-    "loss_def#contrast": {"_target_": "icmoe_monai.losses.contrast.SemanticContrastiveLoss", "num_anchors": 100_000},
+    "loss_def#contrast": {"_target_": "icmoe_monai.losses.SemanticContrastiveLoss", "num_anchors": 100_000},
 }
 
 
