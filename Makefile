@@ -8,9 +8,15 @@ RUN := $(BIN)/python -m monai.bundle run
 export OMP_WAIT_POLICY ?= PASSIVE
 export MONAI_FAIL_ON_DUPLICATE_CONFIG ?= 1
 
-.PHONY: env test test-slow lint demo clean
+# as many processes as there are cores to test on; a file's tests stay together, since they share what was set up
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-env: $(VENV)/.ready
+.PHONY: help env test test-slow lint demo clean
+
+help:  ## say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+env: $(VENV)/.ready  ## make .venv, with everything that the project and its tests need
 
 $(VENV)/.ready: requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
@@ -19,18 +25,19 @@ $(VENV)/.ready: requirements.txt setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-lint: env
+lint: env  ## check style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
-test: lint
-	$(BIN)/python -m pytest -m "not slow"
+test: lint  ## lint, then all tests but the slow ones
+	$(PYTEST) -m "not slow"
 
-test-slow: lint
-	$(BIN)/python -m pytest
+test-slow: lint  ## lint, then all tests
+	$(PYTEST)
 
-demo: env
+demo: env  ## train, evaluate and segment computer-made images, in minutes
 	$(RUN) training --config_file "['configs/train.json','configs/demo.yaml']" --output_dir runs/demo
 	$(RUN) evaluating --config_file "['configs/train.json','configs/demo.yaml','configs/evaluate.json']" \
 		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/evaluation
@@ -40,5 +47,5 @@ demo: env
 	@echo "Look at runs/demo/evaluation/predictions.png (what each expert saw, how they voted),"
 	@echo "runs/demo/evaluation/summary.json and runs/demo/predictions/report.html. The images are computer-made phantoms."
 
-clean:
+clean:  ## remove what was made, the environment apart
 	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -6,11 +6,12 @@ May import networks and utils.
 from __future__ import annotations
 
 from icmoe_monai.inferers.budget import choose_window_batch
-from icmoe_monai.inferers.voting import AutocastInferer, SlidingWindowVotingInferer, VotingInferer
+from icmoe_monai.inferers.voting import AutocastInferer, SlidingWindowVotingInferer, VotingInferer, vote
 
 __all__ = [
     "AutocastInferer",
     "SlidingWindowVotingInferer",
     "VotingInferer",
     "choose_window_batch",
+    "vote",
 ]

@@ -6,9 +6,13 @@ May import networks and utils.
 from __future__ import annotations
 
 from icmoe_monai.losses.contrast import SemanticContrastiveLoss
-from icmoe_monai.losses.icmoe import ICMoELoss
+from icmoe_monai.losses.icmoe import BalanceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
 
 __all__ = [
+    "BalanceLoss",
     "ICMoELoss",
+    "PixelWeights",
     "SemanticContrastiveLoss",
+    "VotingLoss",
+    "WeightedDiceCELoss",
 ]
