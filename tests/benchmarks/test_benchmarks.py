@@ -8,12 +8,16 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
-from benchmarks import cost_figures, cost_tables, inference_cost, switches, training_cost, training_parts
-from benchmarks import encoder as encoder_benchmark
-from benchmarks import network as network_benchmark
-from benchmarks.cost_wanted import highest_speedup
+from benchmarks.cost import encoder as encoder_benchmark
+from benchmarks.cost import figures as cost_figures
+from benchmarks.cost import inference_workflow as inference_cost
+from benchmarks.cost import network as network_benchmark
+from benchmarks.cost import switches, training_parts
+from benchmarks.cost import tables as cost_tables
+from benchmarks.cost import training as training_cost
+from benchmarks.cost.measure import Stopwatch, fit_line, hardware, medians, now, peak_memory, time_in_turn
+from benchmarks.cost.wanted import highest_speedup
 from benchmarks.document import DOCS
-from benchmarks.measure import Stopwatch, fit_line, hardware, medians, now, peak_memory, time_in_turn
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -70,7 +74,7 @@ def test_one_thread_is_timed_by_what_it_computes(monkeypatch):
 
 def test_a_part_that_runs_twice_in_a_round_counts_twice(monkeypatch):
     times = iter([0, 1, 1, 3, 3, 7, 7, 8])
-    monkeypatch.setattr("benchmarks.measure.now", lambda device: next(times))
+    monkeypatch.setattr("benchmarks.cost.measure.now", lambda device: next(times))
     watch = Stopwatch("cpu")
     assert watch("a", lambda: "result") == "result"
     watch("b", lambda: None)

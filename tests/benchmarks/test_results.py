@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cost_tables, reliability_table, tables
+from benchmarks.cost import tables as cost_tables
+from benchmarks.reliability import table as reliability_table
+from benchmarks.study import tables
 from icmoe_monai.utils.files import digest_of
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -56,18 +58,18 @@ def test_the_tables_of_cost_are_those_of_the_files():
 
 
 def test_the_tables_of_the_studies_are_those_that_the_command_would_write():
-    """Mended by `python -m benchmarks.tables`."""
+    """Mended by `python -m benchmarks.study.tables`."""
     assert tables.main(["--check", "--docs", str(DOCS)]) == 0
 
 
 def test_the_table_of_reliability_is_that_of_the_files():
-    """Mended by `python -m benchmarks.reliability_table`."""
+    """Mended by `python -m benchmarks.reliability.table`."""
     assert reliability_table.main(["--check", "--docs", str(DOCS)]) == 0
     assert "| calibration error, after |" in (DOCS / "reliability.md").read_text()
 
 
 def test_the_tables_of_cost_of_training_and_inference_are_those_of_the_files():
-    """Mended by `python -m benchmarks.cost_tables`."""
+    """Mended by `python -m benchmarks.cost.tables`."""
     assert cost_tables.main(["--check", "--docs", str(DOCS)]) == 0
     assert "| part of a step |" in (DOCS / "cost.md").read_text()
 

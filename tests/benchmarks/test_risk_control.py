@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.risk_control import judge, random_splits
+from benchmarks.reliability.risk_control import judge, random_splits
 from icmoe_monai.calibration.conformal import LEVELS
 
 

@@ -17,13 +17,13 @@ import pytest
 import yaml
 from monai.bundle import ConfigParser
 
-from benchmarks import study as study_command
-from benchmarks import study_run
-from benchmarks.collect import METHODS, rate_of
-from benchmarks.study import Children
-from benchmarks.study_file import Run, read_study, runs_of, settings_of, trials_of
-from benchmarks.study_plan import Place, commands_of
-from benchmarks.study_run import last_line
+from benchmarks.study import __main__ as study_command
+from benchmarks.study import run as study_run
+from benchmarks.study.__main__ import Children
+from benchmarks.study.collect import METHODS, rate_of
+from benchmarks.study.file import Run, read_study, runs_of, settings_of, trials_of
+from benchmarks.study.plan import Place, commands_of
+from benchmarks.study.run import last_line
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.files import read_csv, write_json
@@ -259,7 +259,7 @@ def test_a_frozen_trunk_is_counted_but_not_as_trained(bench):
 
 def test_the_code_of_a_run_is_named_and_said_to_be_changed(bench, monkeypatch):
     answers = {"rev-parse": "0123456789abcdef", "status": " M icmoe_monai/network.py"}
-    monkeypatch.setattr("benchmarks.study_run._git", lambda *arguments: answers[arguments[0]])
+    monkeypatch.setattr("benchmarks.study.run._git", lambda *arguments: answers[arguments[0]])
     bench.main("--rows", "unet", "--datasets", "first", "--seeds", "0")
     assert bench.run_of("first", "unet", 0)["commit"] == "0123456789-dirty"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from benchmarks import tables
-from benchmarks.collect import METHODS
+from benchmarks.study import tables
+from benchmarks.study.collect import METHODS
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.utils.files import read_csv, write_csv

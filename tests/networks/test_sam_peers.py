@@ -17,7 +17,7 @@ from icmoe_monai.networks.sam import LayerNorm2d, SamImageEncoder, build_sam_enc
 from icmoe_monai.weights.formats import to_hugging_face
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-from benchmarks.peers import HuggingFaceEncoder
+from benchmarks.cost.peers import HuggingFaceEncoder
 
 
 def small_encoder() -> SamImageEncoder:

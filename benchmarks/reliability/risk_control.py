@@ -1,6 +1,6 @@
 """Whether risk-controlled masks keep their promise: the false-negative rate over random splits of labelled images.
 
-    python -m benchmarks.risk_control --dataset_dir D --checkpoint C --output docs/results/risk_control_NAME.json
+    python -m benchmarks.reliability.risk_control --dataset_dir D --checkpoint C --output FILE.json
 
 The network goes once over the validation and the test images, which it was not trained on. Then both are mixed, and
 each of `--num_splits` random halves chooses a threshold for the other half. A split *holds* if the 95 % bootstrap
@@ -29,7 +29,7 @@ from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.statistics import bootstrap_interval
 from icmoe_monai.weights.frozen import describe_model
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _NUM_BOOTSTRAP = 1000
 _LOADERS = ("icmoe_monai.weights.LoadFrozen", "icmoe_monai.weights.CheckpointLoader")
 

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from benchmarks.measure import hardware
-from benchmarks.study_file import ROOT, Run, Study, settings_of
-from benchmarks.study_plan import (
+from benchmarks.cost.measure import hardware
+from benchmarks.study.file import ROOT, Run, Study, settings_of
+from benchmarks.study.plan import (
     Place,
     commands_of,
     environment_of,

@@ -1,6 +1,6 @@
 """What reading, writing and reporting add to the network's own time, and whether memory grows with the images.
 
-    python -m benchmarks.inference --num_images 500 --output docs/results/inference.json
+    python -m benchmarks.cost.inference --num_images 500 --output docs/results/inference.json
 
 The images are phantoms at 512 pixels; `--longest_side 512` lets the network see them whole, in windows. `end_to_end` is
 the inference workflow with everything that it writes by default; `network` is its inferer alone over the same images,
@@ -24,12 +24,12 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from benchmarks.measure import hardware, in_own_process
+from benchmarks.cost.measure import hardware, in_own_process
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.memory import peak_memory_mb
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _NUM_DIFFERENT = 20
 
 
@@ -118,7 +118,7 @@ def _in_own_process(number: int, arguments: argparse.Namespace) -> dict[str, flo
     words = ["--one", "--num_images", str(number), "--device", arguments.device]
     for name in ("side", "longest_side", "num_workers"):
         words += [f"--{name}", str(getattr(arguments, name))]
-    return in_own_process("benchmarks.inference", words)
+    return in_own_process("benchmarks.cost.inference", words)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Our encoder beside SAM's literal attention and transformers': time, peak memory and agreement, in one run.
 
-    python -m benchmarks.encoder --output docs/results/encoder.json
+    python -m benchmarks.cost.encoder --output docs/results/encoder.json
 
 Same weights (random, relative positions included) and same image for all. Times are taken in turns in one process, peak
 memory in a process of each.
@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import hardware, in_own_process, largest_difference, peak_memory, time_in_turn
-from benchmarks.peers import HuggingFaceEncoder, explicit_encoder
+from benchmarks.cost.measure import hardware, in_own_process, largest_difference, peak_memory, time_in_turn
+from benchmarks.cost.peers import HuggingFaceEncoder, explicit_encoder
 from icmoe_monai.networks.sam import BACKBONES, SamImageEncoder, build_sam_encoder
 from icmoe_monai.utils.files import write_json
 
@@ -58,7 +58,7 @@ def compare(backbone: str, image_size: int, dtype: str, device: str, repeats: in
         rows[name]["largest_difference"] = largest_difference(encode(encoder, image, dtype), exact)
         arguments = ["--memory-of", name, "--backbone", backbone, "--device", device]
         arguments += ["--sizes", str(image_size), "--dtypes", dtype]
-        rows[name] |= in_own_process("benchmarks.encoder", arguments)
+        rows[name] |= in_own_process("benchmarks.cost.encoder", arguments)
     rows["scale of the result"] = {"standard_deviation": float(exact.std())}
     return rows
 

@@ -1,13 +1,13 @@
 """A slide of 20,000 x 20,000 pixels through `configs/inference_large.yaml`: time, memory, and whether a crop is equal.
 
-    python -m benchmarks.large --output docs/results/large.json
+    python -m benchmarks.cost.large --output docs/results/large.json
 
 The slide is computer-made: phantoms of skin on the tiles of its left half, 24 different ones, and bare glass on the
 right. The bundle's command segments it in a process of its own. A crop from its middle is then segmented twice in
 another process, in strips without skipping glass, and whole in memory by `SlidingWindowVotingInferer`;
 `pixels_that_differ` is of the two masks.
 
-    python -m benchmarks.large --widths 20000 50000 100000 --output docs/results/large_widths.json
+    python -m benchmarks.cost.large --widths 20000 50000 100000 --output docs/results/large_widths.json
 
 measures the memory of wide slides instead: 1,000 rows, skin on the first two tiles, the rest glass.
 """
@@ -30,14 +30,14 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.transforms import NormalizeIntensity
 
-from benchmarks.measure import hardware, in_own_process
+from benchmarks.cost.measure import hardware, in_own_process
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.slides.images import open_large_image
 from icmoe_monai.transforms.votes import decide
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.memory import peak_memory_mb
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = [str(ROOT / "configs" / name) for name in ("inference.json", "inference_large.yaml")]
 _TILE = 512
 _NUM_DIFFERENT = 24
@@ -72,7 +72,7 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     found = {"side": side, "file_mb": round(path.stat().st_size / 1e6, 1), **_run_command(path.parent, folder / "out")}
     if arguments.crop:
         _write_crop(path, folder / "crop" / "crop.tif", arguments.crop)
-        found["crop"] = in_own_process("benchmarks.large", ["--compare", str(folder / "crop")])
+        found["crop"] = in_own_process("benchmarks.cost.large", ["--compare", str(folder / "crop")])
     return found
 
 

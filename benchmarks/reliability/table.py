@@ -1,7 +1,7 @@
 """The table of docs/reliability.md from docs/results/reliability_SET.json and risk_control_SET.json.
 
-python -m benchmarks.reliability_table            # write it
-python -m benchmarks.reliability_table --check    # exit status 1 if it is not what stands there
+python -m benchmarks.reliability.table            # write it
+python -m benchmarks.reliability.table --check    # exit status 1 if it is not what stands there
 """
 
 from __future__ import annotations

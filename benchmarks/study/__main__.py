@@ -2,7 +2,7 @@
 
     python -m benchmarks.study configs/studies/reduced.yaml --data_dir DATA --trunk FILE --tune
     python -m benchmarks.study configs/studies/reduced.yaml --data_dir DATA --trunk FILE --jobs 2
-    python -m benchmarks.tables
+    python -m benchmarks.study.tables
 
 A run is two processes of a user's commands (`study_run`). Called again, the study skips what is finished with the same
 settings, goes on with what was half trained, and tries again what failed. After every run all that is finished is
@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from benchmarks.collect import collect, rate_of, tuned_rates, write_tuning
-from benchmarks.study_file import ROOT, Run, Study, read_study, runs_of, trials_of
-from benchmarks.study_plan import Place, check_place, commands_of, quoted, state_of
-from benchmarks.study_run import Execute, make_run
+from benchmarks.study.collect import collect, rate_of, tuned_rates, write_tuning
+from benchmarks.study.file import ROOT, Run, Study, read_study, runs_of, trials_of
+from benchmarks.study.plan import Place, check_place, commands_of, quoted, state_of
+from benchmarks.study.run import Execute, make_run
 from icmoe_monai.data.cases import find_cases
 from icmoe_monai.errors import InputError
 

@@ -1,7 +1,7 @@
-"""The tables of docs/results.md, from the files of `benchmarks.collect` alone.
+"""The tables of docs/results.md, from the files of `benchmarks.study.collect` alone.
 
-    python -m benchmarks.tables          # write them
-    python -m benchmarks.tables --check  # exit status 1 if docs/results.md is not what would be written
+    python -m benchmarks.study.tables          # write them
+    python -m benchmarks.study.tables --check  # exit status 1 if docs/results.md is not what would be written
 
 A study's tables stand between `<!-- study NAME: begin -->` and `<!-- study NAME: end -->`; a study without these marks
 is put at the end.
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.collect import METHODS
-from benchmarks.study_file import REFERENCE, ROOT
+from benchmarks.study.collect import METHODS
+from benchmarks.study.file import REFERENCE, ROOT
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.utils.files import read_csv, write_atomically

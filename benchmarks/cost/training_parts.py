@@ -1,9 +1,9 @@
 """What each part of a training step of IC-MoE costs, forward and backward, and so what a cache of features can save.
 
-    python -m benchmarks.training_parts vit_t:256:8
+    python -m benchmarks.cost.training_parts vit_t:256:8
 
 One line of JSON: the median seconds of each part. The parts run one after the other, and gradients are handed from part
-to part; the result is that of an ordinary step. `benchmarks.training_cost` runs it in a process of its own.
+to part; the result is that of an ordinary step. `benchmarks.cost.training` runs it in a process of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Stopwatch, medians
-from benchmarks.training_cost import Setting, build, parse
+from benchmarks.cost.measure import Stopwatch, medians
+from benchmarks.cost.training import Setting, build, parse
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
 from icmoe_monai.networks.voting import to_probabilities
 from icmoe_monai.settings import trainable_parameters

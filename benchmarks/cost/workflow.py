@@ -1,9 +1,9 @@
 """What each part of the inference workflow costs: reading, the network, writing, and what a run costs once.
 
-    python -m benchmarks.workflow_cost --num_images 20 --longest_side 256
+    python -m benchmarks.cost.workflow --num_images 20 --longest_side 256
 
 One line of JSON. The images are phantoms at 512 pixels; everything runs in one process, one part after the other.
-`benchmarks.inference_cost` runs it for several numbers of images, each in a process of its own.
+`benchmarks.cost.inference_workflow` runs it for several numbers of images, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
-from benchmarks.inference import build_workflow, make_images
-from benchmarks.measure import now, peak_memory
+from benchmarks.cost.inference import build_workflow, make_images
+from benchmarks.cost.measure import now, peak_memory
 
 
 class WorkflowClock:

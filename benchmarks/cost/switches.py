@@ -1,6 +1,6 @@
 """Whether ways to run the network pay on this machine: channels-last memory, bfloat16, `torch.compile`.
 
-    python -m benchmarks.switches --output docs/results/switches.json
+    python -m benchmarks.cost.switches --output docs/results/switches.json
 
 Inference and a training step (vit_t, random weights) are timed in turns in one process. What a way costs once, the
 first call with its compilation, is noted apart. A way that fails here is reported with the error that it raised.
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.inference_cost import build, draw
-from benchmarks.measure import hardware, largest_difference, time_in_turn
+from benchmarks.cost.inference_workflow import build, draw
+from benchmarks.cost.measure import hardware, largest_difference, time_in_turn
 from icmoe_monai.inferers.voting import autocast
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.settings import trainable_parameters

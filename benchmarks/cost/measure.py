@@ -117,7 +117,7 @@ def in_own_process(module: str, arguments: list[str]) -> dict[str, float]:
     Peaks of one thing must not hide in memory that another has left behind.
     """
     command = [sys.executable, "-m", module, *arguments]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     found = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(found.stdout.splitlines()[-1])
 

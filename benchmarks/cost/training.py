@@ -1,6 +1,6 @@
 """What training costs: the seconds of a step and the peak memory, beside what a user would train instead.
 
-    python -m benchmarks.training_cost --output docs/results/training_cost.json
+    python -m benchmarks.cost.training --output docs/results/training_cost.json
 
 Each training is the trainer of `configs/train.json` with an overlay, in a process of its own, so that its peak memory
 is its alone; the processes take turns, `--rounds` times. It runs without validation, checkpoints and metrics. A step
@@ -8,7 +8,7 @@ is all that lies between the ends of two steps: taking a batch and augmenting it
 phantoms, held in memory as the config holds them; cached features lie in files of this run. Weights are random, since
 they do not change the cost, and nothing is downloaded.
 
-The parts of a step are those of `benchmarks.training_parts`.
+The parts of a step are those of `benchmarks.cost.training_parts`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from benchmarks.measure import hardware, in_own_process, now, peak_memory
+from benchmarks.cost.measure import hardware, in_own_process, now, peak_memory
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.settings import trainable_parameters
 from icmoe_monai.utils.files import write_json
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 TRAININGS = {
     "icmoe, cached": "cached.yaml",
     "icmoe": None,
@@ -169,8 +169,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         for _ in range(options.rounds):
             for training, found in rounds.items():
                 one = ["--one", training, "--settings", name]
-                found.append(in_own_process("benchmarks.training_cost", [*one, *shared]))
-        parts = in_own_process("benchmarks.training_parts", [name, "--device", options.device, "--steps", steps])
+                found.append(in_own_process("benchmarks.cost.training", [*one, *shared]))
+        parts = in_own_process("benchmarks.cost.training_parts", [name, "--device", options.device, "--steps", steps])
         results[name] = {
             **setting._asdict(),
             "trainings": {training: summarise(found) for training, found in rounds.items()},

@@ -1,7 +1,7 @@
 """The tables of docs/cost.md from training_cost.json, inference_cost.json and switches*.json in docs/results/.
 
-python -m benchmarks.cost_tables            # write them
-python -m benchmarks.cost_tables --check    # exit status 1 if they are not what stands there
+python -m benchmarks.cost.tables            # write them
+python -m benchmarks.cost.tables --check    # exit status 1 if they are not what stands there
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost_wanted import FULL, highest_speedup, setting_of, wanted
+from benchmarks.cost.wanted import FULL, highest_speedup, setting_of, wanted
 from benchmarks.document import write_or_check
 
 _PLACE = re.compile(r"(<!-- cost (\w+): begin -->\n).*?(<!-- cost \2: end -->\n)", re.DOTALL)

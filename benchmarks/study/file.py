@@ -28,7 +28,7 @@ import yaml
 
 from icmoe_monai.errors import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 REFERENCE = "icmoe"  # the row that others are compared with
 _KEYS = ("seeds", "datasets", "settings", "rows")
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.study_file import REFERENCE, Run, Study, settings_of, trials_of
-from benchmarks.study_plan import Place, identity_of
+from benchmarks.study.file import REFERENCE, Run, Study, settings_of, trials_of
+from benchmarks.study.plan import Place, identity_of
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.utils.files import read_csv, write_csv, write_json
 

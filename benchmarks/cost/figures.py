@@ -1,6 +1,6 @@
 """The figures of docs/cost.md from the files in docs/results/.
 
-python -m benchmarks.cost_figures
+python -m benchmarks.cost.figures
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.cost_wanted import setting_of
+from benchmarks.cost.wanted import setting_of
 from icmoe_monai.utils.files import write_atomically
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#595959"
 _SKY, _RED, _YELLOW = "#56B4E9", "#D55E00", "#F0E442"
 _MEGABYTES = (500, 1000, 2000, 4000)

@@ -1,11 +1,11 @@
 """What inference costs, and how that grows: with pixels, images, windows' overlap, experts; and what its parts cost.
 
-    python -m benchmarks.inference_cost --output docs/results/inference_cost.json
+    python -m benchmarks.cost.inference_workflow --output docs/results/inference_cost.json
 
 Every size and every number of images runs in a process of its own, whose peak memory is its alone; everything else is
 timed in turns in one process. Weights are random but for the workflow's, which are the shipped ones: they do not change
 the cost. The network is that of `configs/inference.json` (vit_t, windows of 256 pixels, 4 at a time) where nothing else
-is said. What the workflow adds to the network is measured by `benchmarks.workflow_cost`.
+is said. What the workflow adds to the network is measured by `benchmarks.cost.workflow`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Stopwatch, fit_line, hardware, in_own_process, medians, now, peak_memory, time_in_turn
+from benchmarks.cost.measure import (
+    Stopwatch,
+    fit_line,
+    hardware,
+    in_own_process,
+    medians,
+    now,
+    peak_memory,
+    time_in_turn,
+)
 from icmoe_monai.inference.packs import ExpertPacks
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
@@ -151,14 +160,16 @@ def _run(call: Callable[..., object], *arguments: object) -> Callable[[], object
 
 def _grow(options: argparse.Namespace) -> dict[str, Any]:
     shared = ["--window", str(options.window), "--repeats", str(options.repeats), "--device", options.device]
-    rows = [in_own_process("benchmarks.inference_cost", ["--one", str(side), *shared]) for side in options.sides]
+    rows = [
+        in_own_process("benchmarks.cost.inference_workflow", ["--one", str(side), *shared]) for side in options.sides
+    ]
     return {"rows": rows, "fit": fit_growth(rows)}
 
 
 def _run_workflows(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         in_own_process(
-            "benchmarks.workflow_cost",
+            "benchmarks.cost.workflow",
             ["--num_images", number, "--longest_side", longest_side, "--device", options.device],
         )
         for number, longest_side in (one.split(":") for one in options.workflows)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from benchmarks.study_file import Run, Study, settings_of
+from benchmarks.study.file import Run, Study, settings_of
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.files import write_atomically
 

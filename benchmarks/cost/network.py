@@ -1,6 +1,6 @@
 """What the experts cost: the whole network beside its own encoder, and a training step beside full fine-tuning.
 
-    python -m benchmarks.network --output docs/results/network.json
+    python -m benchmarks.cost.network --output docs/results/network.json
 
 Inference is timed in turns in one process; each training step runs in a process of its own, whose peak memory is its.
 """
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.encoder import draw_weights
-from benchmarks.measure import hardware, in_own_process, largest_difference, peak_memory, time_in_turn
-from benchmarks.peers import explicit_encoder
+from benchmarks.cost.encoder import draw_weights
+from benchmarks.cost.measure import hardware, in_own_process, largest_difference, peak_memory, time_in_turn
+from benchmarks.cost.peers import explicit_encoder
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.sam import BACKBONES
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     inference = compare_inference(options.backbone, options.size, options.device, options.repeats)
     shared = ["--backbone", options.backbone, "--size", str(options.size), "--device", options.device]
-    training = {name: in_own_process("benchmarks.network", ["--train", name, *shared]) for name in TRAININGS}
+    training = {name: in_own_process("benchmarks.cost.network", ["--train", name, *shared]) for name in TRAININGS}
     for name, row in inference.items():
         ratio = row["seconds"] / inference["its encoder"]["seconds"]
         print(f"{name:36} {row['seconds']:8.3f} s, {ratio:.2f} of its encoder")  # noqa: T201

@@ -1,0 +1,1 @@
+"""What calibrated figures hold on test images."""

@@ -1,0 +1,1 @@
+"""Studies: rows of configs over sets and seeds, collected, and their tables."""
