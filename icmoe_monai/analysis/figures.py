@@ -99,7 +99,7 @@ def draw_pairs(pairs: Mapping[str, Mapping[str, float]], expert_names: Sequence[
     """Draw how often two experts decide differently, and how often both are wrong.
 
     Args:
-        pairs: As `pixel_analysis.summarise` returns them.
+        pairs: As `pixels.summarise` returns them.
         expert_names: The E names, at least two.
     """
     figure = new_figure(0.75 * len(expert_names) + 1.7)

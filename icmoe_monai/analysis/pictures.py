@@ -1,6 +1,6 @@
 """Pictures in the analysis of experts: features as maps, cases with who is right, phantoms with what was seen in them.
 
-Every function returns a figure of matplotlib's as `analysis_figures` has them. Letters: E experts; H W maps.
+Every function returns a figure of matplotlib's as `analysis.figures` has them. Letters: E experts; H W maps.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def draw_similarity(before: Mapping[str, Any], after: Mapping[str, Any], titles:
     """Draw cosines of pairs of points, a row per depth and expert, before on the left and after on the right.
 
     Args:
-        before: As `feature_analysis.similarity` returns it, by "depth: expert".
+        before: As `features.similarity` returns it, by "depth: expert".
         after: The same of the network that is looked at.
         titles: What the two are.
     """

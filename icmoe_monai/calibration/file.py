@@ -1,6 +1,6 @@
 """A calibration file: what was fitted on validation images, the model and settings that it holds for, and its use.
 
-`fit_calibration` writes it; inference and evaluation read it. It is one small JSON of plain numbers, described in
+`calibration.fit` writes it; inference and evaluation read it. It is one small JSON of plain numbers, described in
 docs/reliability.md. It is tied to the model by the SHA-256 of the checkpoint, and to the settings that change what the
 network says; for anything else it is refused.
 

@@ -2,7 +2,7 @@
 
 A case is a dictionary: `image`, a path; `label`, a path or several whose masks are merged; `name`, its stem, unique in
 the set; `class` where the archive has classes (BUSI); `label_kind` "instances" where masks number objects (GlaS).
-`layouts` says which folders are understood, `splits` how missing splits are cut, `reading` what a file may hold.
+`layouts` says which folders are understood, `splits` how missing splits are cut, `imageio.read` what a file may hold.
 """
 
 from __future__ import annotations

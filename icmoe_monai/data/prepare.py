@@ -1,7 +1,7 @@
-"""Make a protocol's data set from its official release: `python -m icmoe_monai.data.prepare glas ARCHIVE OUT`.
+"""Make a protocol's data set from its official release: `python -m icmoe_monai prepare glas ARCHIVE OUT`.
 
 Reads the release's unpacked folders (`layouts`), compares the number of images, and their names where these are known,
-with the official ones (`official`), cuts the splits that the release does not name (`splits`), and writes a plain
+with the official ones (`releases`), cuts the splits that the release does not name (`splits`), and writes a plain
 dataset folder: `images/`, `masks/`, for GlaS `instances/`, `splits.json`, and `protocol.json` with the checksum of each
 list. The folder is written beside its place and renamed into it, so that it is complete or absent. Training and
 evaluation refuse a prepared folder whose splits.json was changed; `--check OUT` does that by itself.

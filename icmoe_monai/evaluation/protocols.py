@@ -4,7 +4,7 @@
   the challenges of 2017 and 2018. Both empty: 1.
 - `busi`: Dice and Jaccard of the images with a lesion; of the normal ones (an empty label) the *specificity*, the share
   of images in which nothing is predicted, and the mean share of the image that is predicted.
-- `glas`: object F1, Dice and Hausdorff distance (`object_metrics`) of test A, of test B and of all, over all objects of
+- `glas`: object F1, Dice and Hausdorff distance (`objects`) of test A, of test B and of all, over all objects of
   a part as the challenge has it, and as means over the images.
 
 A label's objects (GlaS) are read from its file where that numbers objects, as the archive's do; else from

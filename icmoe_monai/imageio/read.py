@@ -2,7 +2,7 @@
 
 Images are float32 (H, W, 3) in 0..255, masks float32 (H, W) of whole numbers. A file that cannot be used is an
 `InputError`: one sentence that names the file and the remedy. How each kind of file is decoded is told in `pictures`,
-`dicom` and `nifti`, what a mask may hold in `masks`.
+`dicom.pixels` and `nifti`, what a mask may hold in `masks`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from icmoe_monai.imageio.masks import to_classes
 
 # A DICOM file may have any name: its content tells.
 SUFFIXES = (*pictures.SUFFIXES, *nifti.SUFFIXES)
-SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide")  # read by `large_images` only
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide")  # read by `slides.images` only
 LARGE_SUFFIXES = (*pictures.SUFFIXES, *SLIDE_SUFFIXES)
 
 

@@ -87,7 +87,7 @@ def find_inputs(
         min_size: Smallest height and width in pixels: the encoder's patch.
         anonymous: Replace file names by salted hashes (HMAC-SHA256). A string is the salt; True takes one from
             `<output_dir>/.salt`, which is made, readable by its owner only, and must not leave with the results.
-        large: Take the kinds of files that `large_images` reads, each as one case; what is in them is not looked at.
+        large: Take the kinds of files that `slides.images` reads, each as one case; what is in them is not looked at.
 
     Returns:
         The cases, sorted by name and within a series by position, and what was left out.

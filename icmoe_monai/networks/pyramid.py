@@ -3,7 +3,7 @@
 The trunk's features have one stride, 16. A small convolutional network that was trained on ImageNet has features at
 strides 2 to 32, and costs little to run. It is EfficientNet (Tan and Le, arXiv 1905.11946) in its authors' "Lite0"
 form: ReLU6, no squeeze-and-excitation, stem and head of fixed width; without its head. It has no normalisation:
-that of the trained network is folded into the convolutions when its weights are read (`pyramid_weights`).
+that of the trained network is folded into the convolutions when its weights are read (`weights.pyramid`).
 
 Letters: B batch; H W image.
 """

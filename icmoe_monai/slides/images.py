@@ -1,8 +1,8 @@
 """Images too large for memory, read region by region.
 
-`open_large_image` chooses who reads: tifffile for TIFF, OME-TIFF and SVS (`large_tiff`), OpenSlide, where it is
-installed, for the scanners' other formats, and `pictures` for PNG, JPEG and the like, which hold no regions and are
-read whole, within the limits there. All give upright RGB of 8 bits.
+`open_large_image` chooses who reads: tifffile for TIFF, OME-TIFF and SVS (`slides.tiff`), OpenSlide, where it is
+installed, for the scanners' other formats, and `imageio.pictures` for PNG, JPEG and the like, which hold no regions
+and are read whole, within the limits there. All give upright RGB of 8 bits.
 
 Letters: H W size of the image.
 """
