@@ -278,9 +278,3 @@ def test_medsam_sees_pixels_as_it_did_when_it_was_trained():
         normalise = [t for t in parser.get_parsed_content(transform).transforms if "Normalize" in type(t).__name__]
         seen = normalise[0]({"image": torch.tensor([0.0, 51.0, 255.0]).repeat(3, 2, 1)})["image"]
         assert torch.allclose(torch.as_tensor(seen), torch.tensor([0.0, 0.2, 1.0]).repeat(3, 2, 1))
-
-
-def test_links_of_the_documents_lead_somewhere():
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
-            assert (document.parent / target).exists(), (document.name, target)
