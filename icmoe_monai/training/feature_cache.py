@@ -1,12 +1,13 @@
 """What the frozen parts make of a training set, computed once and kept on the disk.
 
-A frozen encoder says of the same image always the same, so a training need not ask it again in every epoch. Each image
+A frozen encoder says of the same image the same in every epoch, so a training need ask it only once. Each image
 is augmented V times, by fixed seeds: its views. The trunk's tokens, the detail's levels and the label of a view are one
 file, and every epoch draws one view of each image.
 
 A file is whole or not there, has a checksum, and may be deleted between two trainings. Its path holds a digest of all
 that it was made from: the frozen weights, the transforms and their seed, the content of the image and of its label.
-What was made from something else is not found, and so never taken for it.
+What was made from something else is not found, and so never taken for it. What it was made with is not in its path:
+with another number of images in a pass or of threads, or on another CPU, the same features differ by rounding.
 
 Letters: V views; B batch; H W image; h w = H/16, W/16; C encoder width; s stride.
 """

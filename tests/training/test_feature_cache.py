@@ -1,4 +1,4 @@
-"""Features of the frozen parts on the disk: exact, of nothing but what they were made from, and hard to lose."""
+"""Features of the frozen parts on the disk: right, of nothing but what they were made from, and hard to lose."""
 
 from __future__ import annotations
 
@@ -77,6 +77,17 @@ def make(cases: list[dict], folder: Path, **settings: object) -> FrozenFeatures:
 
 def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
+
+
+def is_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    """Tell whether features differ by rounding alone, by which a pass of another number of images may differ.
+
+    A feature near 0 is a sum of some as large as the largest, so that its error follows those.
+    """
+    return found.keys() == expected.keys() and all(
+        torch.allclose(found[name], value, rtol=0, atol=1e-5 * float(value.abs().max()))
+        for name, value in expected.items()
+    )
 
 
 def count_trunk(network: ICMoE, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -236,7 +247,9 @@ def test_a_damaged_file_is_noticed_and_made_anew(
     with caplog.at_level(logging.WARNING):
         make(cases, tmp_path).fill(network, **HOW)
     assert "were damaged and are removed: they are computed anew." in caplog.text
-    assert all(torch.equal(value, before[name]) for name, value in read_features(path).items())
+    after = read_features(path)
+    assert is_alike(after, before)
+    assert not is_alike(after, read_features(found.files[1][1]))
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
