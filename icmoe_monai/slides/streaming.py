@@ -1,7 +1,7 @@
 """Vote over an image of any size while only one row of windows is in memory.
 
 The windows, their importance, the batches and the order of all sums are those of `SlidingWindowVotingInferer`, so that
-what comes out is the same to the last bit. They come row by row; once a lower row begins, no window adds to the pixel
+what comes out is the same but for rounding. They come row by row; once a lower row begins, no window adds to the pixel
 rows above it any more: these are normalised, voted and handed on.
 
 Letters: B windows in a batch; E experts; K output channels; H W image; h rows of a strip.
@@ -28,7 +28,7 @@ from icmoe_monai.slides.background import is_background
 from icmoe_monai.slides.images import LargeImage
 
 _VOTED_AT_ONCE = 1 << 20  # pixels; a vote takes some forty numbers for each
-_ALIGNED = 32  # numbers that PyTorch computes at once; what is left over at the end differs in the last bit
+_ALIGNED = 32  # numbers that PyTorch computes at once on one thread; the rest at the end differs in the last bit
 
 
 class Strip(NamedTuple):

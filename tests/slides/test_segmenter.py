@@ -137,9 +137,13 @@ def test_without_skipping_the_mask_is_that_of_the_image_in_memory(
 ) -> None:
     flow = run(folder / "patient 1", tmp_path, skip_background=False, votes=False)
     network, windows = (flow.parser.get_parsed_content(name) for name in ("network", "inferer"))
-    expected = decide(whole(slide, network.eval(), windows)[:1])[0].numpy() * 255
+    voted = whole(slide, network.eval(), windows)[:1]
+    expected = decide(voted)[0].numpy() * 255
     assert set(np.unique(expected)) == {0, 255}
-    np.testing.assert_array_equal(tifffile.imread(tmp_path / "masks" / "ü.tif"), expected)
+    is_clear = (voted[0] - 0.5).abs().numpy() > 1e-5  # nearer, rounding may decide
+    assert is_clear.mean() > 0.999
+    mask = tifffile.imread(tmp_path / "masks" / "ü.tif")
+    np.testing.assert_array_equal(mask[is_clear], expected[is_clear])
     assert not (tmp_path / "votes").exists()
     assert cases_of(tmp_path)["ü.svs"]["windows_skipped"] == 0
 

@@ -1,4 +1,4 @@
-"""Strips of a large image are what the whole image gives in memory, to the last bit on one thread."""
+"""Strips of a large image are what the whole image gives in memory."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def joined(strips: list) -> Tensor:
     return torch.cat([strip.prediction for strip in strips], dim=1)
 
 
+def assert_alike(found: Tensor, expected: Tensor) -> None:
+    """Compare probabilities to some of float32's last bits: threads and vectors end elsewhere in strips."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 SIZES = [(100, 90), (32, 32), (20, 130), (131, 17), (25, 30), (97, 171), (33, 65)]
 
 
@@ -42,7 +47,7 @@ def test_strips_are_equal_to_the_image_in_memory(network: Windowed, size: tuple[
     image = InMemory(pixels)
     found = joined(list(inferer(image, network)))
     expected = whole(pixels, network, windows)
-    assert torch.equal(found, expected)
+    assert_alike(found, expected)
     assert expected[0].std() > 0.01
     assert image.most_rows <= SIDE
     assert inferer.num_run == network.num_windows / 2
@@ -57,7 +62,7 @@ def test_a_network_gives_the_same_too() -> None:
             nn.init.normal_(parameter, std=0.1)
     windows, inferer = inferers(0.25, skip_background=False)
     pixels = noise(75, 61)
-    assert torch.equal(joined(list(inferer(InMemory(pixels), network))), whole(pixels, network, windows))
+    assert_alike(joined(list(inferer(InMemory(pixels), network))), whole(pixels, network, windows))
 
 
 def test_strips_come_before_the_image_is_read(network: Windowed) -> None:
@@ -84,8 +89,8 @@ def test_background_counts_as_no_foreground_and_equal_votes(network: Windowed) -
     torch.testing.assert_close(far[:K].amax(dim=(1, 2)), expected, rtol=0, atol=1e-5)
     _, complete = inferers(0.25, skip_background=False)
     everything = joined(list(complete(InMemory(pixels), network)))
-    assert torch.equal(found[:, :24, :24], everything[:, :24, :24])  # which only windows that were run cover
-    assert not torch.equal(found, everything)
+    assert_alike(found[:, :24, :24], everything[:, :24, :24])  # which only windows that were run cover
+    assert (found - everything).abs().max() > 0.01
 
 
 def test_an_image_of_glass_alone_needs_no_network() -> None:
