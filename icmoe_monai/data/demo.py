@@ -49,7 +49,7 @@ def make_demo_set(folder: str, *, num_images: int = 72, seed: int = 0) -> None:
     """Write the demo set, or leave it as it is if it is complete.
 
     The three looks have equal shares; two thirds of each are training, one sixth validation and one sixth test cases.
-    The same arguments give the same files, byte for byte, with the same versions of the libraries.
+    The same arguments give the same files, byte for byte, with the same versions of the libraries on a CPU of one kind.
 
     Args:
         folder: Where to write it. A damaged or other demo set there is replaced; anything else there is an error.

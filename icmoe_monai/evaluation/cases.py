@@ -1,6 +1,6 @@
 """Scores of every case and method, and what they amount to: `cases.csv`, `summary.json` and a table in the log.
 
-How long the network took is in `timing.json`: an evaluation repeated gives the other two bit for bit.
+How long the network took is in `timing.json`: repeated on one machine, an evaluation gives the other two bit for bit.
 
 The values are MONAI's; where it has none, ours, chosen so that a failure never improves a number:
 

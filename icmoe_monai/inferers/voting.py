@@ -81,7 +81,7 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
     Args:
         roi_size: Side of the square window, a multiple of 16.
         overlap: Share of a window that its neighbour covers too.
-        sw_batch_size: Windows in one forward pass; changes speed and memory, not the result.
+        sw_batch_size: Windows in one forward pass; changes speed and memory, and of the result the rounding.
         amp: Use bfloat16 inside the network.
         with_experts: Return probabilities, the voted and the experts', and the votes, instead of voted logits.
         device: Where the full-size maps are kept; the input's device if None.

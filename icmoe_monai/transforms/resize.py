@@ -1,4 +1,4 @@
-"""MONAI's anti-aliased resizing as products with two narrow matrices: the same numbers in a small part of the time.
+"""MONAI's anti-aliased resizing as products with two narrow matrices: the same but for rounding, in little time.
 
 To smooth the lines of an image by a Gaussian and to interpolate between their pixels is linear: a channel X (H, W)
 becomes A X B', where A (h, H) and B (w, W) are nearly all zeros. MONAI's `Resized` convolves the image at its full size
