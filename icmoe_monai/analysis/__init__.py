@@ -1,4 +1,4 @@
-"""What each expert knows and is heard for, and what shifted images do to the masks.
+"""Analysis of a trained network: what each expert contributes to the vote, and how degraded images change the masks.
 
 May import calibration, evaluation and below.
 """

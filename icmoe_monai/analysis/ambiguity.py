@@ -1,14 +1,21 @@
-"""Phantoms whose ambiguity is known, and whether what the experts say rises with it.
+"""Test on computer-made phantoms of known ambiguity: does the experts' disagreement rise with the ambiguity?
 
-Two families, each of the same few lesions drawn again and again with nothing changed but one number:
+There are two families of phantoms. In a family the same few lesions are drawn repeatedly, and only one number, the
+level, changes:
 
-- *rim*: a third of the lesion's depth shows between nothing (the border is the core's) and all of the lesion (it is the
-  outer one). Half way both borders are plausible; the known ambiguity is 4 r (1 - r) of the rim's share r;
-- *softness*: the border is drawn sharper or wider; the known ambiguity is the width, as a factor of its usual one.
+- *rim*: the rim is the outer third of the lesion's depth, and the level r is how much of the lesion it shows. At r = 0
+  the rim looks like the surroundings (the visible border is the core's), at r = 1 like the lesion (the visible border
+  is the outer one); at r = 0.5 both borders are plausible. The known ambiguity is 4 r (1 - r);
+- *softness*: the level is the width of the border as a factor of its usual width. The known ambiguity is this factor.
 
-Measured are means over the *zone* in which the truth is open (the rim; around a soft border as wide a band on both
-sides): the experts' `disagreement`, the `vote_entropy` and the voted probability's `uncertainty`, -sum p log p / log
-max(K, 2). Letters: E experts; K output channels; H W phantom.
+Three measures are averaged over the *zone*, the pixels at which the truth is open (the rim; for a soft border also a
+band of the same width outside the lesion):
+
+- `disagreement` of the experts;
+- `vote_entropy`, -sum_e w_e log w_e / log E of the votes w;
+- `uncertainty`, -sum p log p / log max(K, 2) of the voted probability p.
+
+Letters: E experts; K output channels; H W phantom.
 """
 
 from __future__ import annotations
@@ -42,16 +49,16 @@ _SHAPE = (200, 240)
 
 
 class AmbiguityTest:
-    """Segment phantoms of known ambiguity as an evaluation does its cases.
+    """Segment phantoms of known ambiguity as an evaluation segments its cases, and measure the experts' disagreement.
 
     Args:
-        network: The network.
-        inferer: The evaluation's voting inferer, with experts.
-        preprocessing: The evaluation's.
-        postprocessing: The evaluation's, with `SplitVotesd`.
-        look: One of `LOOKS`: the one that is like what the network was trained for.
-        num_phantoms: How many lesions.
-        seed: Of everything random.
+        network: The network to test.
+        inferer: The evaluation's voting inferer; its output must include the experts' probabilities and the votes.
+        preprocessing: The evaluation's preprocessing.
+        postprocessing: The evaluation's postprocessing, with `SplitVotesd`.
+        look: Kind of image that the phantoms imitate, one of `LOOKS`: the one closest to the training images.
+        num_phantoms: Number of lesions.
+        seed: Seed of all random numbers.
     """
 
     def __init__(
@@ -75,14 +82,14 @@ class AmbiguityTest:
 
     @torch.no_grad()
     def run(self, folder: str | Path) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-        """Write the phantoms, segment them and measure.
+        """Write the phantoms, segment them and summarise the measures.
 
         Args:
-            folder: Where the phantoms are written.
+            folder: Folder to write the phantoms to.
 
         Returns:
-            What `summarise` makes of them, and by family the pictures of the first phantom at every level: `image`
-            (H, W, 3), the `probability` of the foreground and the `disagreement`, (H, W).
+            The summary that `summarise` returns; and, by family, the pictures of the first phantom at every level, each
+            with `image` (H, W, 3) in 0..255, the `probability` of the foreground (H, W) and the `disagreement` (H, W).
         """
         self.network.eval()
         device = next(self.network.parameters()).device
@@ -104,19 +111,22 @@ class AmbiguityTest:
 def make_ambiguous_set(
     folder: str | Path, *, look: str = "dermoscopy", num_phantoms: int = 8, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Write the phantoms, `images/` and `masks/` (0, and 1 up to the outer border), and return them as cases.
+    """Write the phantoms as PNG files, and return them as cases.
+
+    The images are written to `images/` and the masks to `masks/` (0: background; 1: lesion up to its outer border).
 
     Args:
-        folder: Where to.
-        look: One of `LOOKS`.
-        num_phantoms: How many lesions, each drawn at every level of both families.
-        seed: Of everything random.
+        folder: Folder to write to.
+        look: Kind of image that the phantoms imitate, one of `LOOKS`.
+        num_phantoms: Number of lesions, each drawn at every level of both families.
+        seed: Seed of all random numbers.
 
     Returns:
-        Cases with `image`, `label`, `name`, `phantom`, `family`, `level`, `ambiguity` and the `zone`, bool (H, W).
+        One case per lesion, family and level, each with the paths `image` and `label`, `name`, `phantom` (number of the
+        lesion, from 0), `family`, `level`, `ambiguity` and `zone`, bool (H, W).
 
     Raises:
-        InputError: If there is no such look, or the folder cannot be written.
+        InputError: If `look` is not in `LOOKS`, `num_phantoms` is below 1, or the folder cannot be written.
 
     Example:
         >>> import tempfile
@@ -138,12 +148,15 @@ def make_ambiguous_set(
 
 
 def measure(zone: np.ndarray, item: Mapping[str, Any]) -> dict[str, float]:
-    """Return the means over a phantom's zone; without a second expert only the uncertainty.
+    """Return the three measures of a segmented phantom, averaged over its zone.
 
     Args:
         zone: bool, (H, W).
-        item: The phantom gone through `SplitVotesd`: `probability` (K, H, W), `expert_probabilities` (E, K, H, W) and
+        item: The phantom after `SplitVotesd`, with `probability` (K, H, W), `expert_probabilities` (E, K, H, W) and
             `votes` (E, H, W).
+
+    Returns:
+        The means by name (`MEASURES`); for a single expert only `uncertainty`.
     """
     keys = ("probability", "expert_probabilities", "votes")
     voted, experts, votes = (convert_to_tensor(item[key], track_meta=False, device="cpu").float() for key in keys)
@@ -161,14 +174,15 @@ def measure(zone: np.ndarray, item: Mapping[str, Any]) -> dict[str, float]:
 
 
 def summarise(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return, by family, means by level and Spearman's correlation of the known ambiguity with each measure.
+    """Summarise, for each family, the measures by level and their correlation with the known ambiguity.
 
     Args:
-        cases: Those of `make_ambiguous_set`, each with its `measured`.
+        cases: The cases of `make_ambiguous_set`, each with the result of `measure` added as `measured`.
 
     Returns:
-        By family: `levels`, each with `level`, `ambiguity` and `mean`, `low` and `high` (quartiles over the phantoms)
-        by measure; `spearman`, by measure: `pooled` over all pictures, and `within_phantoms`, the mean over phantoms.
+        By family: `num_pictures`; `num_phantoms`; `levels`, each with `level`, `ambiguity` and, by measure, `mean` and
+        the quartiles `low` and `high` over the phantoms; `spearman`, by measure Spearman's correlation with the known
+        ambiguity: `pooled` over all pictures, and `within_phantoms`, the mean of the correlations within each phantom.
     """
     return {family: _summarise_family([case for case in cases if case["family"] == family]) for family in LEVELS}
 
@@ -205,7 +219,7 @@ def _rho(cases: Sequence[Mapping[str, Any]], name: str) -> float | None:
 def _write(
     folder: Path, family: str, level: float, index: int, draw: Callable[..., Any], seed: Sequence[int]
 ) -> dict[str, Any]:
-    # a lesion's stream of random numbers is the same at every level, so that nothing but the level differs
+    # a lesion is drawn from the same random numbers at every level, so that nothing but the level differs
     image, mask = draw(np.random.default_rng(seed), _SHAPE, **{family: level})
     name = f"{family}_{level:g}_{index:03d}"
     paths = {"image": folder / "images" / f"{name}.png", "label": folder / "masks" / f"{name}.png"}

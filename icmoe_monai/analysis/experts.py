@@ -1,7 +1,7 @@
-"""Experts one can look into: what each knows, who is listened to where, who is right where others are wrong.
+"""Analysis of each expert in an evaluation: its features, its share of the vote, and where it is right or wrong.
 
-`ExpertAnalysis` is a handler of an evaluation; it writes `analysis.json`, `analysis.html`, which holds its figures and
-asks nothing of a network, and the same figures in `figures/`. What each figure means stands in docs/analysis.md.
+The handler `ExpertAnalysis` writes `analysis.json`, the page `analysis.html`, which contains all figures and loads
+nothing from the internet, and the same figures as files in `figures/`. docs/analysis.md explains the figures.
 """
 
 from __future__ import annotations
@@ -35,24 +35,26 @@ _PICTURE_SIDE = 320
 
 
 class ExpertAnalysis(CaseHandler):
-    """Handler that looks at every case of an evaluation and writes the analysis when all are done.
+    """Handler: report what each expert contributes to the vote, over all cases of an evaluation.
 
-    Needs `SplitVotesd` in the evaluator's postprocessing, a label in every case and batches of one. With a single
-    expert what compares experts is left out, and the page says so.
+    Needs `SplitVotesd` in the evaluator's postprocessing, a label in every case and batches of one case. The files are
+    written after the last case. With a single expert, comparisons of experts are left out, and the page says so.
 
     Args:
         output_dir: Folder of the results.
-        features: Compares the network's features with another's.
+        features: Compares the network's features with those of another network.
         ambiguity: Segments phantoms of known ambiguity.
         expert_names: The E names, as given to `SplitVotesd`.
-        num_pictures: How many cases are shown.
-        training_dir: Output folder of the training, for its `metrics.csv`; None: the page has nothing on the training.
-        dead_below: The load under which an expert counts as dead.
-        seed: Of the pixels that are drawn.
-        bundle_info: Settings to note, such as the checkpoint; absolute paths are cut to their last part.
+        num_pictures: Number of cases to show.
+        training_dir: Output folder of the training, whose `metrics.csv` is read; None: the page has no part on the
+            training.
+        dead_below: An expert whose load (share of the pixels at which it has the largest vote) is below this share
+            counts as dead.
+        seed: Seed for drawing the pixels whose votes are shown.
+        bundle_info: Settings to note in the results, such as the checkpoint; absolute paths are cut to their last part.
 
     Raises:
-        InputError: If a case has no label, the folder cannot be written, or the training left no metrics.
+        InputError: If a case has no label, the folder cannot be written, or `training_dir` holds no validated epochs.
 
     Example:
         >>> read_training(None)
@@ -87,14 +89,14 @@ class ExpertAnalysis(CaseHandler):
         self._chosen: set[int] = set()
 
     def started(self, engine: Engine) -> None:
-        """Forget the run before, and choose the cases that are shown."""
+        """Clear the results of an earlier run, and choose the cases to show."""
         num_cases = engine.state.epoch_length or 0
         self._cases, self._votes, self._shown = [], [], []
         self._chosen = set(take_evenly(range(num_cases), min(self.num_pictures, num_cases))[0])
         self.features.start(num_cases)
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Look at the cases of one iteration."""
+        """Measure the cases of one iteration, and keep pictures of the chosen ones."""
         for item in split_items(engine):
             index = len(self._cases)
             if item.get("label") is None:
@@ -106,7 +108,7 @@ class ExpertAnalysis(CaseHandler):
                 self._shown.append(_shown_case(item))
 
     def completed(self, engine: Engine) -> None:
-        """Compare features, segment the phantoms, and write everything."""
+        """Compare the features, segment the phantoms, and write all results."""
         logger = logging.getLogger(__name__)
         names = self.expert_names
         logger.info("Comparing features on %d windows.", len(self.features.windows))
@@ -179,13 +181,16 @@ class ExpertAnalysis(CaseHandler):
 
 
 def read_training(training_dir: str | None) -> list[dict[str, float]]:
-    """Return the validated epochs that a training noted in its `metrics.csv`, numbers by column.
+    """Read the validated epochs from the `metrics.csv` of a training.
 
     Args:
         training_dir: Output folder of the training; None: no epochs.
 
+    Returns:
+        The rows that have validation results, each with its numbers by column; empty cells are left out.
+
     Raises:
-        InputError: If the folder has no `metrics.csv`, or that has no validated epoch.
+        InputError: If the folder has no `metrics.csv`, or this file has no validated epoch.
     """
     if training_dir is None:
         return []
@@ -200,7 +205,7 @@ def read_training(training_dir: str | None) -> list[dict[str, float]]:
 
 
 def _numbers(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the numbers of a similarity without its arrays."""
+    """Return the summary numbers of a `similarity`, without its arrays of cosines."""
     return None if found is None else {key: found[key] for key in ("means", "separation", "auc")}
 
 

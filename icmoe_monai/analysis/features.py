@@ -1,9 +1,10 @@
-"""What an expert's features know of the classes: points to draw, and how alike the same and different classes are.
+"""How well each expert's features separate the classes, by t-SNE and by cosines, for two networks to compare.
 
-Features are taken on one window of a case, at three depths: `features`, what each expert hands to its decoder (stride
-16); `decoded`, what its decoder makes of it; `embeddings`, which the contrastive loss acts on, where there is a
-semantic expert. A *point* is a cell of such a map that is purely one class. The cells are drawn by the label and a
-seed alone, so that two networks are compared at the same places.
+Features are maps of one window per case, at three depths: `features`, the map that an expert passes to its decoder
+(stride 16); `decoded`, the map that this decoder returns; `embeddings`, the map on which the contrastive loss acts, if
+the network has a semantic expert. A *point* is the feature vector of one cell (position) of such a map, of which all
+pixels have the same class. Only the label and a seed decide which cells are drawn, so that two networks are compared at
+the same places.
 
 Letters: E experts; D channels of a map; H W window; n points.
 """
@@ -29,16 +30,16 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
 
 NO_CLASS = -1
-_MOST_PER_CLASS = 400  # points of a class whose pairs are compared
+_MOST_PER_CLASS = 400  # points of a class that are compared in pairs, at most
 _LEAST_PER_CLASS = 5
 
 
 class Window(NamedTuple):
-    """One window of a case.
+    """Hold one window of a case.
 
     Attributes:
         image: Normalised RGB, (3, H, W).
-        label: Class numbers, (H, W); `NO_CLASS` beyond the image.
+        label: Class numbers, (H, W); `NO_CLASS` outside the image.
     """
 
     image: Tensor
@@ -46,11 +47,11 @@ class Window(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Features of cells.
+    """Hold the features and the classes of some cells.
 
     Attributes:
-        features: (n, D).
-        classes: (n,).
+        features: Feature vectors, (n, D).
+        classes: Class numbers, (n,).
     """
 
     features: np.ndarray
@@ -58,19 +59,19 @@ class Points(NamedTuple):
 
 
 class FeatureComparison:
-    """Compare a network's features with those of another of the same kind, on the same windows of some cases.
+    """Compare a network's features with those of a second network of the same kind, on the same windows of some cases.
 
     Args:
-        network: The network that is looked at.
-        before: What it is compared with.
-        before_name: What that is, for titles.
+        network: The network to analyse.
+        before: The network to compare with, such as the one that training started from.
+        before_name: Name of `before` for titles, of which the last part of a path is taken; None: "before training".
         window_size: Side of the window that is cut from each case, pixels, a multiple of 16.
-        num_windows: From how many cases, spread evenly.
-        num_points: About how many points.
-        seed: Of everything random.
+        num_windows: Number of cases, spread evenly over the run, of which a window is taken.
+        num_points: About how many points are drawn at each depth, for each expert.
+        seed: Seed of all random numbers.
 
     Raises:
-        InputError: If there is to be no window, or no point.
+        InputError: If `num_windows` or `num_points` is below 1.
     """
 
     def __init__(
@@ -97,19 +98,32 @@ class FeatureComparison:
         self._chosen: set[int] = set()
 
     def start(self, num_cases: int) -> None:
-        """Forget the windows of the run before and choose those of this one."""
+        """Clear the windows of an earlier run, and choose the cases of which a window is kept.
+
+        Args:
+            num_cases: Number of cases of the run.
+        """
         self.windows = []
         self._chosen = set(take_evenly(range(num_cases), min(self.num_windows, num_cases))[0])
 
     def add(self, index: int, image: Tensor, label: Tensor) -> None:
-        """Keep the window of a chosen case: its number from 0, image and label as `take_window` has them."""
+        """Keep the window of a case, if the case was chosen.
+
+        Args:
+            index: Number of the case in the run, from 0.
+            image: Resized and normalised RGB, (3, h, w).
+            label: Class numbers, (1, H, W), of any size.
+        """
         if index in self._chosen:
             self.windows.append(take_window(image, label, self.window_size))
 
     def compare(self) -> tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]:
-        """Return t-SNE's plane of the network's points by depth and expert, and the similarities before and after.
+        """Project the network's points to a plane, and compute the similarities of both networks' points.
 
-        The similarities are by "depth: expert"; all three are empty for a network that is no mixture over a trunk.
+        Returns:
+            Three dicts: t-SNE coordinates (n, 2) and classes (n,) of the points of `network`, by depth and expert; the
+            `similarity` of the points of `before`, and that of the points of `network`, both by "depth: expert". For a
+            network that is no `ICMoE` (a baseline without experts over a trunk) a dict is empty.
         """
         drawing = {"num_points": self.num_points, "seed": self.seed}
         after = collect_points(self.network, self.windows, **drawing)
@@ -130,12 +144,15 @@ class FeatureComparison:
 
 
 def take_window(image: Tensor, label: Tensor, size: int) -> Window:
-    """Cut the window at an image's centre, or pad an image that is smaller.
+    """Cut a square window from the centre of an image and its label; a smaller image is padded.
 
     Args:
         image: Resized and normalised RGB, (3, h, w).
-        label: Class numbers, (1, H, W), of any size.
+        label: Class numbers, (1, H, W), of any size; it is resized to the image's size.
         size: Side of the window, pixels.
+
+    Returns:
+        The window; its padding is 0 in the image and `NO_CLASS` in the label.
 
     Example:
         >>> take_window(torch.zeros(3, 48, 80), torch.zeros(1, 96, 160), 64).label.shape
@@ -153,13 +170,18 @@ def take_window(image: Tensor, label: Tensor, size: int) -> Window:
 def collect_points(
     network: nn.Module, windows: Sequence[Window], *, num_points: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Points]]:
-    """Return points at each depth, by expert; a network without experts over a trunk (a baseline) has none.
+    """Run a network on windows, and draw points from its feature maps.
 
     Args:
         network: The network.
         windows: The windows, at least one.
-        num_points: About how many points, as many of each class where there are.
-        seed: Of the cells that are drawn.
+        num_points: About how many points to draw at each depth for each expert, equally many of each class if there
+            are enough.
+        seed: Seed for drawing the cells.
+
+    Returns:
+        The points by depth and expert; empty for a network that is no `ICMoE` (a baseline without experts over a
+        trunk).
     """
     if not isinstance(network, ICMoE):
         return {}
@@ -189,11 +211,14 @@ def collect_points(
 
 
 def flatten(points: Points, *, seed: int = 0) -> np.ndarray:
-    """Return t-SNE's two coordinates of points, (n, 2).
+    """Project points to a plane by t-SNE.
 
     Args:
-        points: At least 4.
-        seed: Of t-SNE.
+        points: At least 4 points.
+        seed: Seed of t-SNE.
+
+    Returns:
+        Coordinates, (n, 2), float32.
     """
     perplexity = min(30.0, (len(points.classes) - 1) / 3)
     spread = TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=seed)
@@ -201,16 +226,17 @@ def flatten(points: Points, *, seed: int = 0) -> np.ndarray:
 
 
 def similarity(points: Points, *, seed: int = 0) -> dict[str, Any] | None:
-    """Return how alike points are, by cosine: of one foreground class, of the background, and one of each.
+    """Compute the cosine similarity of pairs of points within a class, and between foreground and background.
 
     Args:
         points: The points.
-        seed: Of those that are compared, where there are many.
+        seed: Seed for drawing the points to compare; of each class at most 400 are.
 
     Returns:
-        `foreground`, `background` and `between`, each the cosines (arrays); `means` of the three; `separation`, the
-        mean of the first two means less the third; `auc`, the chance that a pair of one class is more alike than a
-        pair of two. None if foreground or background has too few points.
+        `foreground`, `background` and `between`, the cosines (arrays) of the pairs of one foreground class, of two
+        background points, and of a foreground with a background point; `means` of the three; `separation`, the mean of
+        the first two means less the third; `auc`, the probability that a pair within a class is more alike than a pair
+        of foreground and background. None if foreground or background has fewer than 5 points.
     """
     rng = np.random.default_rng(seed)
     taken = np.concatenate(
@@ -236,7 +262,7 @@ def similarity(points: Points, *, seed: int = 0) -> dict[str, Any] | None:
 
 
 def _points(one: Tensor, label: Tensor, num_classes: int, per_class: int, seed: Sequence[int]) -> Points:
-    """Draw cells of each class of a map (D, h, w), by a label (H, W)."""
+    """Draw cells of each class from a feature map (D, h, w), whose classes are those of a label (H, W)."""
     h, w = one.shape[1:]
     classes = pure_classes(label, (h, w), num_classes).flatten().numpy()
     rng = np.random.default_rng(seed)
@@ -245,12 +271,15 @@ def _points(one: Tensor, label: Tensor, num_classes: int, per_class: int, seed: 
 
 
 def pure_classes(label: Tensor, size: tuple[int, int], num_classes: int) -> Tensor:
-    """Return the class of every cell (h, w) of which all pixels have it, else `NO_CLASS`.
+    """Return the class of every cell of a feature map: the one that all pixels of the cell have, else `NO_CLASS`.
 
     Args:
         label: Class numbers, (H, W).
-        size: h and w.
-        num_classes: Their number.
+        size: Size of the feature map, (h, w).
+        num_classes: Number of classes.
+
+    Returns:
+        Class numbers of the cells, (h, w).
     """
     one_hot = torch.stack([label == c for c in range(num_classes)]).float()
     share, cell_class = F.adaptive_avg_pool2d(one_hot[None], size)[0].max(dim=0)
@@ -258,7 +287,7 @@ def pure_classes(label: Tensor, size: tuple[int, int], num_classes: int) -> Tens
 
 
 def _in_training(network: ICMoE) -> ICMoE:
-    """Return a copy that gives its structured output, with the statistics of evaluation."""
+    """Return a copy in training mode, so that it returns an `ICMoEOutput`; batch normalisation stays in eval mode."""
     copied = copy.deepcopy(network).train()
     for module in copied.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -1,7 +1,7 @@
-"""Figures of numbers in the analysis of experts: votes by region, load, pairs, places, training.
+"""Charts of the expert analysis: votes by region, load, pairs of experts, positions in the picture, training.
 
-Every function returns a figure of matplotlib's, 1200 pixels wide as `to_png` draws it. Colours are Okabe and Ito's,
-which the colour-blind can tell apart, and marks or dashes differ besides.
+Every function returns a matplotlib figure, which `to_png` draws 1200 pixels wide. The colours are those of Okabe and
+Ito, which colour-blind readers can tell apart; markers or dashes differ as well.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ _MOST_DRAWN = 20_000
 
 
 def to_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG, 1200 pixels wide.
+    """Render a figure as a PNG, 1200 pixels wide.
 
     Args:
         figure: The figure.
+
+    Returns:
+        The content of the PNG file.
     """
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=_DPI)
@@ -37,19 +40,21 @@ def to_png(figure: Figure) -> bytes:
 
 
 def new_figure(height: float) -> Figure:
-    """Return an empty figure of the common width.
+    """Create an empty figure of the width that all figures share.
 
     Args:
-        height: Inches.
+        height: Height in inches.
     """
     return Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
 
 
 def draw_votes(cases: Sequence[CasePixels], expert_names: Sequence[str]) -> Figure:
-    """Draw the distribution of votes over pixels, by region and expert: quartiles, and from 5 to 95 %.
+    """Draw the distribution of the votes over pixels as box plots, by region and expert.
+
+    A box shows the quartiles, its whiskers 5 to 95 %.
 
     Args:
-        cases: The cases.
+        cases: What was measured on each case.
         expert_names: The E names.
     """
     figure = new_figure(4.2)
@@ -80,8 +85,8 @@ def draw_load(loads: Mapping[str, float], dead_below: float) -> Figure:
     """Draw the share of pixels at which each expert has the largest vote.
 
     Args:
-        loads: Shares by expert.
-        dead_below: The share under which an expert counts as dead.
+        loads: Shares, 0..1, by expert.
+        dead_below: An expert whose share is below this one counts as dead.
     """
     figure = new_figure(0.45 * len(loads) + 1.4)
     axis = figure.subplots()
@@ -99,7 +104,7 @@ def draw_pairs(pairs: Mapping[str, Mapping[str, float]], expert_names: Sequence[
     """Draw how often two experts decide differently, and how often both are wrong.
 
     Args:
-        pairs: As `pixels.summarise` returns them.
+        pairs: The `pairs` that `pixels.summarise` returns.
         expert_names: The E names, at least two.
     """
     figure = new_figure(0.75 * len(expert_names) + 1.7)
@@ -123,10 +128,10 @@ def draw_pairs(pairs: Mapping[str, Mapping[str, float]], expert_names: Sequence[
 
 
 def draw_positions(cases: Sequence[CasePixels], expert_names: Sequence[str]) -> Figure:
-    """Draw where in the picture each expert alone is right, as a share of the cases.
+    """Draw a map per expert of the positions at which this expert alone is right, as a share of the cases' pixels.
 
     Args:
-        cases: The cases.
+        cases: What was measured on each case.
         expert_names: The E names, at least two.
     """
     shares = 100 * np.mean([case.positions for case in cases], axis=0)
@@ -143,12 +148,12 @@ def draw_positions(cases: Sequence[CasePixels], expert_names: Sequence[str]) -> 
 
 
 def draw_training(rows: Sequence[Mapping[str, Any]], loads: Mapping[str, str], dead_below: float) -> Figure:
-    """Draw load, entropy and disagreement, and Dice over the epochs of a training.
+    """Draw three panels over the epochs of a training: load, vote entropy with disagreement, and Dice.
 
     Args:
-        rows: Validated epochs, numbers by column of `metrics.csv`.
-        loads: Columns of the loads, by expert.
-        dead_below: The share under which an expert counts as dead.
+        rows: Validated epochs, each with its numbers by column of `metrics.csv`.
+        loads: Names of the columns that hold the loads, by expert.
+        dead_below: An expert whose load is below this share counts as dead.
     """
     columns = {"vote entropy": "val_vote_entropy", "disagreement": "val_disagreement"}
     scores = {"voted": "val_mean_dice", "mean vote": "val_mean_vote_dice", "oracle": "val_oracle_dice"}

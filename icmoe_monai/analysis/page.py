@@ -1,4 +1,4 @@
-"""The analysis of experts as one page, which opens without a network and asks nothing of one."""
+"""HTML page of the expert analysis: a single file with all figures, which loads nothing from the internet."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ONE_EXPERT = "Left out: this network has one expert, and there is nothing to com
 
 
 class Section(NamedTuple):
-    """A part of the page.
+    """Hold one section of the page.
 
     Attributes:
-        id: Its anchor.
-        title: Its heading.
-        reading: How to read it.
-        pictures: Title and PNG, as a data URI, of its figures.
-        heads: Heads of its table.
-        rows: Rows of its table.
-        missing: Why it has no figure, if it has none.
+        id: Anchor of the section, for links.
+        title: Heading.
+        reading: Text that explains how to read the figures and the table.
+        pictures: Title and PNG, as a data URI, of each figure.
+        heads: Column heads of the table.
+        rows: Rows of the table.
+        missing: Why figures or parts of the section are left out; empty if nothing is.
     """
 
     id: str
@@ -34,14 +34,14 @@ class Section(NamedTuple):
 
 
 def render_analysis(content: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    """Return the page.
+    """Render the page of the expert analysis.
 
     Args:
         content: The content of `analysis.json`.
         pictures: The figures as PNG, by name.
 
     Returns:
-        The page, to be written as UTF-8.
+        The HTML text, to be written as UTF-8.
     """
     dead = content["dead_experts"]
     limit = f"{100 * content['dead_below']:g} %"
@@ -105,7 +105,7 @@ def _regions(content: Mapping[str, Any], uris: Mapping[str, str]) -> Section:
     ]
     several = len(content["experts"]) > 1
     section = _section("regions", "Votes by region", reading, uris, ["regions"], several, heads, rows)
-    return section._replace(heads=heads, rows=rows)  # where a single expert is right is worth knowing too
+    return section._replace(heads=heads, rows=rows)  # the table is of use for a single expert too
 
 
 def _pairs(content: Mapping[str, Any], uris: Mapping[str, str]) -> Section:

@@ -1,6 +1,6 @@
-"""Pictures in the analysis of experts: features as maps, cases with who is right, phantoms with what was seen in them.
+"""Pictures of the expert analysis: t-SNE of features, their similarity, cases with the right experts, phantoms.
 
-Every function returns a figure of matplotlib's as `analysis.figures` has them. Letters: E experts; H W maps.
+Every function returns a matplotlib figure in the style of `figures`. Letters: E experts; n points; H W maps.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ DEPTH_TITLES = {"features": "features", "decoded": "decoder", "embeddings": "emb
 
 
 def draw_spread(spread: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
-    """Draw points in t-SNE's plane, a panel per depth and expert, coloured by class.
+    """Draw the t-SNE coordinates of points, coloured by class, in a panel per depth and expert.
 
     Args:
-        spread: Coordinates (n, 2) and classes (n,), by depth and expert.
+        spread: Coordinates (n, 2) and classes (n,) of the points, by depth and expert.
     """
     panels = [(depth, name, *found) for depth, by_expert in spread.items() for name, found in by_expert.items()]
     num_columns = len(spread["features"])
@@ -61,12 +61,14 @@ def draw_spread(spread: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 def draw_similarity(before: Mapping[str, Any], after: Mapping[str, Any], titles: tuple[str, str]) -> Figure:
-    """Draw cosines of pairs of points, a row per depth and expert, before on the left and after on the right.
+    """Draw the distributions of the cosines of pairs of points: `before` on the left, `after` on the right.
+
+    There is a row per depth and expert.
 
     Args:
-        before: As `features.similarity` returns it, by "depth: expert".
-        after: The same of the network that is looked at.
-        titles: What the two are.
+        before: Results of `features.similarity` for the network to compare with, by "depth: expert".
+        after: The same for the network that is analysed.
+        titles: Titles of the two columns.
     """
     figure = new_figure(1.35 * len(after) + 1.0)
     axes = figure.subplots(len(after), 2, squeeze=False, sharex=True)
@@ -98,10 +100,11 @@ def draw_similarity(before: Mapping[str, Any], after: Mapping[str, Any], titles:
 
 
 def draw_wins(cases: Sequence[Mapping[str, Any]], expert_names: Sequence[str]) -> Figure:
-    """Draw cases and, beside each, which expert is right where another is wrong.
+    """Draw cases and, beside each, a map of which experts are right.
 
     Args:
-        cases: `name`, `image` (H, W, 3) in 0..255, `label` (H, W) and `right` bool (E, H, W) each; at least one.
+        cases: At least one, each with `name`, `image` (H, W, 3) in 0..255, `label` (H, W), and `right`, bool
+            (E, H, W).
         expert_names: The E names, at least two.
     """
     num_columns = min(3, len(cases))
@@ -126,19 +129,19 @@ def draw_wins(cases: Sequence[Mapping[str, Any]], expert_names: Sequence[str]) -
     patches = [Patch(color=COLOURS[i], label=f"only {name}") for i, name in enumerate(expert_names)]
     rest = {_ALL_RIGHT: "all right", _SOME_RIGHT: "some right", _ALL_WRONG: "all wrong"}
     if len(expert_names) == 2:
-        del rest[_SOME_RIGHT]  # of two, some is one
+        del rest[_SOME_RIGHT]  # of two experts, "some right" is always "only one right"
     patches += [Patch(facecolor=colour, edgecolor="#888888", label=label) for colour, label in rest.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=9)
     return figure
 
 
 def draw_ambiguity(summary: Mapping[str, Any], examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Draw what was measured over the known ambiguity, and below it one phantom of each family at every level.
+    """Draw the measures over the known ambiguity, and below them one phantom of each family at every level.
 
     Args:
-        summary: As `ambiguity.summarise` returns it.
+        summary: The result of `ambiguity.summarise`.
         examples: By family, one phantom's pictures in the order of the levels: `image` (H, W, 3), `probability` and
-            `disagreement` (H, W).
+            `disagreement` (H, W) in 0..1.
     """
     strips = [_strip(examples[family]) for family in summary]
     heights = [WIDTH_INCHES * strip.shape[0] / strip.shape[1] for strip in strips]
@@ -159,7 +162,7 @@ def draw_ambiguity(summary: Mapping[str, Any], examples: Mapping[str, Sequence[M
 
 
 def _in_order(axes: np.ndarray, num_experts: int) -> list[Axes]:
-    """Return the first row's panels of the experts, then all of the second."""
+    """Return the panels to draw on: one per expert in the first row, then all of the second row."""
     return [*axes[0, :num_experts], *axes[1]]
 
 
@@ -177,7 +180,7 @@ def _draw_measures(axis: Axes, family: Mapping[str, Any]) -> None:
 
 
 def _strip(pictures: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Lay pictures side by side, (H, W, 3) in 0..1: the phantom, below it the probability and the disagreement."""
+    """Lay phantoms side by side, each above its probability and disagreement, as one picture (H, W, 3) in 0..1."""
     maps = {"probability": colormaps["cividis"], "disagreement": colormaps["magma"]}
     columns = [
         [picture["image"] / 255, *(colours(picture[key])[..., :3] for key, colours in maps.items())]

@@ -1,13 +1,13 @@
-"""Who is listened to where, who differs from whom, and who is right where others are wrong, pixel by pixel.
+"""Pixel-by-pixel comparison of the experts: their votes by region, where they differ, and where one alone is right.
 
-Maps are brought to at most 512 pixels on the longest side. Regions of a case, by its label:
+Maps are reduced to at most 512 pixels on the longest side. The regions of a case follow from its label:
 
-- `border`: within 2 % of the longest side (at least 2 pixels) of a border between classes;
+- `border`: pixels within 2 % of the longest side (at least 2 pixels) of a border between classes;
 - `inside`: the rest of the foreground; `outside`: the rest of the background;
-- `ambiguous`: where the experts decide differently, wherever that is, so it overlaps the other three.
+- `ambiguous`: pixels that the experts decide differently; this region overlaps the other three.
 
-Shares of pixels that an expert or the label calls foreground compare experts (all pixels, where there are none): over
-the whole picture agreement on the background would hide everything. Every case counts alike.
+Experts are compared on the *compared pixels*, those that an expert or the label calls foreground (all pixels, if there
+are none): over the whole picture, agreement on the background would hide every difference. Every case has equal weight.
 
 Letters: E experts; K output channels; H W maps.
 """
@@ -36,18 +36,19 @@ _GRID = 24  # rows and columns of the map of positions
 
 
 class CasePixels(NamedTuple):
-    """What the pixels of one case say.
+    """Hold what was measured on the pixels of one case; all shares are in 0..1.
 
     Attributes:
-        drawn: Votes at some pixels by region, (n, E).
-        votes: Mean vote by region, (E,).
-        right: Share of pixels at which an expert is right, by region, (E,).
-        shares: Share of the picture that is of the region.
+        drawn: Votes at some randomly drawn pixels, (n, E), by region.
+        votes: Mean vote of each expert, (E,), by region.
+        right: Share of the region's pixels at which each expert is right, (E,), by region.
+        shares: Share of the picture that the region covers, by region.
         differ: Share of the compared pixels that two experts decide differently, (E, E).
-        both_wrong: Share of them at which both are wrong, (E, E).
+        both_wrong: Share of the compared pixels at which two experts are both wrong, (E, E).
         alone_right: Share of the compared pixels at which only this expert is right, (E,).
-        alone_wrong: Share at which only this one is wrong, (E,).
-        positions: Where in the picture this expert alone is right, shares of a grid's cells, (E, g, g).
+        alone_wrong: Share of the compared pixels at which only this expert is wrong, (E,).
+        positions: Share of the pixels at which only this expert is right, in each cell of a grid of g x g cells over
+            the picture, (E, g, g).
     """
 
     drawn: dict[str, np.ndarray]
@@ -62,11 +63,11 @@ class CasePixels(NamedTuple):
 
 
 def look_at_pixels(item: Mapping[str, Any], *, seed: int | Sequence[int] = 0) -> CasePixels:
-    """Look at one case.
+    """Compare the experts on the pixels of one case.
 
     Args:
-        item: A case gone through `SplitVotesd`, with its `label`.
-        seed: Of the pixels that are drawn.
+        item: A case after `SplitVotesd`, with its `label`.
+        seed: Seed for drawing pixels.
     """
     decisions, votes, label = case_maps(item)
     regions = find_regions(label, decisions)
@@ -96,11 +97,14 @@ def look_at_pixels(item: Mapping[str, Any], *, seed: int | Sequence[int] = 0) ->
 
 
 def case_maps(item: Mapping[str, Any], longest_side: int = _LONGEST_SIDE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return decisions (E, H, W), votes (E, H, W) and the label (H, W) of a case, at most so large.
+    """Return the experts' decisions, their votes and the label of a case, reduced to a largest size.
 
     Args:
-        item: A case gone through `SplitVotesd`, with its `label`.
-        longest_side: Pixels.
+        item: A case after `SplitVotesd`, with its `label`.
+        longest_side: The maps' longest side in pixels, at most; smaller maps keep their size.
+
+    Returns:
+        Class numbers that the experts decide, (E, H, W), int64; votes, (E, H, W), float64; label, (H, W), int64.
     """
     keys = ("expert_probabilities", "votes", "label")
     experts, votes, label = (convert_to_tensor(item[key], track_meta=False, device="cpu").float() for key in keys)
@@ -112,11 +116,14 @@ def case_maps(item: Mapping[str, Any], longest_side: int = _LONGEST_SIDE) -> tup
 
 
 def find_regions(label: np.ndarray, decisions: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the regions of a case, bool (H, W) each.
+    """Find the regions of a case.
 
     Args:
         label: Class numbers, (H, W).
         decisions: The experts' class numbers, (E, H, W).
+
+    Returns:
+        The regions by name (`REGIONS`), bool (H, W) each.
     """
     borders = find_boundaries(label, mode="thick")
     width = max(2.0, _BORDER_SHARE * max(label.shape))
@@ -126,15 +133,16 @@ def find_regions(label: np.ndarray, decisions: np.ndarray) -> dict[str, np.ndarr
 
 
 def summarise(cases: Sequence[CasePixels], expert_names: Sequence[str]) -> dict[str, Any]:
-    """Return means over the cases; what has no meaning for a single expert is left out.
+    """Average what was measured over the cases.
 
     Args:
         cases: At least one.
         expert_names: The E names.
 
     Returns:
-        `regions`, by region: `cases` that have it, `share` of the picture, `mean_vote` and `right` by expert; and for
-        E > 1 `pairs`, by "a, b": `differ` and `both_wrong`; `wins`, by expert: `alone_right` and `alone_wrong`.
+        `regions`, by region: number of `cases` that have the region, its `share` of the picture, `mean_vote` and
+        `right` by expert (for a single expert without the region `ambiguous`); and for E > 1 `pairs`, by "a, b":
+        `differ` and `both_wrong`; `wins`, by expert: `alone_right` and `alone_wrong`.
     """
     regions = {}
     for region in REGIONS:

@@ -1,4 +1,8 @@
-"""Figures of an evaluation on shifted images; colours are Okabe and Ito's, which the colour-blind can tell apart."""
+"""Figures of an evaluation on shifted (degraded) images.
+
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart. A `summary` is what
+`shift_metrics.summarise` returns.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,10 @@ _SHIFT_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F0
 
 
 def draw_conditions(summary: Mapping[str, Any], path: str | Path) -> None:
-    """Draw a panel per shift: Dice with its interval over the strengths, and the mean of every figure of quality.
+    """Draw Dice with its interval, and the mean of every figure of quality, over the strength, in a panel per shift.
 
     Args:
-        summary: As `summarise` returns it.
+        summary: The result of `shift_metrics.summarise`.
         path: The PNG to write, 1440 pixels wide.
     """
     entries = {(entry["shift"], entry["strength"]): entry for entry in summary["conditions"]}
@@ -51,10 +55,10 @@ def draw_conditions(summary: Mapping[str, Any], path: str | Path) -> None:
 
 
 def draw_quality(summary: Mapping[str, Any], path: str | Path) -> None:
-    """Draw a panel per figure of quality: its mean and the mean Dice of every condition.
+    """Draw the mean Dice over the mean of a figure of quality, a mark per condition, in a panel per figure of quality.
 
     Args:
-        summary: As `summarise` returns it.
+        summary: The result of `shift_metrics.summarise`.
         path: The PNG to write, 1440 pixels wide.
     """
     names = list(summary["spearman"])
@@ -92,10 +96,10 @@ def draw_examples(image_path: str, shifts: Sequence[str], path: str | Path, *, s
     """Draw one image under every shift and strength.
 
     Args:
-        image_path: The image.
+        image_path: File of the image.
         shifts: Names of `SHIFTS`, at least one.
         path: The PNG to write, 1440 pixels wide.
-        seed: Of everything random.
+        seed: Seed of all random numbers.
     """
     image = torch.from_numpy(np.ascontiguousarray(read_image(image_path).transpose(2, 0, 1)))
     num_rows = -(-(len(shifts) + 1) // 2)

@@ -1,13 +1,19 @@
-"""What shifts of the images do to the masks, and whether figures of quality notice: `shifts.csv`, `.json`, pictures.
+"""How much the masks suffer when images are degraded (shifted), and whether figures of quality reveal it.
 
-A *condition* is a shift at a strength, or the clean images. Every case is scored under every condition by the Dice of
-its voted mask at the label's size (empty label and mask: 1; only one empty: 0; K>1: mean over the foreground classes),
-and beside it stand the figures of quality that a run without labels would have given it. Intervals are 95 % percentile
-bootstrap intervals over the cases, differences from the clean images paired by case.
+`ShiftMetrics` writes `shifts.csv`, `shifts.json` and three pictures. A *shift* is a kind of degradation (`shifts`), a
+*condition* is a shift at a strength, or the clean images. A *figure of quality* is a number that tells, without a
+label, how good a mask may be (`QUALITY_SIGNS`).
 
-Spearman's correlation of Dice with each figure is reported three ways: over the conditions' means, which asks whether a
-set of worse pictures is noticed; over all cases and conditions; and within each case over its conditions, averaged over
-the cases in which both vary. Letters: C conditions; N cases.
+Every case is scored under every condition by the Dice of its voted mask at the label's size (empty label and mask: 1;
+only one empty: 0; K>1: mean over the foreground classes). Its figures of quality are those that a run without labels
+would report. Intervals are 95 % percentile bootstrap intervals over the cases; differences from the clean images are
+paired by case.
+
+Spearman's correlation of Dice with each figure of quality is reported three ways: over the means of the conditions,
+which asks whether the figure reveals that a whole set of images is worse; over all cases and conditions; and within
+each case over its conditions, averaged over the cases in which both vary.
+
+Letters: C conditions; N cases; K output channels.
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import without_folders, write_csv, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rank_correlation, rounded
 
-# A figure of quality, and what it should do when masks get worse: fall (1) or rise (-1).
+# Figures of quality, with the sign that their correlation with Dice should have.
 QUALITY_SIGNS = {
     "predicted_dice": 1,
     "confidence": 1,
@@ -42,11 +48,15 @@ QUALITY_SIGNS = {
 
 
 def case_quality(item: Mapping[str, Any], calibration: Calibration | None = None) -> dict[str, float]:
-    """Return a case's figures of quality as inference tells them, or else those that its probabilities give.
+    """Return the figures of quality of a case.
 
     Args:
-        item: A case that has gone through `SplitVotesd`, and for inference's figures through `TakeVoteFeaturesd`.
-        calibration: Adds `predicted_dice` where it predicts one.
+        item: A case after `SplitVotesd`. If it also went through `TakeVoteFeaturesd`, the figures are those of its
+            `vote_features`, as inference reports them; else they are computed from its probabilities and votes.
+        calibration: Adds `predicted_dice`, if it can predict the Dice score and the item has `vote_features`.
+
+    Returns:
+        The figures by name, among those of `QUALITY_SIGNS`.
     """
     features = item.get("vote_features")
     if features:
@@ -58,17 +68,17 @@ def case_quality(item: Mapping[str, Any], calibration: Calibration | None = None
 
 
 class ShiftMetrics(CaseHandler):
-    """Handler that scores shifted cases and writes `shifts.csv`, `shifts.json` and the figures when all are done.
+    """Handler: score the masks of shifted images, and write `shifts.csv`, `shifts.json` and three pictures at the end.
 
-    Needs `SplitVotesd` in the evaluator's postprocessing, a label, and the cases of `shifted_cases`.
+    Needs `SplitVotesd` in the evaluator's postprocessing, a label in every case, and the cases of `shifted_cases`.
 
     Args:
         output_dir: Folder of the files.
         out_channels: K.
-        calibration: Predicts a case's Dice, which is then one of the figures of quality (`QUALITY_SIGNS`).
+        calibration: Predicts the Dice of a case, which is then one of the figures of quality (`QUALITY_SIGNS`).
         num_bootstrap: Number of bootstrap samples.
-        seed: Of the bootstrap, and of the example picture's shifts.
-        bundle_info: Settings to note, such as the checkpoint; absolute paths are cut to their last part.
+        seed: Seed of the bootstrap, and of the shifts in the picture of examples.
+        bundle_info: Settings to note in the results, such as the checkpoint; absolute paths are cut to their last part.
 
     Raises:
         InputError: If a case has no label.
@@ -101,7 +111,7 @@ class ShiftMetrics(CaseHandler):
         self._example = ""
 
     def started(self, engine: Engine) -> None:
-        """Forget the run before."""
+        """Clear the results of an earlier run."""
         self._rows, self._example = [], ""
 
     def iteration_completed(self, engine: Engine) -> None:
@@ -132,18 +142,19 @@ class ShiftMetrics(CaseHandler):
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], *, num_bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Return what the cases amount to, as `shifts.json` holds it.
+    """Summarise the scores of all cases by condition, as `shifts.json` holds them.
 
     Args:
-        rows: A row per case and condition: `case`, `shift`, `strength`, `dice` and the figures of quality; every case
-            under every condition.
+        rows: A row for every case under every condition, with `case`, `shift`, `strength`, `dice` and the figures of
+            quality, in this order.
         num_bootstrap: Number of bootstrap samples.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
-        `num_cases`; `conditions`, each with `shift`, `strength`, `amount`, `unit`, `dice`, `interval`, `minus_clean`,
-        `minus_clean_interval` and `quality`, the figures' means; `spearman`, by figure: `expected_sign`,
-        `over_conditions`, `over_cases_and_conditions`, `within_cases`.
+        `num_cases`; `conditions`, each with `shift`, `strength`, `amount`, `unit`, the mean `dice` and its `interval`,
+        the mean difference `minus_clean` and its `minus_clean_interval`, and `quality`, the mean of each figure of
+        quality; `spearman`, by figure of quality: `expected_sign`, `over_conditions`, `over_cases_and_conditions`,
+        `within_cases`, `num_cases_within`.
     """
     names = list(dict.fromkeys(row["case"] for row in rows))
     conditions = list(dict.fromkeys((row["shift"], row["strength"]) for row in rows))
@@ -190,7 +201,7 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
 
 
 def _correlations(dice: np.ndarray, figure: np.ndarray, sign: int | None) -> dict[str, Any]:
-    """Return the three correlations of values (C, N)."""
+    """Return Spearman's correlations of Dice with a figure of quality, both (C, N), in the three ways."""
     within = [rho for d, q in zip(dice.T, figure.T, strict=True) if (rho := _correlation(d, q)) is not None]
     return {
         "expected_sign": sign,

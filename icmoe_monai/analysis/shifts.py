@@ -1,9 +1,9 @@
-"""Pictures as they get worse in practice: nine shifts of an image at three strengths each, its geometry unchanged.
+"""Degradations of images that occur in practice (shifts): nine kinds at three strengths, which keep the geometry.
 
-A shift is applied to the image as it was read, 0..255, before it is resized. What has a length (blur, grain, strokes,
-resolution) is measured by the image's longest side, so that a strength means the same whatever the file's size; JPEG
-compresses the pixels as they are, and so does less to a large picture. Everything random follows from a seed and the
-case's name, and is the same at all strengths of a shift, which only make it stronger.
+A shift is applied to the image as read, 0..255, before it is resized. Lengths (of blur, grain, strokes, resolution) are
+relative to the image's longest side, so that a strength means the same at every image size; JPEG compresses the pixels
+as they are, and so changes a large image less. All random numbers follow from a seed and the case's name and are the
+same at every strength of a shift, so that a higher strength changes nothing but the amount.
 
 Letters: H W the size of the image as read.
 """
@@ -42,16 +42,16 @@ STRENGTHS = (1, 2, 3)
 CLEAN = "none"
 _BLUR_SIDE = 256  # a blur's deviation is in pixels of an image of this longest side
 _NOISE_GRAIN, _SPECKLE_GRAIN = 512, 256  # grains along the longest side
-_HAIR, _PEN, _CALLIPER = (38, 28, 24), (74, 48, 128), (240, 228, 90)  # on grey images marks are yellow
+_HAIR, _PEN, _CALLIPER = (38, 28, 24), (74, 48, 128), (240, 228, 90)  # RGB; marks on grey images are yellow
 
 
 class Shift(NamedTuple):
-    """One way in which pictures get worse.
+    """Hold one kind of degradation.
 
     Attributes:
-        apply: Takes an image (3, H, W) in 0..255, an amount and a seed, and returns the image.
+        apply: Takes an image (3, H, W) in 0..255, an amount and a seed, and returns the degraded image.
         amounts: The amount at strengths 1 (mild), 2 (moderate) and 3 (severe).
-        unit: What the amount is.
+        unit: Meaning and unit of the amount.
     """
 
     apply: Callable[[Tensor, float, int], Tensor]
@@ -60,13 +60,13 @@ class Shift(NamedTuple):
 
 
 class LoadShifted2Dd(LoadImage2Dd):
-    """Load a case as `LoadImage2Dd` does and shift its images, by the case's own `shift` and `strength`.
+    """Transform: load a case as `LoadImage2Dd` does, and degrade its images by the case's `shift` and `strength`.
 
     Args:
         keys: Keys of the paths to load.
-        label_keys: Those of the keys that are masks, which no shift touches.
+        label_keys: Those of the keys that are masks, which no shift changes.
         out_channels: Output channels K of the network.
-        seed: Of everything random, together with the case's name.
+        seed: Seed of the run; with the case's name it gives all random numbers.
 
     Example:
         >>> import tempfile
@@ -90,7 +90,7 @@ class LoadShifted2Dd(LoadImage2Dd):
         self.seed = seed
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
-        """Replace the paths of a case by what they hold, images shifted; a case without a `strength` stays clean."""
+        """Replace the paths of a case by the loaded arrays; images are shifted if the case's `strength` is above 0."""
         case = super().__call__(data, reader)
         if case.get("strength"):
             for key in self.key_iterator(case):
@@ -101,13 +101,16 @@ class LoadShifted2Dd(LoadImage2Dd):
 
 
 def shift_image(image: Tensor, shift: str, strength: int, *, seed: int = 0) -> Tensor:
-    """Return an image as a shift leaves it, with its metadata.
+    """Degrade an image by a shift.
 
     Args:
         image: RGB, (3, H, W), 0..255.
-        shift: One of `SHIFTS`.
+        shift: Name of the shift, one of `SHIFTS`.
         strength: 1 to 3.
-        seed: Of everything random.
+        seed: Seed of all random numbers.
+
+    Returns:
+        The degraded image, (3, H, W), 0..255, of the same type and with the same metadata.
 
     Example:
         >>> shift_image(torch.full((3, 8, 8), 100.0), "resolution", 1).shape
@@ -122,15 +125,18 @@ def shift_image(image: Tensor, shift: str, strength: int, *, seed: int = 0) -> T
 def shifted_cases(
     cases: Sequence[Mapping[str, Any]], *, shifts: Iterable[str], num_cases: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return every case as it is and then by every shift and strength, in that order.
+    """Repeat each case under every condition: first clean, then with each shift at each strength.
 
     Args:
         cases: The cases.
-        shifts: Names of `SHIFTS`.
-        num_cases: Take only so many cases, at even steps; None: all.
+        shifts: Names of the shifts, of `SHIFTS`, at least one.
+        num_cases: Take at most this number of cases, at even steps; None: all.
+
+    Returns:
+        Copies of the cases with `shift` and `strength` added (`CLEAN` and 0 for a clean one), case by case.
 
     Raises:
-        InputError: If there is no such shift.
+        InputError: If a name is not in `SHIFTS`, or there is none.
     """
     shifts = list(shifts)
     unknown = [shift for shift in shifts if shift not in SHIFTS]
@@ -143,11 +149,14 @@ def shifted_cases(
 
 
 def case_seed(name: str, seed: int = 0) -> int:
-    """Return a case's own seed.
+    """Derive the seed of a case from its name and the seed of the run.
 
     Args:
         name: The case's name.
-        seed: Of the run.
+        seed: Seed of the run.
+
+    Returns:
+        An integer of 32 bits.
     """
     return zlib.crc32(os.fsencode(name), seed & 0xFFFFFFFF)
 
@@ -155,7 +164,7 @@ def case_seed(name: str, seed: int = 0) -> int:
 def _blur(image: Tensor, sigma: float, seed: int) -> Tensor:
     H, W = image.shape[1:]
     sigma *= max(H, W) / _BLUR_SIDE
-    margin = ceil(4 * sigma)  # MONAI's filter takes what is beyond the border for black
+    margin = ceil(4 * sigma)  # MONAI's filter pads with black
     padded = F.pad(image[None], [margin] * 4, mode="replicate")[0]
     return torch.as_tensor(CenterSpatialCrop((H, W))(GaussianSmooth(sigma=sigma)(padded)))
 
@@ -177,7 +186,10 @@ def _speckle(image: Tensor, std: float, seed: int) -> Tensor:
 
 
 def _grain(image: Tensor, std: float, num_grains: int, seed: int) -> Tensor:
-    """Return noise whose grain is a pixel, or coarser on images with more pixels than grains; grey on grey images."""
+    """Return noise with a grain of one pixel, or coarser if the longest side has more pixels than `num_grains`.
+
+    It has one channel for a grey image, else three.
+    """
     H, W = image.shape[1:]
     scale = max(1.0, max(H, W) / num_grains)
     small = torch.zeros(1 if _is_grey(image) else 3, ceil(H / scale), ceil(W / scale))
@@ -192,14 +204,14 @@ def _contrast(image: Tensor, gamma: float, seed: int) -> Tensor:
 
 
 def _colour_cast(image: Tensor, amount: float, seed: int) -> Tensor:
-    """Weigh the channels by 1 + amount cos(hue), the three a third of a turn apart, the hue drawn."""
+    """Multiply each channel by 1 + amount cos(angle), for angles a third of a turn apart; the first one is random."""
     hue = np.random.default_rng(seed).uniform(0, 2 * np.pi)
     gains = 1 + amount * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)
     return image * torch.as_tensor(gains, dtype=image.dtype)[:, None, None]
 
 
 def _jpeg(image: Tensor, quality: float, seed: int) -> Tensor:
-    """Compress by Pillow, which halves the colours' resolution as cameras do."""
+    """Compress by Pillow, with the colours at half the resolution, as cameras do."""
     file = io.BytesIO()
     _to_picture(image).save(file, format="JPEG", quality=int(quality), subsampling="4:2:0")
     return torch.from_numpy(np.array(Image.open(file), dtype=np.float32).transpose(2, 0, 1))
@@ -217,7 +229,7 @@ def _marker(image: Tensor, num_strokes: float, seed: int) -> Tensor:
 def _strokes(
     image: Tensor, count: int, seed: int, *, colour: tuple[int, int, int], width: float, length: tuple[float, float]
 ) -> Tensor:
-    """Draw bent lines from random places; width and length are shares of the longest side."""
+    """Draw bent lines from random positions; width and length are shares of the longest side."""
     rng = np.random.default_rng(seed)
     H, W = image.shape[1:]
     side = max(H, W)
