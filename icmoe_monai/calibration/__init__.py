@@ -1,4 +1,4 @@
-"""How far a mask can be trusted: fitted on validation images, used in inference, judged on test images.
+"""Calibration of how far a mask can be trusted: fitted on validation images, used in inference, judged on test images.
 
 May import transforms, weights and below.
 """

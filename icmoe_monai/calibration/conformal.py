@@ -1,21 +1,24 @@
-"""A threshold whose masks miss at most a chosen share of a lesion on average: conformal risk control.
+"""Conformal risk control: choose a threshold whose masks miss at most a chosen share of a lesion on average.
 
-After Angelopoulos, Bates, Fisch, Lei and Schuster, "Conformal risk control" (arXiv 2208.02814). The loss of an image at
-the threshold l is its false-negative rate: the share of its foreground pixels where the voted probability of foreground
-is below l. It never falls as l rises. With R(l) the mean over n calibration images, the threshold is
+Source: Angelopoulos, Bates, Fisch, Lei and Schuster, "Conformal risk control" (arXiv 2208.02814).
+
+The loss of an image at the threshold l is its false-negative rate: the share of its foreground pixels at which the
+voted probability of foreground is below l. The loss never falls as l rises. With R(l) the mean loss of n calibration
+images, the threshold is
 
   l* = the largest l up to 0.5 of a fixed list with  n / (n + 1) R(l) + 1 / (n + 1) <= alpha,
 
 and the expected loss of a further image that is exchangeable with those n is at most alpha. The list begins with 0, at
-which nothing is missed, so that there is an l* whenever 1 / (n + 1) <= alpha; no level above 0.5 is taken, so that the
-mask is never smaller than the default one, which may keep the rate by itself.
+which nothing is missed, so that there is an l* whenever 1 / (n + 1) <= alpha. No l above 0.5 is taken, so that the mask
+is never smaller than the default one, even if the default one already keeps the rate.
 
-The guarantee is an average over images, not one for each; images of another hospital or device are not exchangeable.
-Images without foreground have no such rate: they are not among the n, and nothing is promised of them. The threshold is
-one of the vote's own probability, before temperature, which was fitted on the same images: the loss must not depend on
-the images that calibrate it. For K > 1 foreground is any class but 0.
+The guarantee holds on average over images, not for each image; images of another hospital or device are not
+exchangeable. An image without foreground has no false-negative rate: it is not among the n, and the guarantee does not
+cover such images. The threshold applies to the vote's probability before temperature scaling, because the temperature
+was fitted on the same images, and the loss must not depend on the images that calibrate it. For K > 1 foreground is any
+class but 0.
 
-Letters: H W image; n images; L thresholds.
+Letters: K output channels; H W image; n images; L thresholds.
 """
 
 from __future__ import annotations
@@ -32,15 +35,20 @@ from torch import Tensor
 from icmoe_monai.errors import InputError
 from icmoe_monai.transforms.vote_features import foreground
 
-# float32, as the probabilities: in logits from -13.8 (the vote's own 1e-6) in steps of 0.05
+# the list of thresholds, (L,), float32 like the probabilities: 0, then steps of 0.05 in logits from -13.8 (the vote
+# clamps probabilities at 1e-6) to 13.8
 LEVELS: np.ndarray = np.concatenate([[0.0], expit(np.arange(-276, 277) / 20)]).astype(np.float32)
 
 
 class Control(NamedTuple):
-    """The chosen threshold; its fields are what a calibration file holds.
+    """Hold the chosen threshold and how it was chosen, as a calibration file stores them.
 
-    Fields: alpha; the threshold l*; n; R(l*), the mean false-negative rate of the n images at it; its bound,
-    n / (n + 1) R(l*) + 1 / (n + 1), at most alpha.
+    Attributes:
+        alpha: The largest false-negative rate that is accepted on average.
+        threshold: l*.
+        num_images: n.
+        empirical_rate: R(l*), the mean false-negative rate of the n images at the threshold.
+        bound: n / (n + 1) R(l*) + 1 / (n + 1), at most alpha.
     """
 
     alpha: float
@@ -51,11 +59,14 @@ class Control(NamedTuple):
 
 
 def miss_curve(voted: Tensor, label: Tensor) -> np.ndarray | None:
-    """Return an image's false-negative rate at each of `LEVELS`, (L,), or None if the label is empty.
+    """Compute the false-negative rate of an image at each threshold of `LEVELS`.
 
     Args:
         voted: The vote's probabilities, (K, H, W).
         label: Class map, (1, H, W).
+
+    Returns:
+        The rates, (L,), or None if the label is empty.
     """
     lesion = foreground(voted)[label[0] > 0].float().cpu().numpy()
     if not lesion.size:
@@ -65,7 +76,7 @@ def miss_curve(voted: Tensor, label: Tensor) -> np.ndarray | None:
 
 
 def control_risk(curves: Sequence[np.ndarray] | np.ndarray, *, alpha: float) -> Control:
-    """Choose the threshold.
+    """Choose the largest threshold whose expected false-negative rate is at most alpha.
 
     Args:
         curves: `miss_curve` of each image with foreground, (n, L).
@@ -89,21 +100,24 @@ def control_risk(curves: Sequence[np.ndarray] | np.ndarray, *, alpha: float) -> 
 
 
 def miss_rate(mask: Tensor, label: Tensor) -> float | None:
-    """Return a mask's false-negative rate, or None if the label is empty.
+    """Compute the false-negative rate of a mask: the share of the label's foreground pixels that it misses.
 
     Args:
         mask: Class map, (1, H, W); any class but 0 is foreground.
         label: Class map, (1, H, W).
+
+    Returns:
+        The rate, 0..1, or None if the label is empty.
     """
     lesion = mask[label > 0]
     return float((lesion == 0).float().mean()) if lesion.numel() else None
 
 
 def check_alpha(alpha: float, *, num_images: int | None = None) -> None:
-    """Check the rate that is asked for.
+    """Check that alpha is a rate, and that there are enough calibration images for it.
 
     Args:
-        alpha: The rate.
+        alpha: The largest false-negative rate that is accepted on average.
         num_images: n; None: not known yet.
 
     Raises:
@@ -119,18 +133,21 @@ def check_alpha(alpha: float, *, num_images: int | None = None) -> None:
 
 
 def level_index(threshold: float) -> int:
-    """Return where in `LEVELS`, and so in a `miss_curve`, a threshold is."""
+    """Return the index of a threshold in `LEVELS`, and thus in a `miss_curve`."""
     return int(np.searchsorted(LEVELS, np.float32(threshold)))
 
 
 def controlled_mask(voted: Tensor, threshold: float) -> Tensor:
-    """Return the class map at a threshold, (1, H, W), uint8 (int32 above 256 classes).
+    """Decide the class of every pixel by a threshold on the probability of foreground.
 
-    Where foreground is at least as probable as the threshold, a pixel gets its most probable foreground class.
+    A pixel whose probability of foreground is at least the threshold gets its most probable foreground class.
 
     Args:
         voted: The vote's probabilities, (K, H, W).
         threshold: l*.
+
+    Returns:
+        Class map, (1, H, W), uint8 (int32 above 256 classes).
     """
     K = voted.shape[0]
     P = foreground(voted).float()

@@ -1,4 +1,8 @@
-"""The figures of an evaluation's reliability, 1200 pixels wide; Okabe and Ito's colours, told apart by marks too."""
+"""Figures of the reliability report: reliability diagram, risk and coverage, predicted Dice.
+
+They are PNG files 1200 pixels wide. The colours are those of Okabe and Ito, which colour-blind readers can tell apart;
+markers or dashes differ as well. Letters: n cases.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,12 @@ _SIZE, _DPI = (10.0, 5.6), 120
 
 
 def draw_reliability(bins: Mapping[str, np.ndarray], path: str | Path, *, is_top_class: bool = False) -> None:
-    """Draw the reliability diagram: how often pixels of a confidence are right, and how many there are.
+    """Draw the reliability diagram: how often the pixels of each bin of confidence are right, and their number.
 
     Args:
-        bins: `bin_sums` by when they were taken: "before" and perhaps "after" calibration.
-        path: The PNG.
-        is_top_class: Whether the confidence is the top class's, rather than the foreground's.
+        bins: `temperature.bin_sums`, by "before" and, if there is a calibration, "after" it.
+        path: The PNG to write.
+        is_top_class: Whether the confidence is the probability of the top class, rather than that of the foreground.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
@@ -51,11 +55,11 @@ def draw_reliability(bins: Mapping[str, np.ndarray], path: str | Path, *, is_top
 
 
 def draw_risk_coverage(curves: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Draw the mean error of the cases that are kept when the least confident go to review.
+    """Draw the mean risk (1 - Dice) of the cases that are kept when the least confident ones go to review.
 
     Args:
-        curves: `risk_coverage` by the name of the confidence, at most 5.
-        path: The PNG.
+        curves: `reliability.risk_coverage` by the name of the confidence, at most 5.
+        path: The PNG to write.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
@@ -76,13 +80,13 @@ def draw_risk_coverage(curves: Mapping[str, np.ndarray], path: str | Path) -> No
 def draw_predicted_dice(
     predicted: np.ndarray, dice: np.ndarray, path: str | Path, *, review_below: float | None = None
 ) -> None:
-    """Draw each case's predicted and true Dice.
+    """Draw the true Dice of each case over its predicted Dice.
 
     Args:
-        predicted: (n,).
-        dice: (n,).
-        path: The PNG.
-        review_below: Where review is advised.
+        predicted: Predicted Dice, (n,).
+        dice: True Dice, (n,).
+        path: The PNG to write.
+        review_below: Review is advised for cases whose predicted Dice is below this value; None: for no case.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")

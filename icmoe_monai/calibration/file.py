@@ -1,8 +1,9 @@
-"""A calibration file: what was fitted on validation images, the model and settings that it holds for, and its use.
+"""Calibration file: find and read it, check that it belongs to the model, and apply it to a case.
 
-`calibration.fit` writes it; inference and evaluation read it. It is one small JSON of plain numbers, described in
-docs/reliability.md. It is tied to the model by the SHA-256 of the checkpoint, and to the settings that change what the
-network says; for anything else it is refused.
+The workflow `fit_calibration` writes the file; inference and evaluation read it. It is one small JSON file of plain
+numbers, described in docs/reliability.md. It is valid for one model, known by the SHA-256 of the checkpoint, and for
+the settings that change the network's output (`OUTPUT_SETTINGS`); a file for another model or other settings is not
+applied.
 
 Letters: K output channels; H W image.
 """
@@ -35,16 +36,16 @@ OUTPUT_SETTINGS = (
 
 
 class Calibration:
-    """What a calibration file says, or that there is none.
+    """Hold the content of a calibration file and apply it; without a content, nothing is calibrated.
 
     Args:
         content: The file's content; None: nothing is calibrated.
         file: The file's name.
-        digest: Its SHA-256.
+        digest: The file's SHA-256.
         reason: Why nothing is calibrated, in a sentence.
 
     Raises:
-        InputError: If a part of the content is missing or no number.
+        InputError: If a part of the content is missing, or is no number where a number belongs.
 
     Example:
         >>> nothing = Calibration(reason="none was asked for")
@@ -77,61 +78,77 @@ class Calibration:
 
     @property
     def review_below(self) -> float | None:
-        """The predicted Dice under which the file advises review, or None."""
+        """The file's limit of the predicted Dice, below which review is advised; None if the file has none."""
         value = self.content.get("review_below")
         return None if value is None else float(value)
 
     def probabilities(self, voted: Tensor, disagreement: Tensor) -> Tensor:
-        """Return calibrated probabilities, (K, H, W); the vote's own if nothing is calibrated.
+        """Calibrate the vote's probabilities.
 
         Args:
             voted: The vote's probabilities, (K, H, W).
-            disagreement: The experts' disagreement, (1, H, W).
+            disagreement: The experts' disagreement, (1, H, W), 0..1.
+
+        Returns:
+            Calibrated probabilities, (K, H, W); `voted` unchanged if nothing is calibrated.
         """
         return self._temperature(voted, disagreement) if self.is_there else voted
 
     def predict_dice(self, features: Mapping[str, float]) -> float | None:
-        """Return the Dice score that is to be expected of a case's mask, or None if that was not fitted.
+        """Predict the Dice score of a case's mask.
 
         Args:
             features: The case's `vote_features`.
+
+        Returns:
+            The expected Dice, 0..1, or None if no such prediction was fitted.
         """
         return self._quality(features) if self.is_there and self._quality else None
 
     def no_lesion_probability(self, features: Mapping[str, float]) -> float | None:
-        """Return the probability that a case shows no lesion, or None if that was not fitted.
+        """Return the probability that a case shows no lesion.
 
         Args:
             features: The case's `vote_features`.
+
+        Returns:
+            The probability, 0..1, or None if it was not fitted.
         """
         return self._no_lesion(features) if self.is_there and self._no_lesion else None
 
     def says_no_lesion(self, features: Mapping[str, float]) -> bool | None:
-        """Return the answer, which is the probability against the threshold that was chosen with it.
+        """Decide whether a case shows no lesion, by the threshold that was fitted with the probability.
 
         Args:
             features: The case's `vote_features`.
+
+        Returns:
+            True for no lesion, or None if the probability was not fitted.
         """
         probability = self.no_lesion_probability(features)
         return None if probability is None else probability >= float(self.content["no_lesion"]["threshold"])
 
     def summary(self) -> dict[str, Any]:
-        """Return what a report says of it."""
+        """Return the facts on the calibration that a report states: its file, or why there is none, and its fit."""
         told = {key: self.content.get(key) for key in ("data", "control", "review_below", "fit")}
         return {"file": self.file, "sha256": self.digest, "reason": self.reason, **told}
 
 
 class ApplyCalibrationd(MapTransform):
-    """Add to a case what a calibration makes of it; with none, or for a failed case, nothing.
+    """Transform: add calibrated probabilities, the risk-controlled mask and the predicted quality to a case.
 
     Adds `calibrated`, probabilities (K, H, W); `controlled`, the risk-controlled class map (1, H, W); and the plain
-    values `predicted_dice`, `review`, `no_lesion_probability`, `no_lesion`, each None where it was not fitted.
+    values `predicted_dice`, `review` (whether it is advised), `no_lesion_probability` and `no_lesion`, each None if it
+    was not fitted. Nothing is added to a failed case, or if there is no calibration.
 
     Args:
         calibration: The calibration.
         keys: Key of the vote's probabilities, (K, H, W), at the input's own size. Each item also needs
             `TakeVoteFeaturesd`'s `vote_features`, and `disagreement` at the same size.
-        review_below: The predicted Dice under which review is advised; None takes the file's.
+        review_below: Review is advised if the predicted Dice is below this value; None: the value in the file.
+
+    Raises:
+        InputError: If `review_below` is no number in 0..1.
 
     Example:
         >>> ApplyCalibrationd(calibration=Calibration(reason="none"))({"name": "a.png"})
@@ -149,7 +166,7 @@ class ApplyCalibrationd(MapTransform):
         self.review_below = calibration.review_below if review_below is None else review_below
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of the item with the parts added."""
+        """Return a copy of the item with the results of the calibration added."""
         item = dict(data)
         if item.get("failure") or not self.calibration.is_there:
             return item
@@ -173,17 +190,21 @@ def find_calibration(
     checkpoint: str | Path | None,
     settings: Mapping[str, Any],
 ) -> Calibration:
-    """Read the calibration that a run is to use, and refuse one of another model.
+    """Read the calibration that a run is to use, and check that it belongs to the model and the settings.
 
     Args:
-        path: The file; "auto": the one beside the checkpoint (`calibration_path`) where it is there and was made with
-            these settings; "none" or None: none.
-        checkpoint: File of the network's weights. It holds the encoder, or refuses any but its own, and so tells the
-            model from all others.
+        path: The file; "auto": the file beside the checkpoint (`calibration_path`), if it exists and was fitted with
+            these settings; "none" or None: no calibration.
+        checkpoint: File of the network's weights. It identifies the model: it contains the encoder, or accepts no
+            encoder but the one it was trained with.
         settings: The values of `OUTPUT_SETTINGS`.
 
+    Returns:
+        The calibration, or one without a content whose `reason` says why there is none.
+
     Raises:
-        InputError: If the file cannot be read, or holds for another model, or a named one for other settings.
+        InputError: If the file cannot be read, or belongs to another model, or if a file that was named (not "auto")
+            was fitted with other settings.
     """
     if path is None or path == NONE:
         return Calibration(reason="No calibration was asked for.")
@@ -192,7 +213,7 @@ def find_calibration(
         return Calibration(reason=f"There is no {file.name} beside the checkpoint.")
     content = read_calibration(file)
     found, model = content["model"], describe_model(checkpoint)
-    if model["sha256"] not in (None, found.get("sha256")):  # a checkpoint that is not there is the loader's to tell
+    if model["sha256"] not in (None, found.get("sha256")):  # None: no such checkpoint, which its loader reports
         names = [f"{one.get('checkpoint')} (SHA-256 {str(one.get('sha256'))[:12]})" for one in (found, model)]
         raise InputError(
             f"The calibration {file.name} is of another model: it was fitted to {names[0]}, and this is {names[1]}. "
@@ -215,8 +236,11 @@ def read_calibration(path: str | Path) -> dict[str, Any]:
     Args:
         path: The file.
 
+    Returns:
+        The content, whose `format` is `FORMAT`; further parts are not checked here.
+
     Raises:
-        InputError: If it is no such file.
+        InputError: If the file is missing, damaged, or no calibration of this version.
     """
     check_file(str(path))
     try:
@@ -230,7 +254,7 @@ def read_calibration(path: str | Path) -> dict[str, Any]:
 
 
 def calibration_path(checkpoint: str | Path | None) -> str:
-    """Return where the calibration of a checkpoint is looked for: beside it, `<stem>.calibration.json`.
+    """Return the path of a checkpoint's calibration: beside the checkpoint, `<stem>.calibration.json`.
 
     Args:
         checkpoint: File of the network's weights.

@@ -1,8 +1,11 @@
-"""Fit a calibration on validation images in one pass over them, and write it; test images are never looked at.
+"""Fit a calibration on the validation images in one pass, and write it to a file; test images are never used.
 
-Fitted are: calibrated probabilities (`temperature`), the Dice score that a case's vote lets expect (`score` over
-`vote_features`), a threshold that controls the false-negative rate (`conformal`), and, where the images allow, whether
-a case shows a lesion at all (`no_lesion`).
+Four parts are fitted:
+
+- calibrated probabilities (`temperature`);
+- a prediction of a case's Dice score from its `vote_features` (`score`), if there are enough images;
+- a threshold that controls the false-negative rate (`conformal`);
+- the probability that a case shows no lesion at all (`no_lesion`), if there are enough images with and without one.
 
 Letters: n images; K output channels.
 """
@@ -33,32 +36,32 @@ from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.statistics import rank_correlation
 from icmoe_monai.weights.frozen import describe_model
 
-_FEWEST_CASES = 10  # to predict the Dice score from
-_MOST_PIXELS = 2**18  # of all images
+_FEWEST_CASES = 10  # needed to fit the prediction of the Dice score
+_MOST_PIXELS = 2**18  # sampled from all images together
 
 
 class FitCalibration(CaseHandler):
-    """Handler that collects what a calibration is fitted to, and writes it when all cases are done.
+    """Handler: fit a calibration to all cases of a run over the validation images, and write it to a file.
 
     Needs `TakeVoteFeaturesd` and `SplitVotesd` in the evaluator's postprocessing, with `disagreement` at the label's
-    size, and one process. Of an image it keeps some thousand pixels, its curve of false-negative rates and its
-    features.
+    size, and one process. Of each image it keeps at most some thousand pixels, the curve of false-negative rates and
+    the features.
 
     Args:
         path: The file to write.
-        split: Name of the split that the evaluator goes through; only "val" is taken.
+        split: Name of the split that the evaluator goes through; only "val" is accepted.
         checkpoint: File of the network's weights.
         pretrained: File or name of the encoder's weights.
         pyramid: File of the image pyramid's weights.
         settings: The values of `OUTPUT_SETTINGS`.
-        alpha: The false-negative rate to control.
-        review_share: The share of cases like these for which review is to be advised.
+        alpha: The largest false-negative rate that is accepted on average.
+        review_share: Share of the cases, if they are like the validation images, for which review is to be advised.
         out_channels: K.
-        seed: Of the sampled pixels and the folds.
+        seed: Seed of the sampled pixels and of the folds of cross-validation.
 
     Raises:
-        InputError: If the split is another, or alpha or the share is no rate; later, if the file cannot be written, or
-            there are too few images for alpha.
+        InputError: If the split is not "val", or `alpha` or `review_share` is out of its range; during the run, if the
+            file cannot be written, there are several processes, or there are too few images for `alpha`.
 
     Example:
         >>> given = {"path": "c.json", "checkpoint": None, "pretrained": None, "settings": {}}
@@ -106,7 +109,11 @@ class FitCalibration(CaseHandler):
         self._is_empty: list[bool] = []
 
     def started(self, engine: Engine) -> None:
-        """Forget an earlier run, and end this one at once if its result could not be written."""
+        """Clear the data of an earlier run, and check before the first case that the file can be written.
+
+        Raises:
+            InputError: If the file cannot be written, or there are several processes.
+        """
         if idist.get_world_size() > 1:
             raise InputError(f"Calibrate in one process, got {idist.get_world_size()}: sharing out repeats cases.")
         trial = self.path.with_name(".calibration.json")
@@ -116,7 +123,7 @@ class FitCalibration(CaseHandler):
         self._num_pixels = int(np.clip(_MOST_PIXELS // (engine.state.epoch_length or 1), 256, 4096))
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Take what is needed of the cases of one iteration."""
+        """Collect sampled pixels, false-negative rates, features and Dice of the cases of one iteration."""
         for item in split_items(engine):
             parts = (item[key] for key in ("probability", "disagreement", "voted", "label"))
             probability, apart, voted, label = (convert_to_tensor(p, track_meta=False, device="cpu") for p in parts)
@@ -134,7 +141,7 @@ class FitCalibration(CaseHandler):
             self._dice.append(mean_dice(voted, label, self.out_channels))
 
     def completed(self, engine: Engine) -> None:
-        """Fit, write the file and log what it says.
+        """Fit the calibration, write the file and log a summary.
 
         Raises:
             InputError: If there are too few images for alpha.
@@ -196,11 +203,13 @@ class FitCalibration(CaseHandler):
 
 
 def mean_dice(voted: Tensor, label: Tensor, out_channels: int) -> float:
-    """Return the Dice score of a class map, the mean over foreground classes, 1 for a class that both lack.
+    """Return the mean Dice score of a class map over the foreground classes.
+
+    A class that neither mask nor label contains counts as 1.
 
     Args:
-        voted: The mask, (1, H, W).
-        label: The class map, (1, H, W).
+        voted: Class map of the mask, (1, H, W).
+        label: Class map of the label, (1, H, W).
         out_channels: K.
     """
     classes = range(1, max(out_channels, 2))
@@ -208,6 +217,6 @@ def mean_dice(voted: Tensor, label: Tensor, out_channels: int) -> float:
 
 
 def names_digest(names: Sequence[str]) -> str:
-    """Return a digest that tells whether two runs went through cases of the same names, without the names."""
+    """Return the SHA-256 of the sorted names of cases, so that runs over the same cases are known without the names."""
     text = "\n".join(sorted(names))
     return hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()

@@ -1,6 +1,6 @@
-"""Whether an image shows a lesion at all: a probability from the vote's features, and the threshold for saying no.
+"""Probability that an image shows no lesion, from the features of the vote, and the threshold for that decision.
 
-Fitted only where the validation images hold enough of both kinds; otherwise nothing is said.
+Both are fitted only if at least 5 validation images have a lesion and at least 5 have none.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ _FEWEST_OF_A_KIND = 5
 def fit_no_lesion(
     features: Sequence[Mapping[str, float]], is_empty: Sequence[bool], *, seed: int = 0
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Fit the probability that an image shows no lesion, and the threshold for saying so.
+    """Fit the probability that an image shows no lesion, and the threshold from which an image is called lesion-free.
 
-    The threshold is the one with the largest sensitivity + specificity of the predictions of cases left out of the fit.
+    The threshold is the one with the largest sensitivity + specificity in cross-validation (Youden's index).
 
     Args:
         features: `vote_features` of each image.
-        is_empty: Whether its label is empty.
-        seed: Of the folds.
+        is_empty: Whether the label of each image is empty.
+        seed: Seed of the folds of cross-validation.
 
     Returns:
-        The file's part, or None if there are too few images of a kind; and what is to be told of it. `sensitivity` is
-        the share of images with a lesion that are not called lesion-free, `specificity` the share of those without that
-        are, both of cases left out.
+        The part of the calibration file, with `score` and `threshold`, or None if there are too few images with or
+        without a lesion; and a report with `sensitivity`, the share of the images with a lesion that are not called
+        lesion-free, and `specificity`, the share of the images without a lesion that are called lesion-free, both by
+        cross-validation, `num_with_lesion`, `num_lesion_free`, and the `reason` if nothing was fitted.
     """
     empty = np.asarray(is_empty, dtype=bool)
     counts = {"num_with_lesion": int((~empty).sum()), "num_lesion_free": int(empty.sum())}

@@ -1,21 +1,21 @@
-"""How far a model's own word can be relied on, measured on an evaluation's cases: `reliability.json` and its figures.
+"""Measure on labelled cases how reliable a model's confidence is: `reliability.json` and its figures.
 
 - *Calibration error* (ECE) and reliability diagram: `temperature.bin_sums`, 15 bins of equal width over all pixels of
   all images, at the label's own size, before and after calibration.
-- *Predicted Dice*: Spearman's rank correlation with the true Dice, mean absolute error, and what is left when the worst
-  predicted fifth goes to review: the mean Dice of the rest minus that of all.
-- *Risk and coverage*: cases sorted by a confidence, best first; at coverage k / n the risk is the mean of 1 - Dice over
-  the first k. AURC, the area under it, is the mean of those risks over k = 1..n; smaller is better. The confidences are
-  the predicted Dice; the naive one, the mean over pixels of the voted class's probability; and minus the mean over
-  pixels of the entropy of the plain mean of the experts' probabilities. `optimal` sorts by the true Dice, `random` is
-  the expectation of any order.
-- *Control*: the false-negative rate of the risk-controlled masks, mean over images with foreground, beside alpha, and
-  that of the default masks; the share of the image that either covers is what the promise costs.
-- *No lesion*: sensitivity (images with a lesion that are not called lesion-free) and specificity (lesion-free images
-  that are called so).
+- *Predicted Dice*: Spearman's rank correlation with the true Dice; mean absolute error; and the gain if the fifth of
+  the cases with the lowest predicted Dice goes to review: the mean Dice of the other cases minus that of all.
+- *Risk and coverage*: the cases are sorted by a confidence, best first; at coverage k / n the risk is the mean of
+  1 - Dice over the first k. AURC, the area under this curve, is the mean of the risks over k = 1..n; smaller is better.
+  The confidences are the predicted Dice; the naive one, the mean over pixels of the voted class's probability; and
+  minus the mean over pixels of the entropy of the plain mean of the experts' probabilities. `optimal` sorts by the true
+  Dice; `random` is the expected risk of a random order.
+- *Control*: the false-negative rate of the risk-controlled masks (mean over images with foreground), beside alpha and
+  the rate of the default masks; and the share of the image that either kind of mask covers, the price of the guarantee.
+- *No lesion*: sensitivity (share of the images with a lesion that are not called lesion-free) and specificity (share of
+  the lesion-free images that are called lesion-free).
 
-What needs a calibration, or a kind of image that is not there, is null. Intervals: 95 % percentile bootstrap over
-images.
+A value is null if it needs a calibration, or a kind of image, that is not there. Intervals are 95 % percentile
+bootstrap intervals over images.
 
 Letters: n cases; K output channels.
 """
@@ -52,15 +52,16 @@ CONFIDENCES = {
 
 
 class ReliabilityMetrics(CaseHandler):
-    """Handler that writes `reliability.json`, `reliability.csv` (a line per case) and three figures.
+    """Handler: report how reliable the confidence of the model is, over all cases of an evaluation.
 
+    Writes `reliability.json`, `reliability.csv` (a line per case) and two figures, or three if the Dice is predicted.
     Needs `TakeVoteFeaturesd` and `SplitVotesd` in the evaluator's postprocessing, and labels. Only numbers are kept
-    between cases. Of several processes the first writes what all measured.
+    between cases. With several processes, the first one writes the results of all.
 
     Args:
         output_dir: Folder of the files.
         out_channels: K.
-        calibration: The calibration to judge; None: none.
+        calibration: The calibration to judge; None: no calibration.
         num_bootstrap: Number of bootstrap samples.
         seed: Seed of the bootstrap.
 
@@ -88,7 +89,7 @@ class ReliabilityMetrics(CaseHandler):
         self._bins: dict[str, np.ndarray] = {}
 
     def started(self, engine: Engine) -> None:
-        """Forget an earlier run."""
+        """Clear the results of an earlier run."""
         self._rows, self._bins = [], {}
 
     def iteration_completed(self, engine: Engine) -> None:
@@ -133,7 +134,7 @@ class ReliabilityMetrics(CaseHandler):
         return float((controlled_mask(probability, self.calibration.threshold) > 0).float().mean())
 
     def completed(self, engine: Engine) -> None:
-        """Write the files."""
+        """Gather the results of all processes and write the files."""
         self._rows = gathered(self._rows)
         bins = collect(self._bins)
         self._bins = {when: np.sum([part[when] for part in bins], axis=0) for when in self._bins}
@@ -175,7 +176,7 @@ class ReliabilityMetrics(CaseHandler):
         return np.array([row[name] for row in self._rows], dtype=float)
 
     def _saw_these(self) -> bool | None:
-        """Tell whether the calibration was fitted on images of these very names, so that all here is too good."""
+        """Tell whether the calibration was fitted on images of the same names, which makes the results too good."""
         if not self.calibration.is_there:
             return None
         return self.calibration.names_digest == names_digest([row["case"] for row in self._rows])
@@ -241,11 +242,14 @@ class ReliabilityMetrics(CaseHandler):
 
 
 def risk_coverage(confidence: np.ndarray, dice: np.ndarray) -> np.ndarray:
-    """Return the risk, mean 1 - Dice, of the k most confident cases for k = 1..n, (n,).
+    """Compute the risk of the k most confident cases, the mean of 1 - Dice, for every k from 1 to n.
 
     Args:
-        confidence: (n,), larger is better; cases of equal confidence share their mean risk.
-        dice: (n,).
+        confidence: Confidence of each case, (n,), larger is better; cases of equal confidence share their mean risk.
+        dice: True Dice of each case, (n,).
+
+    Returns:
+        The risks, (n,).
     """
     _, inverse, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
     shared = np.bincount(inverse, 1 - dice) / counts
@@ -253,11 +257,11 @@ def risk_coverage(confidence: np.ndarray, dice: np.ndarray) -> np.ndarray:
 
 
 def aurc(confidence: np.ndarray, dice: np.ndarray) -> float:
-    """Return the area under the risk-coverage curve.
+    """Compute the area under the risk-coverage curve (AURC); smaller is better.
 
     Args:
-        confidence: (n,).
-        dice: (n,).
+        confidence: Confidence of each case, (n,), larger is better.
+        dice: True Dice of each case, (n,).
 
     Example:
         >>> aurc(np.array([0.9, 0.1]), np.array([1.0, 0.5]))  # risks 0 and 0.25
@@ -272,7 +276,7 @@ def _kept(predicted: np.ndarray) -> np.ndarray:
 
 
 def _spearman(predicted: np.ndarray, dice: np.ndarray) -> float:
-    """Return the correlation of a bootstrap sample, NaN where it has none."""
+    """Return the rank correlation of a bootstrap sample, NaN if a column does not vary."""
     found = rank_correlation(predicted, dice)
     return float("nan") if found is None else found
 

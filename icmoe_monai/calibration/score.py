@@ -1,11 +1,11 @@
-"""A number in 0..1 predicted from a case's figures: logistic regression with a ridge penalty, in plain numbers.
+"""Logistic regression with a ridge penalty, which predicts a number in 0..1 from the features of a case.
 
   s(x) = sigmoid(b + sum_f w_f (x_f - mean_f) / scale_f)
 
-minimises the mean cross-entropy of s(x) with the target y plus penalty |w|^2 / (2 n). y may be a decision (0 or 1) or a
-share, such as a Dice score (the fractional logit of Papke and Wooldridge, 1996): s then estimates its mean. The penalty
-is chosen by cross-validation: the largest whose mean loss exceeds the least by at most one standard error of the two
-losses' paired difference.
+minimises the mean cross-entropy of s(x) with the target y, plus penalty |w|^2 / (2 n). The target y may be a decision
+(0 or 1) or a share, such as a Dice score (the fractional logit of Papke and Wooldridge, 1996); s then estimates the
+mean of y. The penalty is chosen by cross-validation: it is the largest one whose mean loss exceeds the smallest mean
+loss by at most one standard error of the paired difference of the two losses.
 
 Letters: n cases; F features.
 """
@@ -21,11 +21,19 @@ from scipy.special import expit
 _PENALTIES = 10.0 ** np.arange(-1.0, 3.6, 0.25)
 _NUM_FOLDS = 10
 _NUM_STEPS = 50
-_OUTSIDE = 3.0  # an x further from the mean than this many scales counts as that: no case of the fit was there
+_OUTSIDE = 3.0  # an x is clipped to this many scales from the mean; hardly any case of the fit is farther out
 
 
 class Score(NamedTuple):
-    """The fitted function; its fields are what a calibration file holds.
+    """Hold the fitted function s, as a calibration file stores it.
+
+    Attributes:
+        features: Names of the F features.
+        mean: Mean of each feature, (F,).
+        scale: Standard deviation of each feature, (F,); 1 for a feature that does not vary.
+        coefficients: w, (F,).
+        intercept: b.
+        penalty: The chosen penalty.
 
     Example:
         >>> score = Score(("x",), (1.0,), (2.0,), (0.5,), 0.0, 1.0)
@@ -41,10 +49,10 @@ class Score(NamedTuple):
     penalty: float
 
     def __call__(self, figures: Mapping[str, float]) -> float:
-        """Return s of one case.
+        """Return the prediction s for one case.
 
         Args:
-            figures: The features by name; others are not looked at.
+            figures: The features by name; further entries are ignored.
         """
         x = np.array([figures[name] for name in self.features])
         return float(expit(_standardised(x, self.mean, self.scale) @ np.array(self.coefficients) + self.intercept))
@@ -53,16 +61,16 @@ class Score(NamedTuple):
 def fit_score(
     cases: Sequence[Mapping[str, float]], targets: Sequence[float], *, features: Sequence[str], seed: int = 0
 ) -> tuple[Score, np.ndarray]:
-    """Fit.
+    """Fit the logistic regression, with a penalty chosen by cross-validation.
 
     Args:
-        cases: The figures of each case.
+        cases: The features of each case, by name.
         targets: y, in 0..1, one per case.
-        features: Names of the F figures to use.
-        seed: Of the folds.
+        features: Names of the F features to use.
+        seed: Seed of the folds of cross-validation.
 
     Returns:
-        The score, and what it predicts of each case when that is left out of the fit, (n,).
+        The fitted function, and the prediction for each case by a fit without this case's fold, (n,).
 
     Raises:
         ValueError: If there are fewer than 2 cases.
@@ -81,7 +89,7 @@ def fit_score(
 
 
 def score_from(content: Mapping[str, Any]) -> Score:
-    """Return the score of a calibration file's part, `Score._asdict()` read back."""
+    """Return the score that a calibration file stores as `Score._asdict()`."""
     mean, scale, coefficients = (tuple(map(float, content[name])) for name in ("mean", "scale", "coefficients"))
     numbers = (float(content["intercept"]), float(content["penalty"]))
     return Score(tuple(map(str, content["features"])), mean, scale, coefficients, *numbers)
@@ -98,7 +106,11 @@ def _predict_left_out(X: np.ndarray, y: np.ndarray, folds: np.ndarray, penalty: 
 
 
 def _fit(X: np.ndarray, y: np.ndarray, penalty: float, features: Sequence[str]) -> Score:
-    """Fit by Newton's method; half a case of each kind keeps the intercept finite where all targets are alike."""
+    """Fit by Newton's method for one penalty.
+
+    Half a case with the target 0 and half a case with the target 1 are added to the intercept's loss, which keeps it
+    finite if all targets are alike.
+    """
     n, F = X.shape
     mean, spread = X.mean(0), X.std(0)
     scale = np.where(spread > 1e-9, spread, 1.0)

@@ -1,16 +1,16 @@
-"""Calibrated probabilities: a temperature that may rise with the experts' disagreement, and where needed a bias.
+"""Calibrate probabilities by a temperature, which may depend on the experts' disagreement, and a bias per class.
 
   T(x)  = exp(t + c d(x))                       d(x): the experts' disagreement at the pixel, 0..1
   P'(x) = softmax_k(log P_k(x) / T(x) + b_k)    b_0 = 0
 
-For K = 1 that is sigmoid(logit P / T + b). Four variants are fitted by the least negative log-likelihood of pixels of
-the calibration images: t alone (temperature scaling, Guo et al., arXiv 1706.04599), t and b (Platt's), t and c, all.
-Of those that have at least ten images for each number to fit, and t alone, the one with the least negative
-log-likelihood in cross-validation over images is taken; none where P's own is not larger. P' is for probabilities; the
-mask stays the vote's, of P.
+For K = 1 this is sigmoid(logit P / T + b). There are four variants, each fitted by the least negative log-likelihood of
+pixels of the calibration images: t alone (temperature scaling, Guo et al., arXiv 1706.04599), t and b (Platt scaling),
+t and c, and all three. Candidates are t alone and the variants with at least ten images for each number to fit. The
+candidate with the least negative log-likelihood in cross-validation over images is taken; if it is not less than that
+of P itself, P is left unchanged. P' replaces the probabilities only; the mask stays the one of the vote's P.
 
-A fit sees a sample of every image's pixels, drawn evenly and each counting for as many as it stands for, so that memory
-does not grow with the images' size.
+A fit uses a sample of the pixels of every image, drawn with equal probability and weighted by the number of pixels that
+each stands for, so that memory does not grow with the images' size.
 
 Letters: K output channels; C = max(K, 2) classes; H W image; N sampled pixels.
 """
@@ -29,14 +29,19 @@ from torch import Tensor
 from icmoe_monai.networks.voting import as_distribution
 
 NUM_BINS = 15
-_EPS = 1e-6  # as of the vote's logits
-_IMAGES_FOR_EACH = 10  # images for each number that is fitted
+_EPS = 1e-6  # probabilities are clamped as for the vote's logits
+_IMAGES_FOR_EACH = 10  # images needed for each number that is fitted
 _NUM_FOLDS = 5
 _VARIANTS = ((False, False), (True, False), (False, True), (True, True))  # with a bias, with disagreement
 
 
 class Temperature(NamedTuple):
-    """The fitted map; its fields are what a calibration file holds.
+    """Hold the fitted map from P to P', as a calibration file stores it.
+
+    Attributes:
+        temperature: exp(t), the temperature at disagreement 0.
+        disagreement: c.
+        bias: b, (C,).
 
     Example:
         >>> halved = Temperature(temperature=2.0, disagreement=0.0, bias=(0.0, 0.0))
@@ -50,11 +55,11 @@ class Temperature(NamedTuple):
     bias: tuple[float, ...]
 
     def __call__(self, voted: Tensor, disagreement: Tensor) -> Tensor:
-        """Return calibrated probabilities, (K, H, W).
+        """Return the calibrated probabilities P', (K, H, W).
 
         Args:
             voted: The vote's probabilities P, (K, H, W).
-            disagreement: d, (1, H, W).
+            disagreement: d, (1, H, W), 0..1.
         """
         scaled = _log_probabilities(voted) / (self.temperature * torch.exp(self.disagreement * disagreement))
         calibrated = torch.softmax(scaled + scaled.new_tensor(self.bias)[:, None, None], dim=0)
@@ -62,9 +67,14 @@ class Temperature(NamedTuple):
 
 
 class PixelSample(NamedTuple):
-    """Pixels of some images.
+    """Hold sampled pixels of one or several images.
 
-    Fields: log P, (N, C); d, (N,); classes, (N,); how many pixels each stands for, (N,); index of their image, (N,).
+    Attributes:
+        log_probabilities: log P of all classes, (N, C).
+        disagreement: d, (N,).
+        classes: Class numbers of the label, (N,).
+        weights: Number of pixels of the image that each sampled pixel stands for, (N,).
+        images: Index of the image of each pixel, (N,).
 
     Example:
         >>> flat = torch.full((1, 2, 2), 0.5), torch.zeros(1, 2, 2), torch.ones(1, 2, 2)
@@ -83,15 +93,15 @@ class PixelSample(NamedTuple):
 def sample_pixels(
     voted: Tensor, disagreement: Tensor, label: Tensor, *, image: int, num_pixels: int, seed: int = 0
 ) -> PixelSample:
-    """Draw pixels of one image without putting back.
+    """Draw a random sample of the pixels of one image, without replacement.
 
     Args:
         voted: P, (K, H, W).
         disagreement: d, (1, H, W).
         label: Class map, (1, H, W).
-        image: Index of the image, which also seeds the draw.
-        num_pixels: How many, or all if there are fewer.
-        seed: Of the draw.
+        image: Index of the image, which is also a part of the seed.
+        num_pixels: Number of pixels to draw; all are taken if the image has fewer.
+        seed: Seed of the draw.
     """
     size = label.numel()
     rng = np.random.default_rng([seed, image])
@@ -107,15 +117,16 @@ def sample_pixels(
 
 
 def fit_temperature(samples: Sequence[PixelSample], *, seed: int = 0) -> tuple[Temperature, dict[str, Any]]:
-    """Fit the variants that the images suffice for, and take one.
+    """Fit the variants for which there are enough images, and return the best one.
 
     Args:
-        samples: One per image, at least one.
-        seed: Of the folds.
+        samples: Sampled pixels, one sample per image, at least one.
+        seed: Seed of the folds of cross-validation.
 
     Returns:
-        The map, and what a report says of it: `variant`, `nll_before` and `nll_after`, `ece_before` and `ece_after`, of
-        sampled pixels; those after are cross-validated, and None for a single image, which gets t alone.
+        The fitted map; and a report with the `variant` and, of the sampled pixels before and after calibration, the
+        negative log-likelihood (`nll_before`, `nll_after`) and the calibration error (`ece_before`, `ece_after`). The
+        values after calibration are cross-validated; for a single image, which gets t alone, they are None.
     """
     whole = _joined(samples)
     unchanged = Temperature(1.0, 0.0, (0.0,) * _num_classes(whole))
@@ -146,16 +157,16 @@ def fit_temperature(samples: Sequence[PixelSample], *, seed: int = 0) -> tuple[T
 
 
 def bin_sums(probabilities: Tensor, label: Tensor) -> np.ndarray:
-    """Return what the calibration error of all pixels is made of, so that images can be added up.
+    """Sum an image's pixels by bin of confidence; the sums of several images add up to the sums of all.
 
     Args:
         probabilities: (K, H, W).
         label: Class map, (1, H, W).
 
     Returns:
-        Per bin of confidence the number of pixels, the sum of confidences, the number that are right, (3, NUM_BINS).
-        The confidence is the foreground's probability for K = 1 (right: foreground) and the top class's for K > 1
-        (right: it is the label's).
+        For each bin the number of pixels, the sum of their confidences and the number of right ones, (3, NUM_BINS). For
+        K = 1 the confidence is the probability of foreground, and a pixel is right if the label is foreground there;
+        for K > 1 it is the probability of the top class, and a pixel is right if the label has this class.
     """
     p = probabilities.double()
     confidence, top = (p[0], torch.ones_like(label[0])) if len(p) == 1 else p.max(0)
@@ -163,7 +174,11 @@ def bin_sums(probabilities: Tensor, label: Tensor) -> np.ndarray:
 
 
 def calibration_error(sums: np.ndarray) -> float:
-    """Return the expected calibration error, sum_b n_b / n |mean confidence_b - share right_b|, of `bin_sums`."""
+    """Return the expected calibration error, sum_b n_b / n |mean confidence_b - share right_b|.
+
+    Args:
+        sums: The result of `bin_sums`, or a sum of several.
+    """
     return float(np.abs(sums[1] - sums[2]).sum() / sums[0].sum())
 
 
@@ -181,7 +196,7 @@ def _sample_ece(z: np.ndarray, sample: PixelSample) -> float:
 
 
 def _log_probabilities(voted: Tensor) -> Tensor:
-    """Return log P of all classes, (C, H, W), of (K, H, W)."""
+    """Return log P of all classes, (C, H, W), for probabilities (K, H, W)."""
     P = as_distribution(voted.float()[None, None])[0, 0]
     return P.clamp(_EPS, 1 - _EPS).log()
 
@@ -223,16 +238,16 @@ def _fit(sample: PixelSample, with_bias: bool, with_disagreement: bool) -> Tempe
         z = _Z(sample, fitted)
         log_p = log_softmax(z, axis=1)
         by_z = (np.exp(log_p) - is_class) * w[:, None]
-        by_t = -(by_z * (z - np.array(fitted.bias))).sum(1)  # dz/dt is minus what T divides
+        by_t = -(by_z * (z - np.array(fitted.bias))).sum(1)  # dz/dt = -(z - b)
         gradient = np.array([by_t.sum(), (by_t * sample.disagreement).sum() * with_disagreement, *by_z.sum(0)[1:]])
         return -float((log_p * is_class * w[:, None]).sum()), gradient[: len(x)]
 
     start = np.zeros(2 + (C - 1) * with_bias)
-    # exp(+-4): pixels that are all right at any certainty would otherwise drive t to minus infinity
+    # bounds of t, c and b: if all pixels are right at any confidence, t would otherwise go to minus infinity
     bounds = [(-4.0, 4.0), (-8.0, 8.0), *[(-8.0, 8.0)] * (len(start) - 2)]
     return unpack(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
 
 
 def temperature_from(content: Mapping[str, Any]) -> Temperature:
-    """Return the map of a calibration file's part."""
+    """Return the map that a calibration file stores as `Temperature._asdict()`."""
     return Temperature(float(content["temperature"]), float(content["disagreement"]), tuple(content["bias"]))
