@@ -1,4 +1,4 @@
-"""Scores against labels: per case, per vote, by a challenge's own protocol, and as pictures.
+"""Evaluation against labels: scores by case and method, statistics of the votes, challenge protocols, and pictures.
 
 May import data, transforms and below.
 """

@@ -1,25 +1,29 @@
-"""Scores of every case and method, and what they amount to: `cases.csv`, `summary.json` and a table in the log.
+"""Score every case by every method, and summarise the scores: `cases.csv`, `summary.json` and a table in the log.
 
-How long the network took is in `timing.json`: repeated on one machine, an evaluation gives the other two bit for bit.
+The time that the network took is in a file of its own, `timing.json`, so that a repeated evaluation gives the other two
+files bit for bit.
 
-The values are MONAI's; where it has none, ours, chosen so that a failure never improves a number:
+MONAI computes the scores. If MONAI leaves a score undefined, these conventions apply, by which a failure never improves
+a number:
 
 - label and prediction empty: DSC = IoU = precision = recall = 1 and HD95 = 0;
 - only the label empty, a *false alarm*: DSC = IoU = precision = recall = 0, HD95 undefined;
 - only the prediction empty, a *miss*: the same zeros, HD95 undefined;
-- specificity is tn / (tn + fp), and 1 where the label fills the image, so that no background pixel can be wrong.
+- specificity is tn / (tn + fp), and 1 if the label fills the image, since no background pixel can be wrong then.
 
-HD95, in pixels, is the larger of the two directed 95th percentiles of the distances between the borders. Where it is
-undefined, `cases.csv` has an empty cell. The summary gives two means: `hd95_detected`, over the cases where label and
-prediction are non-empty, with their number, and `hd95_penalised`, over all cases, in which a miss and a false alarm
-count as the image's diagonal.
+HD95, in pixels, is the larger of the two directed 95th percentiles of the distances between the borders. If it is
+undefined, the cell in `cases.csv` is empty. The summary gives two means: `hd95_detected`, over the cases in which label
+and prediction are non-empty, with the number of these cases, and `hd95_penalised`, over all cases, in which a miss and
+a false alarm count as the image's diagonal.
 
-For K>1 every foreground class is scored by itself; a case's score is the mean over them. Its HD95 in `cases.csv` is
-empty if that of a class is; `hd95_detected` takes the mean over the case's detected classes. A case counts as missed
-(as a false alarm) if one of its classes is.
+For K>1 every foreground class is scored separately, and the score of a case is the mean over these classes. The HD95 of
+a case in `cases.csv` is empty if that of one class is; `hd95_detected` takes the mean over the case's detected classes.
+A case counts as missed (as a false alarm) if one of its classes does.
 
-Intervals are 95% percentile bootstrap intervals over the cases; standard deviations are the sample's (n - 1). What a
-single case cannot give is null.
+Intervals are 95% percentile bootstrap intervals over the cases; standard deviations are those of a sample (n - 1). A
+statistic that a single case cannot give is null.
+
+Letters: E experts; K output channels; H W label.
 """
 
 from __future__ import annotations
@@ -60,7 +64,11 @@ RATES = ("dsc", "iou", "precision", "recall", "specificity")
 
 
 class MaskScores(NamedTuple):
-    """Scores of one mask, or their means over classes; `hd95` is None where it is undefined."""
+    """Hold the scores of one mask, or their means over the foreground classes.
+
+    The rates are in 0..1; `hd95` is in pixels, None if undefined; `missed` and `false_alarm` are 0 or 1, over several
+    classes the numbers of classes; `height` and `width` are the label's, in pixels.
+    """
 
     dsc: float
     iou: float
@@ -77,29 +85,33 @@ class MaskScores(NamedTuple):
 
 
 class CaseMetrics(CaseHandler):
-    """Handler that scores every case by every method and writes `cases.csv` and `summary.json` when all are done.
+    """Handler: score every case by every method, and write the scores and their summary.
 
-    Needs `SplitVotesd` in the evaluator's postprocessing and a label in every item. A case is called by the item's
-    `name`, else by its image's path below the folder that all images share. Only numbers are kept between cases. The
-    folder is tried before the first case. Of several processes the first writes the scores of all.
+    Needs `SplitVotesd` in the evaluator's postprocessing and a label in every item. The name of a case is the item's
+    `name`, or else the path of its image below the folder that all images share. Only numbers are kept between cases.
+    Before the first case, the handler checks that it can write to the folder. With several processes, the first one
+    writes the scores of all.
+
+    `cases.csv`: a row for every case and method (for K>1 one for every foreground class and one for their mean), with
+    the fields of `MaskScores`.
 
     `summary.json`: `num_cases`; `methods`, by method: `dsc`, `iou`, `hd95_detected`, `hd95_penalised`, `precision`,
-    `recall`, `specificity` with `cases`, `mean`, `std`, `median` and `interval`, then `missed_cases`, `false_alarms`
-    and, for K>1, the same by class under `classes`; `voting_gain`, the voted DSC minus that of the best single expert
-    (best on average; every bootstrap sample chooses its own); `voted_minus_mean_vote`; `votes`, the means of
-    `vote_statistics`; `settings`.
+    `recall`, `specificity`, each with `cases`, `mean`, `std`, `median` and `interval`, then `missed_cases`,
+    `false_alarms` and, for K>1, the same by class under `classes`; `voting_gain`, the voted DSC minus that of the best
+    single expert (the best on average; chosen anew in every bootstrap sample); `voted_minus_mean_vote`, the voted DSC
+    minus that of the mean vote; `votes`, the means of `vote_statistics`; `settings`.
 
-    `timing.json`, from MONAI's engines: `inference_seconds`, the median over the iterations of the time from a case
-    that is read to its voted prediction, windows and all, before it is brought to the label's size.
+    `timing.json`, with MONAI's engines only: `inference_seconds`, the median over the iterations of the time from the
+    loaded case to its voted prediction, with all windows, before the prediction is resized to the label.
 
     Args:
-        output_dir: Folder of the three files; made if it is not there.
+        output_dir: Folder of the three files; made if it does not exist.
         out_channels: K.
         expert_names: The E names, as given to `SplitVotesd`.
         num_bootstrap: Number of bootstrap samples.
         seed: Seed of the bootstrap.
-        bundle_info: Further `settings`, such as the checkpoint; versions and seed are there without it. Absolute paths
-            are cut to their last part.
+        bundle_info: Further entries of `settings`, such as the checkpoint; versions and seed are always there. Absolute
+            paths are cut to their last part.
 
     Raises:
         InputError: If the folder cannot be written, or a case has no label.
@@ -142,14 +154,22 @@ class CaseMetrics(CaseHandler):
         self._seconds: list[float] = []
 
     def attach(self, engine: Engine) -> None:
-        """Register the handler; of MONAI's engines, the forward pass is timed too."""
+        """Register the handler; with one of MONAI's engines, the forward pass is timed too.
+
+        Args:
+            engine: The evaluator.
+        """
         super().attach(engine)
         engine.add_event_handler(Events.ITERATION_STARTED, self.iteration_started)
         if isinstance(engine, Workflow):
             engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.forward_completed)
 
     def started(self, engine: Engine) -> None:
-        """Forget the previous run, and end this one at once if its results could not be written."""
+        """Clear the results of an earlier run, and check before the first case that the folder can be written.
+
+        Raises:
+            InputError: If the folder cannot be written.
+        """
         if is_first():
             trial = self.output_dir / ".settings.json"
             write_json(trial, self.settings)
@@ -158,12 +178,12 @@ class CaseMetrics(CaseHandler):
         self._seconds = []
 
     def iteration_started(self, engine: Engine) -> None:
-        """Start the time of one iteration."""
+        """Start timing one iteration."""
         self._start = time.perf_counter()
 
     def forward_completed(self, engine: Engine) -> None:
-        """Note how long the network took."""
-        if torch.cuda.is_initialized():  # which returns before it has finished
+        """Note the time that the network took."""
+        if torch.cuda.is_initialized():  # a call returns before the GPU has finished
             torch.cuda.synchronize()
         self._seconds.append(time.perf_counter() - self._start)
 
@@ -181,7 +201,7 @@ class CaseMetrics(CaseHandler):
             self._votes.append(vote_statistics(item["expert_probabilities"], item["votes"], self.expert_names))
 
     def completed(self, engine: Engine) -> None:
-        """Write the files and log the table."""
+        """Gather the scores of all processes, write the files and log the table."""
         self._names, self._votes = gathered(self._names), gathered(self._votes)
         self._scores = {method: gathered(self._scores[method]) for method in self.methods}
         self._seconds = gathered(self._seconds)
@@ -255,7 +275,7 @@ class CaseMetrics(CaseHandler):
 
 
 def mask_scores(predicted_mask: Tensor, label_mask: Tensor) -> MaskScores:
-    """Score one mask; the module's docstring has the conventions.
+    """Score one mask against its label, by the conventions in the module's docstring.
 
     Args:
         predicted_mask: (H, W), bool.
@@ -274,7 +294,7 @@ def mask_scores(predicted_mask: Tensor, label_mask: Tensor) -> MaskScores:
     hd95: float | None = None if missed or false_alarm else 0.0
     if label_pixels and predicted_pixels:
         with warnings.catch_warnings():
-            # MONAI 1.6.1 warns of an argument that it passes itself.
+            # MONAI 1.6.1 warns of a deprecated argument that it passes itself.
             warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
             hd95 = float(compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95))
     confusion = get_confusion_matrix(y_pred.byte(), y.byte())
@@ -297,7 +317,7 @@ def mask_scores(predicted_mask: Tensor, label_mask: Tensor) -> MaskScores:
 
 
 def _mean_over_classes(scores: Sequence[MaskScores]) -> MaskScores:
-    """Return mean rates and distance, summed pixels, and the numbers of missed classes and false alarms."""
+    """Return the mean rates and distance, the sums of pixels, and the numbers of missed classes and false alarms."""
     mean: dict[str, Any] = {rate: float(np.mean([getattr(score, rate) for score in scores])) for rate in RATES}
     for count in ("label_pixels", "predicted_pixels", "missed", "false_alarm"):
         mean[count] = sum(getattr(score, count) for score in scores)
@@ -331,7 +351,7 @@ def _without_common_folder(names: list[str]) -> list[str]:
 
 
 def _table(summary: Mapping[str, Any]) -> str:
-    """Return the means as a table, the DSC with its interval."""
+    """Return the mean scores as a table for the log, the DSC with its interval."""
     heads = ("DSC", "[95% interval]", "IoU", "prec.", "recall", "spec.", "HD95 det.", "HD95 pen.", "missed", "alarms")
     rows = [("method", *heads)]
     for method, scores in summary["methods"].items():

@@ -1,23 +1,27 @@
 """Scores of segmented objects, as the GlaS challenge defines them: object F1, object Dice, object Hausdorff distance.
 
-Sirinukunwattana et al., "Gland segmentation in colon histology images: The GlaS challenge contest", Medical Image
-Analysis 35 (2017), doi 10.1016/j.media.2016.08.008; the definitions are on https://glas.grand-challenge.org/Evaluation.
-The *partner* of an object is the object of the other side that shares most pixels with it (the lowest number of
-several that share equally many).
+Source: Sirinukunwattana et al., "Gland segmentation in colon histology images: The GlaS challenge contest", Medical
+Image Analysis 35 (2017), doi 10.1016/j.media.2016.08.008; the definitions are on
+https://glas.grand-challenge.org/Evaluation.
 
-- F1: a segmented object is a true positive if it covers more than half of its partner, else a false positive; annotated
-  objects less true positives are false negatives. The text says "at least 50%", the organisers' code asks for more than
-  half, which alone keeps an annotated object from being found twice; ours does as the code.
-- Object Dice: the Dice of every object with its partner (0 without one), weighted by the object's share of its side's
-  area, averaged over the two sides.
-- Object Hausdorff, in pixels: likewise, of the Hausdorff distances between all pixels of both; an object that shares no
-  pixel with any other is compared with the one at the smallest distance.
+There are two *sides*, the annotation and the prediction. The *partner* of an object is the object of the other side
+that shares most pixels with it (if several share equally many, the one with the lowest number).
 
-The challenge takes weights and counts over all images of a test part at once, so an image gives sums, and the sums of
-one or many images give the scores. Both sides empty: F1 = Dice = 1, distance 0. One side empty: F1 = Dice = 0 and,
-where the challenge has infinity, the image's diagonal.
+- F1: a segmented object is a true positive if it covers more than half of its partner, else a false positive; the
+  number of false negatives is that of the annotated objects less that of the true positives. The paper says "at least
+  50%", but the organisers' code asks for more than half, and only this prevents an annotated object from being found
+  twice; this module follows the code.
+- Object Dice: the Dice of every object with its partner (0 without a partner), weighted by the object's share of the
+  area of its side, averaged over the two sides.
+- Object Hausdorff, in pixels: the Hausdorff distance between all pixels of an object and all pixels of its partner,
+  weighted and averaged in the same way; an object that shares no pixel with any other is compared with the object of
+  the other side at the smallest Hausdorff distance.
 
-Letters: H W image size, N objects of one side, M of the other.
+The challenge takes weights and counts over all images of a test part at once; therefore each image gives sums, and the
+scores follow from the added sums of one or many images. Both sides empty: F1 = Dice = 1, distance 0. One side empty:
+F1 = Dice = 0, and the distance is the image's diagonal (infinity in the challenge).
+
+Letters: H W image size; N objects of one side; M objects of the other side.
 """
 
 from __future__ import annotations
@@ -35,11 +39,15 @@ from skimage.measure import regionprops
 from skimage.metrics import contingency_table
 from skimage.segmentation import find_boundaries, relabel_sequential
 
-_MANY_PAIRS = 300_000  # of pixels, for which the distances of the whole image cost less than a search
+_MANY_PAIRS = 300_000  # pairs of pixels from which a distance transform of the whole image is faster than a search
 
 
 class ObjectSums(NamedTuple):
-    """What one image adds to the scores: counts, areas, and sums of area x Dice and of area x distance of each side."""
+    """Hold what one image adds to the scores: counts of objects and, for each side, area-weighted sums.
+
+    `*_area` is the number of the objects' pixels; `*_dice` is the sum of area x Dice over the objects, and `*_distance`
+    that of area x Hausdorff distance (pixels).
+    """
 
     true_positives: int
     false_positives: int
@@ -53,7 +61,7 @@ class ObjectSums(NamedTuple):
 
 
 class ObjectScores(NamedTuple):
-    """The three scores; the distance is in pixels."""
+    """Hold the three scores: object F1 and object Dice in 0..1, and object Hausdorff distance in pixels."""
 
     object_f1: float
     object_dice: float
@@ -61,10 +69,10 @@ class ObjectScores(NamedTuple):
 
 
 def object_scores(sums: Iterable[ObjectSums]) -> ObjectScores:
-    """Return the scores of one or of many images.
+    """Compute the three scores of one image, or of many images together.
 
     Args:
-        sums: What `compare_objects` returned for each.
+        sums: The result of `compare_objects` for each image.
 
     Example:
         >>> predicted, label = np.array([[1, 1, 1, 0, 2]]), np.array([[1, 1, 0, 0, 0]])
@@ -85,14 +93,14 @@ def object_scores(sums: Iterable[ObjectSums]) -> ObjectScores:
 
 
 def compare_objects(predicted: np.ndarray, label: np.ndarray) -> ObjectSums:
-    """Compare the objects of two label maps.
+    """Compare the objects of a predicted map with those of the annotation.
 
     Args:
-        predicted: (H, W), integers: 0 the background, each other number an object.
-        label: The annotation, likewise.
+        predicted: Map of the predicted objects, (H, W), integers: 0 is the background, every other number an object.
+        label: Map of the annotated objects, in the same form.
 
     Raises:
-        ValueError: If one is no such map, or the two differ in size.
+        ValueError: If one of the two is not such a map, or they differ in size.
     """
     sides = _Objects(_checked(label)), _Objects(_checked(predicted))
     if label.shape != predicted.shape:
@@ -129,11 +137,11 @@ def label_objects(mask: np.ndarray, *, min_pixels: int = 1) -> np.ndarray:
 
     Args:
         mask: (H, W), bool.
-        min_pixels: Smaller components are left out. By default none is: a speck counts as an object, as it does in the
-            challenge, where removing specks is a part of the method and not of the score.
+        min_pixels: Components with fewer pixels are left out. By default none is: a speck counts as an object, as in
+            the challenge, where removing specks belongs to the method and not to the score.
 
     Returns:
-        (H, W), 0 the background, components from 1 on.
+        Map of the components, (H, W), int32: 0 is the background, the components are numbered from 1.
 
     Example:
         >>> label_objects(np.array([[1, 0, 0, 1], [0, 1, 0, 0]], bool))
@@ -146,7 +154,7 @@ def label_objects(mask: np.ndarray, *, min_pixels: int = 1) -> np.ndarray:
 
 
 class _Objects:
-    """The objects of one side, numbered from 0, and what distances between them need."""
+    """Hold the objects of one side, numbered from 0, with their pixels, borders and bounding boxes for distances."""
 
     def __init__(self, labels: np.ndarray) -> None:
         self.map = relabel_sequential(labels)[0]  # object i has the number i + 1
@@ -158,7 +166,7 @@ class _Objects:
     @cached_property
     def borders(self) -> list[KDTree]:
         is_border = find_boundaries(self.map, connectivity=1, mode="inner")
-        # an object without a border fills the image, and no pixel outside it will ask for its distance
+        # an object without a border fills the image, so that no pixel outside it is ever queried
         return [KDTree(pixels[is_border[tuple(pixels.T)]]) for pixels in self.pixels]
 
     @cached_property
@@ -180,7 +188,7 @@ def _weighted_sums(
     distance: Callable[[int, int], float],
     bounds: np.ndarray,
 ) -> tuple[float, float]:
-    """Return the sums over one side's objects, N of them, of area x Dice and of area x Hausdorff distance."""
+    """Return the sums of area x Dice and of area x Hausdorff distance over the N objects of one side."""
     partners, shared = overlaps.argmax(1), overlaps.max(1)
     dice = 2 * shared / (areas + other_areas[partners])
     distances = [
@@ -191,7 +199,10 @@ def _weighted_sums(
 
 
 def _smallest_distance(i: int, distance: Callable[[int, int], float], bounds: np.ndarray) -> float:
-    """Return the distance to the closest of the M other objects; `bounds`, (M,), spare most comparisons."""
+    """Return the distance from object i to the closest of the M objects of the other side.
+
+    `bounds`, (M,), are lower bounds of the distances, which make most comparisons unnecessary.
+    """
     smallest = math.inf
     for j in np.argsort(bounds, kind="stable"):
         if bounds[j] >= smallest:
@@ -201,7 +212,7 @@ def _smallest_distance(i: int, distance: Callable[[int, int], float], bounds: np
 
 
 def _lower_bounds(first: _Objects, second: _Objects) -> np.ndarray:
-    """Return (N, M): no Hausdorff distance is smaller than what one side of the two bounding boxes differs by."""
+    """Return lower bounds of the Hausdorff distances, (N, M): the largest offset of bounding-box edges."""
     return np.abs(first.boxes[:, None] - second.boxes[None]).max(-1)
 
 
@@ -210,9 +221,11 @@ def _hausdorff(first: _Objects, i: int, second: _Objects, j: int) -> float:
 
 
 def _directed(first: _Objects, i: int, second: _Objects, j: int) -> float:
-    """Return how far the farthest pixel of one object is from the other object, whose nearest pixel is on its border.
+    """Return the directed Hausdorff distance from object i of one side to object j of the other.
 
-    What `skimage.metrics.hausdorff_distance` gives in one direction, without searching among all pixels.
+    It is the distance of that pixel of object i that is farthest from object j. Only the border of object j is
+    searched, since the pixel of object j nearest to a pixel outside it lies on its border. The result is that of
+    `skimage.metrics.hausdorff_distance` in one direction, which searches all pixels.
     """
     pixels = first.pixels[i]
     outside = pixels[second.map[tuple(pixels.T)] != j + 1]

@@ -1,7 +1,8 @@
-"""A page of pictures that shows what each expert saw and how they voted, one row per case.
+"""Page of pictures that shows each expert's prediction and the votes, one row per case.
 
-Colours are Okabe and Ito's, which the colour-blind can tell apart. Letters: E experts, K output channels, H W the size
-of the input, h w the smaller size of its picture.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+
+Letters: E experts; K output channels; H W size of the maps; h w size of the small pictures.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ _WIDTH_INCHES, _DPI = 12.0, 120
 
 
 class PredictionPictures(CaseHandler):
-    """Write `<output_dir>/predictions.png` with some cases of a run, spread evenly over it.
+    """Handler: draw each expert's prediction and the votes of some cases, spread evenly over a run.
 
-    Each case is kept as a small picture only, so that the page costs no memory worth naming. The image is read again
-    from its file, because the one in the item is resized and normalised; the maps must lie on the whole image, at any
-    resolution (`Invertd`, then `SplitVotesd`). Of several processes the first writes the page of all.
+    Writes `<output_dir>/predictions.png`. Each case is kept as a small picture only, so that the page needs little
+    memory. The image is read again from its file, because the one in the item is resized and normalised; the maps must
+    cover the whole image, at any resolution (`Invertd`, then `SplitVotesd`). With several processes, the first one
+    writes the page with the cases of all.
 
     Args:
         output_dir: Folder of the page.
@@ -67,20 +69,20 @@ class PredictionPictures(CaseHandler):
         self.chosen: set[int] = set()
 
     def started(self, engine: Engine) -> None:
-        """Forget the cases of the run before, and choose the iterations whose cases are shown."""
+        """Clear the cases of an earlier run, and choose the iterations whose cases are shown."""
         self.cases = []
         iterations = range(1, sum(collect(engine.state.epoch_length or 0)) + 1)
         self.chosen = set(take_evenly(iterations, min(self.num_cases, len(iterations)))[0])
 
     def iteration_completed(self, engine: Engine) -> None:
         """Keep small pictures of the cases of a chosen iteration."""
-        place = (engine.state.iteration - 1) * num_processes() + process_index() + 1  # in one process's order
+        place = (engine.state.iteration - 1) * num_processes() + process_index() + 1  # as if one process ran
         if place in self.chosen:
             for item in case_items(engine)[: self.num_cases - len(self.cases)]:
                 self.cases.append(_case_picture(item) | {"place": place})
 
     def completed(self, engine: Engine) -> None:
-        """Write the page, if there is a case."""
+        """Gather the cases of all processes and write the page, if there is a case."""
         self.cases = sorted(gathered(self.cases), key=lambda case: case["place"])[: self.num_cases]
         if self.cases and is_first():
             prediction_grid(self.cases, self.output_dir / "predictions.png", expert_names=self.expert_names)
@@ -89,12 +91,12 @@ class PredictionPictures(CaseHandler):
 def prediction_grid(
     cases: Sequence[Mapping[str, Any]], path: str | Path, *, expert_names: Sequence[str] = EXPERT_NAMES
 ) -> None:
-    """Draw one row per case: contours, each expert's probability of foreground, the votes, the disagreement.
+    """Draw one row per case: image with contours, each expert's probability of foreground, votes, disagreement.
 
     Args:
-        cases: Arrays of one size per case: `name`; `image` (h, w, 3) in 0..255; `label` (h, w) classes or None;
-            `voted` (h, w) classes; `expert_probabilities` (E, h, w) of foreground; `votes` (E, h, w), summing to 1 over
-            E; `disagreement` (h, w) in 0..1.
+        cases: Each with `name`, and arrays of one size: `image` (h, w, 3) in 0..255; `label` (h, w), class numbers, or
+            None; `voted` (h, w), class numbers; `expert_probabilities` (E, h, w) of foreground, 0..1; `votes`
+            (E, h, w), summing to 1 over E; `disagreement` (h, w) in 0..1.
         path: The PNG to write, 1440 pixels wide and readable at 1200.
         expert_names: The E names, at most 7.
 
@@ -121,7 +123,7 @@ def prediction_grid(
 
 
 def _case_picture(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Shrink the maps of an item (E, K, H, W), (E, H, W), (1, H, W) to one small size."""
+    """Return the image and the maps of an item, (E, K, H, W), (E, H, W) or (1, H, W), reduced to one small size."""
     image = read_image(str(item["image"].meta["filename_or_obj"]))
     scale = min(1.0, _LONGEST_SIDE / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
@@ -146,7 +148,7 @@ def _fit(maps: Any, size: tuple[int, int], resampling: Image.Resampling) -> np.n
 
 
 def _page(cases: Sequence[Mapping[str, Any]], num_columns: int) -> tuple[Figure, np.ndarray]:
-    # A row is as high as its own image at the common width; one taller than twice the width is drawn smaller.
+    # A row is as high as its image at the common width, but at most twice this width; a taller image is drawn smaller.
     heights = [min(2.0, case["image"].shape[0] / case["image"].shape[1]) for case in cases]
     panel = _WIDTH_INCHES / num_columns
     figure = Figure(figsize=(_WIDTH_INCHES, sum(heights) * panel + 0.25 * len(cases) + 1.4), layout="constrained")
@@ -171,7 +173,7 @@ def _draw_case(axes: Iterable[Axes], case: Mapping[str, Any], num_experts: int) 
     _contour(first, case["voted"], _VOTED_COLOUR, "solid")
     name = case["name"].encode("utf-8", errors="replace").decode("utf-8")  # a name need not be UTF-8
     name = name if len(name) <= 28 else "..." + name[-25:]
-    # Below the image, where neither a title nor a contour is; a name is no mathematics, whatever its dollars.
+    # Below the image, where there is no title and no contour; a "$" in a name must not start a formula.
     first.text(0, -0.02, name, transform=first.transAxes, va="top", fontsize=9, parse_math=False)
     for axis, probability in zip(rest, maps, strict=False):
         axis.imshow(probability, cmap="cividis", vmin=0, vmax=1)
@@ -191,7 +193,7 @@ def _contour(axis: Axes, classes: np.ndarray, colour: str, style: str) -> None:
 def _draw_legends(
     figure: Figure, axes: np.ndarray, cases: Sequence[Mapping[str, Any]], expert_names: Sequence[str]
 ) -> None:
-    # Without panchor a colour bar moves its pictures down, out of line with their neighbours.
+    # Without panchor a colour bar would move its pictures down, out of line with their neighbours.
     style: dict[str, Any] = {"location": "bottom", "panchor": (0.5, 1.0), "shrink": 0.8, "aspect": 40}
     for row, text in ((axes[-1, 1:-2], "probability of foreground"), (axes[-1, -1:], "0: experts agree")):
         bar = figure.colorbar(row[0].images[0], ax=list(row), label=text, **style)

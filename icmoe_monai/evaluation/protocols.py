@@ -1,16 +1,21 @@
-"""What a public set's own protocol scores beside `CaseMetrics`: `protocol.json` and, by case, `protocol.csv`.
+"""Scores by the official protocols of public data sets (ISIC 2017 and 2018, BUSI, GlaS), in addition to `CaseMetrics`.
 
-- `isic2017` and `isic2018`: per image the Jaccard index, and the thresholded one, which is 0 below 0.65; the means rank
-  the challenges of 2017 and 2018. Both empty: 1.
-- `busi`: Dice and Jaccard of the images with a lesion; of the normal ones (an empty label) the *specificity*, the share
-  of images in which nothing is predicted, and the mean share of the image that is predicted.
-- `glas`: object F1, Dice and Hausdorff distance (`objects`) of test A, of test B and of all, over all objects of
-  a part as the challenge has it, and as means over the images.
+`ProtocolMetrics` writes `protocol.json` and, by case, `protocol.csv`. The protocols:
 
-A label's objects (GlaS) are read from its file where that numbers objects, as the archive's do; else from
-`instances/STEM.*` beside the folder of the masks. A prediction's objects are its connected components.
+- `isic2017` and `isic2018`: for each image the Jaccard index, and the thresholded Jaccard index, which is 0 below 0.65;
+  both are 1 if label and prediction are empty. The mean of the first ranks the challenge of 2017, the mean of the
+  second that of 2018.
+- `busi`: Dice and Jaccard of the images with a lesion; for the normal images (empty label) the *specificity*, which is
+  the share of the images in which nothing is predicted, and the mean share of the image that is predicted.
+- `glas`: object F1, object Dice and object Hausdorff distance (`objects`) of test A, of test B and of all images, both
+  over all objects of a part together, as in the challenge, and as means over the images.
 
-Intervals are 95% percentile bootstrap intervals over the images, null for a single one.
+The objects of a label (GlaS) are read from its file if this numbers the objects, as the files of the archive do; else
+from `instances/STEM.*` beside the folder of the masks. The objects of a prediction are its connected components.
+
+Intervals are 95% percentile bootstrap intervals over the images, null for a single image.
+
+Letters: E experts; H W image.
 """
 
 from __future__ import annotations
@@ -53,14 +58,16 @@ Row = dict[str, float]
 
 
 class ProtocolMetrics(CaseHandler):
-    """Handler that scores every case and method by a protocol, and writes `protocol.json` and `protocol.csv`.
+    """Handler: score every case and method by the protocol of a public data set.
 
-    Needs `SplitVotesd` in the evaluator's postprocessing and a label in every item, as `CaseMetrics` does; put it
-    behind that. Everything above 0 is foreground. Of several processes the first writes the scores of all.
+    Writes `protocol.json` and `protocol.csv`. Needs `SplitVotesd` in the evaluator's postprocessing and a label in
+    every item, as `CaseMetrics` does; in the list of handlers it belongs after `CaseMetrics`. All classes above 0 are
+    foreground. With several processes, the first one writes the scores of all.
 
-    `protocol.json`: `protocol`; `cases`, by group of images: `number`, `sha256` of their names, and `part`, the part of
-    the official release that these images are, if they are one; `methods`, by method and group: scores with `mean` and
-    `interval` (GlaS: `pooled`, `interval`, `mean_of_images`); `settings`.
+    `protocol.json`: `protocol`; `ranking`, the score by which the challenge ranks (ISIC), or null; `cases`, by group of
+    images: their `number`, the `sha256` of their names, and `part`, the part of the official release that consists of
+    these images, if there is one; `methods`, by method and group: scores with `mean` and `interval` (GlaS: `pooled`,
+    `interval`, `mean_of_images`); `settings`.
 
     Args:
         output_dir: Folder of the two files.
@@ -71,7 +78,7 @@ class ProtocolMetrics(CaseHandler):
         seed: Seed of the bootstrap.
 
     Raises:
-        InputError: The protocol is unknown, or a case's objects cannot be read.
+        InputError: If the protocol is unknown, or the objects of a case's label cannot be read.
 
     Example:
         >>> import json, tempfile, torch
@@ -109,7 +116,7 @@ class ProtocolMetrics(CaseHandler):
         self._rows: dict[str, list[Row]] = {}
 
     def started(self, engine: Engine) -> None:
-        """Forget the previous run."""
+        """Clear the results of an earlier run."""
         self._names, self._rows = [], {method: [] for method in self.methods}
 
     def iteration_completed(self, engine: Engine) -> None:
@@ -124,7 +131,7 @@ class ProtocolMetrics(CaseHandler):
                 self._rows[method].append(row)
 
     def completed(self, engine: Engine) -> None:
-        """Write the files and log the voted scores."""
+        """Gather the scores of all processes, write the files and log the scores of the vote."""
         self._names = gathered(self._names)
         self._rows = {method: gathered(rows) for method, rows in self._rows.items()}
         if is_first():
@@ -222,7 +229,7 @@ def _mask(label_map: Any) -> Tensor:
 
 
 def _mask_row(predicted: Tensor, label: Tensor) -> Row:
-    # MONAI's scores are float32, in which 13 / 20 is below the threshold of 0.65.
+    # not by MONAI, whose scores are float32: 13 / 20 is below the threshold of 0.65 there
     areas = int(predicted.sum()) + int(label.sum())
     shared = int((predicted & label).sum())
     jaccard = shared / (areas - shared) if areas else 1.0

@@ -1,4 +1,4 @@
-"""Handlers of a validation: MONAI's Dice of every method, and how the experts differ and vote.
+"""Handlers for validation: MONAI's mean Dice of every method, and statistics of the experts and their votes.
 
 Letters: E experts; K output channels; H W the size of the label.
 """
@@ -25,14 +25,18 @@ from icmoe_monai.utils.engines import CaseHandler, split_items
 def dice_metrics(
     *, out_channels: int = 1, expert_names: Sequence[str] = EXPERT_NAMES, prefix: str = ""
 ) -> dict[str, IgniteMetricHandler]:
-    """Return MONAI's mean Dice of every method but the vote (which is the key metric), by name, for an evaluator.
+    """Create the metrics of an evaluator that compute MONAI's mean Dice of every method but the vote.
 
-    An empty ground truth counts: 1 if the prediction is empty too, else 0.
+    The vote's own Dice is the evaluator's key metric. A case with an empty label counts 1 if the prediction is empty
+    too, else 0.
 
     Args:
         out_channels: K.
         expert_names: The E names, as given to `SplitVotesd`.
-        prefix: Put before each name, for instance "val_".
+        prefix: Prefix of each metric's name, for instance "val_".
+
+    Returns:
+        The metrics by name, `<prefix><method>_dice`.
     """
     return {
         f"{prefix}{method}_dice": IgniteMetricHandler(
@@ -49,15 +53,16 @@ def dice_metrics(
 
 
 class VoteStatistics(CaseHandler):
-    """Handler that writes the means of `vote_statistics` over the cases into `engine.state.metrics`.
+    """Handler: write the means of `vote_statistics` over the cases to `engine.state.metrics`.
 
-    Needs `SplitVotesd` in the evaluator's postprocessing. Handlers of one event run in the order of the list: put it
-    before `StatsHandler`, `TensorBoardStatsHandler`, `MLFlowHandler` and whatever else reads the metrics. Every case
-    counts alike, whatever its size. In distributed validation the processes' sums are added up.
+    Needs `SplitVotesd` in the evaluator's postprocessing. Handlers of one event run in the order of their list, in
+    which this one belongs before `StatsHandler`, `TensorBoardStatsHandler`, `MLFlowHandler` and all others that read
+    the metrics. Every case has the same weight, whatever its size. In distributed validation the sums of the processes
+    are added.
 
     Args:
         expert_names: The E names, as given to `SplitVotesd`.
-        prefix: Put before each name, for instance "val_".
+        prefix: Prefix of each metric's name, for instance "val_".
 
     Example:
         >>> from icmoe_monai.transforms.votes import SplitVotesd
@@ -77,18 +82,18 @@ class VoteStatistics(CaseHandler):
         self._sums: dict[str, float] = {}
 
     def started(self, engine: Engine) -> None:
-        """Forget the previous epoch's cases."""
+        """Clear the sums of the previous epoch."""
         self._num_cases, self._sums = 0, {}
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Add the cases of one iteration."""
+        """Add the statistics of the cases of one iteration."""
         for item in split_items(engine):
             statistics = vote_statistics(item["expert_probabilities"], item["votes"], self.expert_names)
             self._sums = {name: self._sums.get(name, 0.0) + value for name, value in statistics.items()}
             self._num_cases += 1
 
     def completed(self, engine: Engine) -> None:
-        """Write the means."""
+        """Write the means over all processes to `engine.state.metrics`."""
         totals = torch.tensor([self._num_cases, *self._sums.values()], dtype=torch.float64)
         if idist.get_world_size() > 1:
             totals = torch.as_tensor(idist.all_reduce(totals.to(idist.device())))
@@ -97,20 +102,25 @@ class VoteStatistics(CaseHandler):
 
 
 def vote_statistics(expert_probabilities: Tensor, votes: Tensor, expert_names: Sequence[str]) -> dict[str, float]:
-    """Return how the experts of one case differ and how the votes are spread.
+    """Compute for one case how much the experts disagree and how the votes are distributed among them.
 
     - `disagreement`: 1 - mean over pairs and pixels of the agreement <p_i, p_j> (K=1: p_i p_j + (1-p_i)(1-p_j));
-    - `hard_disagreement`: mean over pairs of the share of pixels they decide differently;
-    - `vote_entropy`: mean over pixels of -sum_e w_e log w_e / log E: 0 if one expert decides, 1 if all count alike;
-    - `load_<expert>`: share of pixels whose largest vote is the expert's; a tie is shared equally, so that equal votes
-      give equal loads; `mean_vote_<expert>`.
+    - `hard_disagreement`: mean over pairs of experts of the share of pixels that the two decide differently;
+    - `vote_entropy`: mean over pixels of -sum_e w_e log w_e / log E: 0 if one expert has the whole vote, 1 if all votes
+      are equal;
+    - `load_<expert>`: share of the pixels at which this expert has the largest vote; a tie is shared equally, so that
+      equal votes give equal loads;
+    - `mean_vote_<expert>`: mean over pixels of the expert's vote.
 
     A single expert has disagreements and entropy 0, load and mean vote 1.
 
     Args:
-        expert_probabilities: (E, K, H, W).
-        votes: (E, H, W), summing to 1 over E.
+        expert_probabilities: (E, K, H, W), 0..1.
+        votes: Votes w, (E, H, W), summing to 1 over E.
         expert_names: The E names.
+
+    Returns:
+        The statistics by name, all in 0..1.
     """
     votes = convert_to_tensor(votes, track_meta=False)
     E = votes.shape[0]
