@@ -1,4 +1,4 @@
-"""Whole slides: read by regions, voted in strips, written as pyramids.
+"""Segmentation of whole slides: they are read by regions, segmented in strips and written as pyramidal TIFF files.
 
 May import imageio, inferers, transforms, visualize and below.
 """

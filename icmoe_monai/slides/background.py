@@ -1,8 +1,8 @@
-"""Windows of a slide that show nothing: bare glass, or the black that a scanner puts where it did not look.
+"""Find windows of a slide that show nothing to segment: bare glass, or black areas that were not scanned.
 
 A pixel is glass if its channels are all at least `white` and differ by at most 20, and unscanned if all are at most 10.
-A window is background if at most one in a thousand of its pixels is neither (dust), so that a thread of tissue keeps
-its window.
+A window is background if at most one in a thousand of its pixels is neither glass nor unscanned; this allows for dust,
+while a window with a thread of tissue is still segmented.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _DUST = 1e-3
 
 
 def is_background(window: np.ndarray, *, white: int = 225) -> bool:
-    """Tell whether a window shows nothing to segment.
+    """Tell whether a window shows nothing but glass and unscanned areas.
 
     Args:
         window: RGB, uint8 (H, W, 3).
-        white: Least brightness of bare glass, 0..255.
+        white: Least brightness of bare glass, a whole number in 11..255.
 
     Raises:
-        InputError: If `white` is out of its range.
+        InputError: If `white` is no whole number in its range.
 
     Example:
         >>> glass = np.full((64, 64, 3), 240, np.uint8)

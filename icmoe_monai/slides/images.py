@@ -1,8 +1,9 @@
-"""Images too large for memory, read region by region.
+"""Read images that are too large for memory region by region.
 
-`open_large_image` chooses who reads: tifffile for TIFF, OME-TIFF and SVS (`slides.tiff`), OpenSlide, where it is
-installed, for the scanners' other formats, and `imageio.pictures` for PNG, JPEG and the like, which hold no regions
-and are read whole, within the limits there. All give upright RGB of 8 bits.
+`open_large_image` chooses the reader by the file's suffix: tifffile for TIFF, OME-TIFF and SVS (`TiffImage`);
+OpenSlide, if it is installed, for other formats of slide scanners (`ScannerImage`); and `imageio.pictures` for PNG,
+JPEG and the like, which cannot be read by regions and are read whole, within the limits of that module (`PlainImage`).
+All readers give upright RGB of 8 bits.
 
 Letters: H W size of the image.
 """
@@ -22,22 +23,22 @@ from icmoe_monai.imageio.read import SLIDE_SUFFIXES
 from icmoe_monai.slides.tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError, positive_um, unreadable
 from icmoe_monai.utils.files import check_file
 
-_LONGEST = 500_000  # pixels of a side; a header can claim any number, and memory is that of a row of windows
+_LONGEST = 500_000  # pixels a side; a header can claim any size, and the memory needed grows with the width
 
 
 class LargeImage(Protocol):
-    """An image that is read in regions.
+    """Interface of an image that is read in regions.
 
     Attributes:
-        shape: (H, W).
-        spacing_um: Micrometres between rows and between columns, or None if the file does not tell.
+        shape: (H, W), in pixels.
+        spacing_um: Micrometres between rows and between columns, or None if the file does not state them.
     """
 
     shape: tuple[int, int]
     spacing_um: tuple[float, float] | None
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Return a region inside the image, uint8 (height, width, 3), RGB."""
+        """Return a region, which must lie inside the image, as RGB, uint8 (height, width, 3)."""
 
     def close(self) -> None:
         """Close the file."""
@@ -45,14 +46,17 @@ class LargeImage(Protocol):
 
 @contextmanager
 def open_large_image(path: str, *, level: int = 0) -> Iterator[LargeImage]:
-    """Open an image for reading in regions, and close it at the end of the block.
+    """Open an image for reading in regions, and close it at the end of the `with` block.
 
     Args:
         path: The file.
-        level: Which level of the file's pyramid; 0 is the full size, and the only one of a file without a pyramid.
+        level: Level of the file's pyramid; 0 is the full size, and the only level of a file without a pyramid.
+
+    Yields:
+        The image.
 
     Raises:
-        UnreadableImageError: If the file cannot be used.
+        UnreadableImageError: If the file is missing, cannot be read, or has more than 500000 pixels a side.
 
     Example:
         >>> import tempfile
@@ -77,14 +81,14 @@ def open_large_image(path: str, *, level: int = 0) -> Iterator[LargeImage]:
 
 
 class PlainImage:
-    """A picture without regions, held in memory.
+    """Hold a picture of a format that cannot be read by regions (PNG, JPEG and the like) in memory.
 
     Args:
         path: The file.
-        level: 0, as there is no pyramid.
+        level: Must be 0, as there is no pyramid.
 
     Raises:
-        UnreadableImageError: If the file cannot be used.
+        UnreadableImageError: If the level is not 0, or the file cannot be read.
 
     Example:
         >>> import tempfile
@@ -107,7 +111,7 @@ class PlainImage:
         self.shape = (self._pixels.shape[0], self._pixels.shape[1])
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Return a region, uint8 (height, width, 3)."""
+        """Return a region as RGB, uint8 (height, width, 3)."""
         return self._pixels[top : top + height, left : left + width]
 
     def close(self) -> None:
@@ -115,14 +119,14 @@ class PlainImage:
 
 
 class ScannerImage:
-    """A slide in a scanner's own format, by OpenSlide; what was not scanned is white.
+    """Read a slide in the format of a slide scanner by OpenSlide; areas that were not scanned are white.
 
     Args:
         path: The file.
-        level: Level of its pyramid.
+        level: Level of the slide's pyramid; 0 is the full size.
 
     Raises:
-        UnreadableImageError: If OpenSlide is not installed, or cannot read the file.
+        UnreadableImageError: If OpenSlide is not installed or cannot read the file, or there is no such level.
     """
 
     def __init__(self, path: str, level: int = 0) -> None:
@@ -138,10 +142,10 @@ class ScannerImage:
             raise
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Return a region, uint8 (height, width, 3).
+        """Return a region as RGB, uint8 (height, width, 3).
 
         Raises:
-            UnreadableImageError: If it cannot be decoded.
+            UnreadableImageError: If the region cannot be decoded.
         """
         corner = (round(left * self._scale[1]), round(top * self._scale[0]))  # in pixels of level 0
         with unreadable(self._path, "is damaged"):
@@ -179,7 +183,7 @@ def _open(path: str, level: int) -> LargeImage:
 def _openslide(path: str) -> ModuleType:
     try:
         import openslide
-    except (ImportError, OSError) as error:  # the library itself may be missing, or its binary part
+    except (ImportError, OSError) as error:  # the Python package may be missing, or its binary library
         raise UnreadableImageError(
             f"{path} needs OpenSlide, which is not installed: pip install openslide-python openslide-bin, or save the "
             "slide as a tiled TIFF."

@@ -1,4 +1,4 @@
-"""A small picture of a large image, gathered from the regions that are read anyway.
+"""Small picture of a large image, computed from the regions that are read for the segmentation anyway.
 
 Letters: H W size of the image; f the factor, a power of two, by which the picture is smaller.
 """
@@ -11,14 +11,19 @@ from icmoe_monai.slides.images import LargeImage
 
 
 class Overview:
-    """A `LargeImage` that notes what is read of another, whole rows at a time and from top to bottom.
+    """Wrap a `LargeImage`, and sum up a small picture of it from the regions that are read.
+
+    The picture is complete once regions as wide as the image have been read from top to bottom; they may overlap, but
+    must leave no row out.
 
     Args:
-        image: The other image.
-        longest_side: The picture's longest side is at most this.
+        image: The image to wrap.
+        longest_side: The picture's longest side in pixels, at most.
 
     Attributes:
-        level: log2 f, the level of a pyramid of halves that has the picture's size.
+        shape: (H, W) of the image.
+        spacing_um: Micrometres between rows and between columns of the image, or None.
+        level: log2 f, which is the level of the picture's size in a pyramid whose levels halve the size.
 
     Example:
         >>> import tempfile
@@ -43,18 +48,18 @@ class Overview:
         self._num_rows = 0
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Return a region, uint8 (height, width, 3), and note its new rows if it is as wide as the image."""
+        """Return a region, uint8 (height, width, 3); if it is as wide as the image, add its new rows to the picture."""
         region = self._image.read(top, left, height, width)
         if width == self.shape[1] and top <= self._num_rows < top + height:
             self._note(region[self._num_rows - top :])
         return region
 
     def close(self) -> None:
-        """Close the image."""
+        """Close the wrapped image."""
         self._image.close()
 
     def picture(self) -> np.ndarray:
-        """Return the means of squares of f x f pixels, uint8 (H / f, W / f, 3), rounded up at the edges."""
+        """Return the small picture, the means of squares of f x f pixels, uint8 (H / f, W / f, 3), sizes rounded up."""
         f = 2**self.level
         tall, wide = (np.minimum(f, side - np.arange(0, side, f)) for side in self.shape)
         return np.rint(self._sums / (tall[:, None] * wide)[..., None]).astype(np.uint8)

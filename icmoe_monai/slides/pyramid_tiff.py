@@ -1,8 +1,9 @@
-"""A pyramidal tiled TIFF from rows that come one after the other: what a slide viewer opens, in bounded memory.
+"""Write a pyramidal tiled TIFF, which slide viewers open, row by row and in bounded memory.
 
-Each level has half the size of the one above (every second pixel of every second row), in deflated tiles of 256 pixels.
-Tiles are compressed as soon as their rows are there, and wait in a nameless file beside the result, which vanishes with
-the process. The TIFF itself is written in one go at the end and then gets its name, so it is whole or not there.
+Each level has half the size of the level before (every second pixel of every second row), in tiles of 256 x 256 pixels
+with deflate compression. Tiles are compressed as soon as their rows are complete, and are kept in a temporary file
+without a name beside the result, which the system removes when the process ends. The TIFF is written at the end and
+gets its name only then, so that it is either complete or absent.
 
 Letters: H W size of a level; S samples of a pixel; h rows that are added at once.
 """
@@ -24,17 +25,19 @@ from icmoe_monai.utils.files import refusal, write_atomically
 
 _TILE = 256
 _SMALLEST = 512  # the last level fits into a square of this side
-_BIG = 3_900_000_000  # bytes; a classic TIFF ends at 4 GB
+_BIG = 3_900_000_000  # bytes of tiles from which BigTIFF is needed; a classic TIFF holds at most 4 GB
 
 
 class PyramidWriter:
-    """Write the rows that are added, within a `with` block; leaving it by an exception leaves no file.
+    """Write rows of pixels to a pyramidal TIFF, within a `with` block.
+
+    If an exception leaves the block, no file is made.
 
     Args:
-        path: The TIFF.
+        path: The TIFF to write.
         shape: (H, W) of the whole image.
-        num_samples: S; three are shown as red, green and blue.
-        spacing_um: Micrometres between rows and between columns, for the resolution tags; None leaves them out.
+        num_samples: S; three samples are shown as red, green and blue.
+        spacing_um: Micrometres between rows and between columns, for the resolution tags; None: no such tags.
 
     Raises:
         InputError: If the system refuses to write, for example because the disk is full.
@@ -71,20 +74,25 @@ class PyramidWriter:
         self._levels = [_Level(size, num_samples, self._waiting) for size in sizes]
 
     def __enter__(self) -> PyramidWriter:
-        """Return itself."""
+        """Return this writer."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Write the file if all rows came without an exception."""
+        """Write the file, unless an exception left the block.
+
+        Raises:
+            InputError: If the system refuses to write.
+            ValueError: If rows are missing.
+        """
         try:
             if error is None:
                 write_atomically(self.path, self._write)
         finally:
-            with suppress(OSError):  # what a full disk refused is of no use any more
+            with suppress(OSError):  # closing may fail on a full disk, but the temporary file is not needed any more
                 self._waiting.close()
 
     def add(self, rows: np.ndarray) -> None:
-        """Add the rows that follow those that are there.
+        """Add the next rows of the image.
 
         Args:
             rows: uint8, (h, W) or (h, W, S).
@@ -125,7 +133,7 @@ class PyramidWriter:
 
 
 class _Level:
-    """The rows of a level that do not fill a row of tiles yet, and where its compressed tiles are."""
+    """Hold one level of the pyramid: rows that do not fill a row of tiles yet, and where its compressed tiles are."""
 
     def __init__(self, size: tuple[int, int], num_samples: int, waiting: IO[bytes]) -> None:
         self.size = size

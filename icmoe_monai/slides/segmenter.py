@@ -1,4 +1,4 @@
-"""Whole slides and panoramic images: each is read, segmented and written in strips, one after the other.
+"""Segment whole slides and panoramic images: each is read, segmented and written in strips, so that memory is bounded.
 
 Letters: K output channels; E experts; H W image; h rows of a strip.
 """
@@ -36,24 +36,25 @@ _logger = logging.getLogger(__name__)
 
 
 class LargeSegmenter:
-    """What an evaluator does with a case (its `iteration_update`): segment a large image into files.
+    """Segment a large image and write the results to files; serves as the `iteration_update` of an evaluator.
 
-    Writes `masks/<name>.tif`, 0 and 255 or class indices, `votes/<name>.tif`, each expert's vote in 0..255, both
-    pyramidal, and `overlays/<name>.png`, a small picture with what was found outlined. An image that cannot be used,
-    or whose files' names are taken by other things, becomes a case with a `failure`.
+    Writes two pyramidal TIFF files, `masks/<name>.tif` (0 and 255, or class indices) and `votes/<name>.tif` (the vote
+    of each expert, 0..255), and `overlays/<name>.png`, a small picture with outlines of the segmented areas. If an
+    image cannot be read, or the system refuses the names of its result files, the case gets a `failure` and the run
+    goes on.
 
     Args:
         network: The network.
         inferer: The streaming inferer.
         output_dir: Folder of the results.
         labels: Names of the foreground classes.
-        level: Level of the files' pyramids that is segmented; 0 is the full size.
-        votes: Write the votes.
-        device: Where the network is.
+        level: Level of the images' pyramids to segment; 0 is the full size.
+        votes: Whether to write the votes.
+        device: Device of the network.
 
     Raises:
-        InputError: If the level is no whole number of at least 0, `votes` is neither True nor False, the labels are not
-            those of the network's classes, or a file cannot be written, unless only its name is refused.
+        InputError: If `level` is no whole number of at least 0, `votes` is neither True nor False, or there is not one
+            label per foreground class; during a run, if a file cannot be written for another reason than its name.
 
     Example:
         >>> import tempfile
@@ -99,11 +100,15 @@ class LargeSegmenter:
         """Segment one image.
 
         Args:
-            engine: The evaluator, which is not asked anything.
-            case: `image`, the file, and `name`, by which the results are named.
+            engine: The evaluator; not used.
+            case: `image`, path of the file, and `name`, from which the names of the results are made.
 
         Returns:
-            The case alone in a list, with what `InferenceReport` tells of it.
+            A list with the case only, to which the results that `InferenceReport` reports are added: paths, numbers of
+            foreground pixels, areas, numbers of windows and memory; or `failure`, a sentence.
+
+        Raises:
+            InputError: If a file cannot be written for another reason than its name.
         """
         item, name = dict(case), str(case["name"])
         try:
@@ -138,12 +143,12 @@ class LargeSegmenter:
         }
 
     def _write_strips(self, image: Overview, name: str, found: Mapping[str, Any]) -> np.ndarray:
-        """Write mask and votes, and return the pixels of each foreground class."""
+        """Write mask and votes, and return the number of pixels of each foreground class."""
         network = unwrapped(self.network)
         pixels = np.zeros(len(self.labels) + 1, dtype=np.int64)
         with ExitStack() as stack:
             mask = stack.enter_context(self._writer(found["mask_path"], image))
-            # entered last and so written first: where there is a mask, its votes are there
+            # entered last and so written first: if there is a mask, its votes are complete
             votes = (
                 stack.enter_context(self._writer(found["votes"], image, len(network.expert_names)))
                 if self.votes
@@ -182,7 +187,7 @@ class LargeSegmenter:
 
 
 def _with_progress(strips: Iterator[Strip], name: str, height: int) -> Iterator[Strip]:
-    """Say now and then how far an image is."""
+    """Yield the strips, and log the progress of the image about every 30 seconds."""
     last = time.monotonic()
     for strip in strips:
         yield strip

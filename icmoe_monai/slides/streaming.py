@@ -1,8 +1,8 @@
-"""Vote over an image of any size while only one row of windows is in memory.
+"""Run the network and the vote over an image of any size, with only one row of windows in memory.
 
 The windows, their importance, the batches and the order of all sums are those of `SlidingWindowVotingInferer`, so that
-what comes out is the same but for rounding. They come row by row; once a lower row begins, no window adds to the pixel
-rows above it any more: these are normalised, voted and handed on.
+the result is the same to the last bit. Windows are processed row by row. Once a row of windows begins, no window adds
+to the pixel rows above it any more; these are then normalised, voted and yielded as a strip.
 
 Letters: B windows in a batch; E experts; K output channels; H W image; h rows of a strip.
 """
@@ -27,16 +27,16 @@ from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.slides.background import is_background
 from icmoe_monai.slides.images import LargeImage
 
-_VOTED_AT_ONCE = 1 << 20  # pixels; a vote takes some forty numbers for each
-_ALIGNED = 32  # numbers that PyTorch computes at once on one thread; the rest at the end differs in the last bit
+_VOTED_AT_ONCE = 1 << 20  # pixels, at most; a vote needs memory for some forty numbers per pixel
+_ALIGNED = 32  # numbers that PyTorch computes as one vector; those left over at the end differ in the last bit
 
 
 class Strip(NamedTuple):
-    """Some rows of the result.
+    """Hold some consecutive rows of the result.
 
     Attributes:
-        top: The first of the rows.
-        prediction: Voted and experts' probabilities, and votes, (K + E K + E, h, W).
+        top: Index of the first row.
+        prediction: Voted probabilities, experts' probabilities and votes, (K + E K + E, h, W).
     """
 
     top: int
@@ -47,19 +47,19 @@ class StreamingVotingInferer:
     """Segment large images in strips, from top to bottom.
 
     Args:
-        windows: The inferer whose windows these are; it gives the window's size, overlap, batch and precision.
-        pixel_mean: Mean of each colour, 0..255.
-        pixel_std: Deviation of each colour.
-        skip_background: Do not run the network on windows that `is_background`: their probability is 0 for any
-            foreground, and their votes are equal.
-        white_level: As `is_background` has it.
+        windows: The sliding-window inferer that gives the windows' size, overlap, importance, batch and precision.
+        pixel_mean: Mean of each colour, 0..255, for normalisation.
+        pixel_std: Standard deviation of each colour, in the same unit.
+        skip_background: Do not run the network on windows for which `is_background` is true: their probability of any
+            foreground is 0, and their votes are equal.
+        white_level: Least brightness of bare glass, the `white` of `is_background`.
 
     Raises:
-        InputError: If `skip_background` is neither True nor False, or the level cannot be.
+        InputError: If `skip_background` is neither True nor False, or `white_level` is out of its range.
 
     Attributes:
-        num_run: Windows that went through the network in the last image.
-        num_skipped: Windows that did not.
+        num_run: Number of windows of the last image that went through the network.
+        num_skipped: Number of windows of the last image that were skipped as background.
 
     Example:
         >>> import tempfile
@@ -90,7 +90,7 @@ class StreamingVotingInferer:
         self.normalise = NormalizeIntensity(subtrahend=pixel_mean, divisor=pixel_std, channel_wise=True)
         self.skip_background = skip_background
         self.white_level = white_level
-        is_background(np.zeros((1, 1, 3), dtype=np.uint8), white=white_level)  # a wrong level fails here, not later
+        is_background(np.zeros((1, 1, 3), dtype=np.uint8), white=white_level)  # so that a wrong level raises here
         self.num_run = self.num_skipped = 0
 
     @torch.inference_mode()
@@ -100,10 +100,10 @@ class StreamingVotingInferer:
         Args:
             image: The image.
             network: The network, in eval mode.
-            device: Where it is, and where the row of windows is kept.
+            device: Device of the network, on which the row of windows is kept too.
 
         Yields:
-            Strips that follow each other from the first row to the last.
+            Strips that cover all rows of the image, from the first row to the last.
         """
         network = unwrapped(network)
         top, width = 0, image.shape[1]
@@ -114,7 +114,7 @@ class StreamingVotingInferer:
             top += maps.shape[1]
 
     def _stitched(self, image: LargeImage, network: ICMoE, device: torch.device) -> Iterator[Tensor]:
-        """Yield the stitched maps of the image, (E K + E, h, W), some rows after the others."""
+        """Yield the stitched maps of experts and gate for the whole image, some rows, (E K + E, h, W), at a time."""
         self.num_run = self.num_skipped = 0
         grid = _Grid(image.shape, self.windows)
         num_maps = len(network.expert_names) * (network.out_channels + 1)
@@ -130,7 +130,10 @@ class StreamingVotingInferer:
         yield from row.advance(grid.height)
 
     def _batches(self, image: LargeImage, grid: _Grid) -> Iterator[list[tuple[tuple[int, int], Tensor | None]]]:
-        """Yield windows in their order, of which `sw_batch_size` are to be run and come with their pixels."""
+        """Yield batches of windows in order: corner (top, left) and pixels, or None for a background window.
+
+        A batch has up to `sw_batch_size` windows with pixels; the background windows between them do not count.
+        """
         batch: list[tuple[tuple[int, int], Tensor | None]] = []
         waiting, band, band_top = 0, np.empty(0), -1
         for top, left in product(grid.tops, grid.lefts):
@@ -148,7 +151,7 @@ class StreamingVotingInferer:
             yield batch
 
     def _window(self, pixels: np.ndarray, grid: _Grid) -> Tensor:
-        """Return a window as the network sees it, (3, side, side); zeros around an image that is smaller."""
+        """Return a window as the network's input, (3, side, side); a smaller image is padded with zeros."""
         channels = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
         normal = torch.as_tensor(self.normalise(channels))
         missing_rows, missing_columns = grid.side - normal.shape[1], grid.side - normal.shape[2]
@@ -156,7 +159,10 @@ class StreamingVotingInferer:
 
 
 class _Grid:
-    """Where MONAI's `sliding_window_inference` puts its windows, on the image padded to at least one window."""
+    """Hold the positions of windows that MONAI's `sliding_window_inference` uses.
+
+    They refer to the image padded to at least one window.
+    """
 
     def __init__(self, shape: tuple[int, int], windows: SlidingWindowVotingInferer) -> None:
         self.shape = shape
@@ -167,13 +173,13 @@ class _Grid:
         self.tops, self.lefts = (self._places(length, step) for length in (self.height, self.width))
 
     def _places(self, length: int, step: int) -> list[int]:
-        """Return where windows begin along an axis."""
+        """Return the first pixels of the windows along an axis."""
         step = self.side if length == self.side else step
         return [one.start for (one,) in dense_patch_slices((length,), (self.side,), (step,))]
 
 
 class _RowOfWindows:
-    """The sums of weighted maps, and of the weights, over the rows that one row of windows covers."""
+    """Hold the sums of weighted maps, and of the weights, over the pixel rows that one row of windows covers."""
 
     def __init__(self, grid: _Grid, num_maps: int, weights: Tensor) -> None:
         self.grid, self.top = grid, 0
@@ -188,13 +194,16 @@ class _RowOfWindows:
         self.counts[..., columns] += self.weights
 
     def advance(self, top: int) -> Iterator[Tensor]:
-        """Yield the image's maps, (E K + E, h, W), above a row of windows, if it is a new one, and begin there."""
+        """Yield the finished maps above a row of windows, (E K + E, h, W), and move on to this row; `top` is its top.
+
+        If it is the current row, there is nothing to yield.
+        """
         done, grid = top - self.top, self.grid
         if not done:
             return
-        begin, end = max(0, grid.top - self.top), min(done, grid.top + grid.shape[0] - self.top)  # less the padding
+        begin, end = max(0, grid.top - self.top), min(done, grid.top + grid.shape[0] - self.top)  # without the padding
         columns = slice(grid.left, grid.left + grid.shape[1])
-        for row in range(begin, end, _ALIGNED):  # not at once, which would hold a second copy
+        for row in range(begin, end, _ALIGNED):  # in parts: all at once would need a second copy
             rows = slice(row, min(row + _ALIGNED, end))
             yield self.sums[:, rows, columns] / self.counts[:, rows, columns]
         for kept in (self.sums, self.counts):
@@ -204,7 +213,7 @@ class _RowOfWindows:
 
 
 def _nothing(network: ICMoE, num_maps: int) -> Tensor:
-    """Return the maps of a window that shows nothing: no foreground, no preference of the gate, (E K + E, 1, 1)."""
+    """Return the maps of a background window, (E K + E, 1, 1): no foreground, and gate logits 0 for all experts."""
     maps = torch.zeros(num_maps, 1, 1)
     if network.out_channels > 1:
         maps[: -len(network.expert_names) : network.out_channels] = 1
@@ -212,7 +221,7 @@ def _nothing(network: ICMoE, num_maps: int) -> Tensor:
 
 
 def _regrouped(parts: Iterator[Tensor], step: int, most: int) -> Iterator[Tensor]:
-    """Cut maps (C, h, W) anew into at most so many rows, a multiple of a step but for the last."""
+    """Regroup maps (C, h, W) into parts of at most `most` rows, each but the last a multiple of `step` rows."""
     rest: Tensor | None = None
     for part in parts:
         rows = part if rest is None else torch.cat([rest, part], dim=1)

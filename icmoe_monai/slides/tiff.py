@@ -1,4 +1,4 @@
-"""Regions of a TIFF, OME-TIFF or SVS by tifffile: only the tiles or strips that a region touches are decoded.
+"""Read regions of a TIFF, OME-TIFF or SVS file by tifffile; only the tiles or strips that a region touches are decoded.
 
 Letters: H W size of the image; S samples of a pixel.
 """
@@ -18,24 +18,26 @@ from PIL import Image
 from icmoe_monai.errors import InputError
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
-_COARSEST_UM = 10.0  # a coarser "resolution" is a printer's or a default of 72 dots per inch
-_JPEG = (6, 7, 33007, 34892)  # compressions of which tifffile turns YCbCr into RGB
-_APERIO_YCBCR = 33003  # JPEG 2000 whose colours are YCbCr, whatever the tag for colours says
-_TRANSPARENT = 2  # an extra sample that tells opacity by which the colours were not multiplied
+_COARSEST_UM = 10.0  # a coarser resolution tag is meant for printing, or is a default of 72 dots per inch
+_JPEG = (6, 7, 33007, 34892)  # compressions for which tifffile converts YCbCr to RGB
+_APERIO_YCBCR = 33003  # JPEG 2000 with YCbCr colours, whatever the photometric tag is
+_TRANSPARENT = 2  # the extra sample is opacity, and the colours are not multiplied by it yet (unassociated alpha)
 _COLOURS = ("MINISBLACK", "MINISWHITE", "RGB", "YCBCR")
 
 
 class UnreadableImageError(InputError):
-    """A large image that cannot be used; the others of its run can."""
+    """Error for a large image that cannot be read; a run goes on with the other images."""
 
 
 @contextmanager
 def unreadable(path: str, fault: str) -> Iterator[None]:
-    """Turn any exception but a lack of memory into a sentence: damaged bytes make libraries raise every kind.
+    """Turn exceptions of a `with` block that reads a file into an `UnreadableImageError` with a clear sentence.
+
+    Damaged bytes make libraries raise any kind of exception. `InputError` and `MemoryError` are passed on as they are.
 
     Args:
         path: The file.
-        fault: What it then is.
+        fault: What is wrong with the file; the sentence is "<path> <fault> (<exception>): copy it again."
 
     Raises:
         UnreadableImageError: In place of the exception.
@@ -55,22 +57,22 @@ def unreadable(path: str, fault: str) -> Iterator[None]:
 
 
 class TiffImage:
-    """The first image of a TIFF; thumbnails, labels and further images of the file are not read.
+    """Read the first image of a TIFF by regions; thumbnails, labels and further images of the file are ignored.
 
-    Memory: the tiles or strips that the last region touched. A row of windows read from left to right, or at once,
-    thus decodes each tile once.
+    The decoded tiles or strips of the last region stay in memory. Therefore each tile is decoded only once if a row of
+    windows is read from left to right, or at once.
 
     Args:
         path: The file.
-        level: Level of its pyramid.
+        level: Level of the image's pyramid; 0 is the full size.
 
     Attributes:
-        shape: (H, W).
-        spacing_um: Micrometres between rows and between columns, as OME or SVS metadata or, if finer than 10 µm, the
-            resolution tags tell, or None.
+        shape: (H, W) of the level.
+        spacing_um: Micrometres between rows and between columns of the level, from the metadata of an OME or SVS file,
+            or of another TIFF from the resolution tags if they are finer than 10 µm; None if unknown.
 
     Raises:
-        UnreadableImageError: If the file cannot be used.
+        UnreadableImageError: If the file cannot be read, or has no such level.
 
     Example:
         >>> import tempfile
@@ -96,7 +98,7 @@ class TiffImage:
         self._kept: dict[int, np.ndarray] = {}
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Return a region inside the image, uint8 (height, width, 3).
+        """Return a region, which must lie inside the image, as RGB, uint8 (height, width, 3).
 
         Raises:
             UnreadableImageError: If a tile is damaged, or needs a decoder that is not installed.
@@ -134,7 +136,7 @@ class TiffImage:
         across = -(-self.shape[1] // wide)
         rows, columns = range(top // tall, -(-(top + height) // tall)), range(left // wide, -(-(left + width) // wide))
         places = {row * across + column: (row * tall, column * wide) for row in rows for column in columns}
-        # the others first, for room
+        # first drop the tiles outside the region, to free their memory
         self._kept = {index: tile for index, tile in self._kept.items() if index in places}
         self._kept = {index: self._decoded(index) for index in places}
         region = np.zeros((height, width, 3), dtype=np.uint8)
@@ -145,7 +147,7 @@ class TiffImage:
         return region
 
     def _decoded(self, index: int) -> np.ndarray:
-        """Return a tile or strip as RGB, uint8 (h, w, 3), without what hangs over the image's edge."""
+        """Return a tile or strip as RGB, uint8 (h, w, 3), without the part beyond the image's edge."""
         if index in self._kept:
             return self._kept[index]
         page = self._page
@@ -180,7 +182,7 @@ def _as_rgb(pixels: np.ndarray, page: Any) -> np.ndarray:
 
 
 def _check(path: str, page: Any) -> None:
-    """Refuse what would not be read as the eye sees it."""
+    """Raise an `UnreadableImageError` for kinds of TIFF whose pixels or colours would be read wrongly."""
     fault = ""
     if min(page.imagelength, page.imagewidth, *page.chunks[:2]) < 1:
         fault = f"claims {page.imagewidth} x {page.imagelength} pixels in tiles of {page.chunks[1]} x {page.chunks[0]}"
@@ -225,11 +227,14 @@ def _spacing_um(file: tifffile.TiffFile, page: Any) -> tuple[float, float] | Non
 
 
 def positive_um(y: str | None, x: str | None) -> tuple[float, float] | None:
-    """Return two steps that a file's text tells, in micrometres, or None if they are no positive numbers.
+    """Convert the pixel spacing in a file's metadata from text to numbers.
 
     Args:
-        y: Step between rows.
-        x: Step between columns.
+        y: Micrometres between rows, as text; None: missing.
+        x: Micrometres between columns, as text; None: missing.
+
+    Returns:
+        (y, x), or None if one of them is no positive number.
     """
     try:
         steps = (float(y or 0), float(x or 0))
@@ -239,5 +244,5 @@ def positive_um(y: str | None, x: str | None) -> tuple[float, float] | None:
 
 
 def _name(value: Any) -> Any:
-    """Return the name of a tag's value; tifffile leaves a number that it does not know as it is."""
+    """Return the name of a tag's value, or the number itself if tifffile does not know it."""
     return getattr(value, "name", value)
