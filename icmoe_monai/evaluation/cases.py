@@ -1,7 +1,7 @@
 """Score every case by every method, and summarise the scores: `cases.csv`, `summary.json` and a table in the log.
 
-The time that the network took is in a file of its own, `timing.json`, so that a repeated evaluation gives the other two
-files bit for bit.
+The time that the network took is in a file of its own, `timing.json`, so that an evaluation repeated on one
+machine gives the other two files bit for bit.
 
 MONAI computes the scores. If MONAI leaves a score undefined, these conventions apply, by which a failure never improves
 a number:

@@ -1,7 +1,7 @@
 """Run the network and the vote over an image of any size, with only one row of windows in memory.
 
 The windows, their importance, the batches and the order of all sums are those of `SlidingWindowVotingInferer`, so that
-the result is the same to the last bit. Windows are processed row by row. Once a row of windows begins, no window adds
+the result is the same but for rounding. Windows are processed row by row. Once a row of windows begins, no window adds
 to the pixel rows above it any more; these are then normalised, voted and yielded as a strip.
 
 Letters: B windows in a batch; E experts; K output channels; H W image; h rows of a strip.
