@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from icmoe_monai.inference.inputs import find_inputs
 from icmoe_monai.inference.journal import Journal
-from icmoe_monai.inference.report import InferenceReport, run_missing
+from icmoe_monai.inference.report import InferenceReport
+from icmoe_monai.inference.run import InferenceRun, run_missing
 from icmoe_monai.inference.volumes import VolumeWriter, labels_of
 from icmoe_monai.inference.writing import SaveImage2Dd
 
 __all__ = [
     "InferenceReport",
+    "InferenceRun",
     "Journal",
     "SaveImage2Dd",
     "VolumeWriter",

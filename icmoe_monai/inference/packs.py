@@ -111,7 +111,7 @@ def run_packs(flows: Mapping[str, ConfigWorkflow]) -> None:
         for batch in _batches(first, set().union(*missing.values())):
             _segment(batch, network, first("inferer"), evaluators, missing)
     except BaseException as error:
-        _all([partial(part("report").exception_raised, evaluators[name], error) for name, part in parts.items()])
+        _all([partial(part("control").exception_raised, evaluators[name], error) for name, part in parts.items()])
         raise
     _all([partial(evaluator.fire_event, Events.COMPLETED) for evaluator in evaluators.values()])
 

@@ -1,188 +1,130 @@
+"""The report as it is written from records, without a run."""
+
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
-import numpy as np
 import pytest
-import torch
-from ignite.engine import Engine, Events
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator
-from monai.inferers import SimpleInferer
-from monai.transforms import Compose
+from PIL import Image
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.inference import report
-from icmoe_monai.inference.journal import Journal
-from icmoe_monai.inference.report import CALIBRATED, InferenceReport, run_missing
-from icmoe_monai.inference.writing import SaveImage2Dd
+from icmoe_monai.inference.report import CALIBRATED, InferenceReport, failed_record
 from icmoe_monai.utils.files import read_csv
 
-# Differs from each of its mirror images and from its transpose, and H != W.
-LEFT_OUT = [{"name": "notes.txt", "reason": "no image of a kind that is read here"}]
-MASK = np.array([[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]], dtype=np.uint8)
+ITEM = {
+    "name": "a/b.dcm", "stamp": [7, 8], "source": "/data/a/b.dcm", "frame": 2, "image": object(),
+    "mask_path": "masks/a/b.png", "mask_shape": (30, 40), "spacing_mm": (0.5, 0.25), "foreground_pixels": [3, 0],
+    "foreground_share": [0.0025, 0.0], "num_components": [1, 0], "area_mm2": None, "reliability": {"confidence": 0.9},
+    "review": True, "votes": "votes/a/b.tif",
+}  # fmt: skip
 
 
-def probabilities_of(mask: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(mask.astype(np.float32))[None] * 0.8 + 0.1
+def report_in(folder: Path, **arguments: object) -> InferenceReport:
+    return InferenceReport(output_dir=folder, labels=["cyst", "tumour"], **arguments)
 
 
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def evaluator_of(
-    tmp_path: Path,
-    names: list[str],
-    *,
-    fail_at: str | None = None,
-    error: BaseException | None = None,
-    failures: Mapping[str, str] = MappingProxyType({}),
-    background: bool = False,
-) -> Engine:
-    def fail(item: dict) -> dict:
-        if item["name"] == fail_at and error is not None:
-            raise error
-        return item
-
-    journal = Journal(output_dir=tmp_path, settings={"checkpoint": Path("/home/me/model.pt")})
-    items = [{"image": probabilities_of(MASK), "name": name, "failure": failures.get(name, "")} for name in names]
-    missing = journal.missing(items)
-    return SupervisedEvaluator(
-        device=torch.device("cpu"),
-        val_data_loader=DataLoader(Dataset(missing), batch_size=1),
-        network=torch.nn.Identity(),
-        inferer=SimpleInferer(),
-        postprocessing=Compose([fail, SaveImage2Dd(output_dir=tmp_path, background=background)]),
-        val_handlers=[InferenceReport(journal=journal, cases=items, left_out=LEFT_OUT, labels=["lesion"])],
-        decollate=True,
-    )
-
-
-def read_report(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
-
-
-def test_report_of_a_whole_run(tmp_path: Path) -> None:
-    evaluator_of(tmp_path, ["x y/a.jpg", "b.png"]).run()
-    report = read_report(tmp_path)
-    assert (report["complete"], report["stopped_by"], report["num_cases"], report["num_failed"]) == (True, None, 2, 0)
-    assert report["settings"] == {"checkpoint": "model.pt"}
-    assert report["left_out"] == LEFT_OUT
-    assert set(report["versions"]) == {"icmoe_monai", "monai", "torch"}
-    seconds = [case.pop("seconds") for case in report["cases"]]
-    assert all(0 <= second < 5 for second in seconds)
-    shared = {
-        **{"status": "done", "error": None, "frame": None, "height": 3, "width": 5, "spacing_mm": None},
-        **{"foreground_pixels": [4], "foreground_share": [4 / 15], "area_mm2": None, "num_components": [2]},
-        **{"overlay": None, "reliability": None, "volume": None, "controlled": None, "disagreement_map": None},
-        **dict.fromkeys(CALIBRATED),
+def test_a_record_tells_what_was_found_and_nothing_else_of_the_item(tmp_path: Path) -> None:
+    record = report_in(tmp_path).record(ITEM, seconds=1.23456, tell_frame=True)
+    assert json.loads(json.dumps(record)) == {
+        **{"name": "a/b.dcm", "status": "done", "error": None, "stamp": [7, 8], "frame": 2, "height": 30, "width": 40},
+        **{"spacing_mm": [0.5, 0.25], "mask": "masks/a/b.png"},
+        **dict.fromkeys(["overlay", "controlled", "disagreement_map"]),
+        **{"foreground_pixels": [3, 0], "foreground_share": [0.0025, 0.0], "area_mm2": None, "num_components": [1, 0]},
+        **{"reliability": {"confidence": 0.9}, **dict.fromkeys(CALIBRATED), "review": True, "seconds": 1.2346},
     }
-    assert report["cases"] == [
-        {"name": "x y/a.jpg", "mask": "masks/x y/a.png"} | shared,
-        {"name": "b.png", "mask": "masks/b.png"} | shared,
-    ]
-    assert not any(str(tmp_path) in path.read_text(encoding="utf-8") for path in tmp_path.glob("report.*"))
-    rows = read_csv(tmp_path / "report.csv")
-    assert [(row["name"], row["foreground_pixels"], row["area_mm2"]) for row in rows] == [
-        ("x y/a.jpg", "4", "uncalibrated"),
-        ("b.png", "4", "uncalibrated"),
-    ]
-    assert "x y/a.jpg" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_failed_cases_end_the_run_with_a_sentence_once_all_others_are_done(tmp_path: Path) -> None:
-    names = ["a.jpg", "b.jpg", "c.jpg"]
-    with pytest.raises(InputError, match=r"^1 of 3 images could not be used, .* The first: b\.jpg is empty\.$"):
-        evaluator_of(tmp_path, names, failures={"b.jpg": "b.jpg is empty."}).run()
-    report = read_report(tmp_path)
-    assert (report["complete"], report["num_failed"]) == (True, 1)
-    assert [(case["status"], case["error"]) for case in report["cases"]] == [
-        ("done", None),
-        ("failed", "b.jpg is empty."),
-        ("done", None),
-    ]
+def test_a_frame_is_told_only_where_a_file_holds_several(tmp_path: Path) -> None:
+    assert report_in(tmp_path).record(ITEM)["frame"] is None
 
 
-def test_repeated_run_does_what_is_missing_and_reports_all(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="1 of 2 images"):
-        evaluator_of(tmp_path, ["a.jpg", "b.jpg"], failures={"b.jpg": "b.jpg is empty."}).run()
-    before = (tmp_path / "masks" / "a.png").stat().st_mtime_ns
-    evaluator = evaluator_of(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
-    run_missing(evaluator)
-    assert evaluator.state.iteration == 2
-    assert (tmp_path / "masks" / "a.png").stat().st_mtime_ns == before
-    assert [case["status"] for case in read_report(tmp_path)["cases"]] == ["done"] * 3
-    nothing = evaluator_of(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
-    (tmp_path / "report.json").unlink()
-    run_missing(nothing)
-    assert nothing.state.iteration == 0
-    assert read_report(tmp_path)["num_cases"] == 3
+def test_further_keys_are_told_where_they_are_asked_for(tmp_path: Path) -> None:
+    record = report_in(tmp_path, further=["votes", "peak_mb"]).record(ITEM)
+    assert (record["votes"], record["peak_mb"]) == ("votes/a/b.tif", None)
+    assert "votes" not in report_in(tmp_path).record(ITEM)
 
 
-@pytest.mark.parametrize(
-    ("error", "raised", "stopped_by"),
-    [
-        (ValueError("stop here"), RuntimeError, "RuntimeError"),  # MONAI's wrapping
-        (InputError("stop here"), RuntimeError, "InputError"),
-        (KeyboardInterrupt("stop here"), KeyboardInterrupt, "KeyboardInterrupt"),
-    ],
-    ids=["error", "input error", "ctrl-c"],
-)
-def test_report_of_a_run_cut_short(
-    tmp_path: Path, error: BaseException, raised: type[BaseException], stopped_by: str
-) -> None:
-    evaluator = evaluator_of(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], fail_at="c.jpg", error=error)
-    with pytest.raises(raised, match=r"applying transform|stop here"):
-        evaluator.run()
-    report = read_report(tmp_path)
-    assert (report["complete"], report["stopped_by"]) == (False, stopped_by)
-    assert [case["name"] for case in report["cases"]] == ["a.jpg", "b.jpg"]
+def test_a_failure_tells_no_figures(tmp_path: Path) -> None:
+    report = report_in(tmp_path, further=["votes"])
+    record = report.record({**ITEM, "failure": "a/b.dcm is cut short."})
+    assert (record["status"], record["error"]) == ("failed", "a/b.dcm is cut short.")
+    figures = ("foreground_pixels", "foreground_share", "num_components", "reliability", "review", "votes")
+    assert all(record[key] is None for key in figures)
 
 
-@pytest.mark.parametrize("skip_completed", [False, True])
-def test_terminated_run_is_not_complete(tmp_path: Path, skip_completed: bool) -> None:
-    evaluator = evaluator_of(tmp_path, ["a.jpg", "b.jpg"])
-    evaluator.add_event_handler(Events.ITERATION_COMPLETED(once=1), lambda: evaluator.terminate(skip_completed))
-    evaluator.run()
-    assert (read_report(tmp_path)["complete"], read_report(tmp_path)["num_cases"]) == (False, 1)
+def test_a_case_whose_files_are_refused_keeps_its_name_and_loses_all_that_was_found(tmp_path: Path) -> None:
+    record = report_in(tmp_path).record(ITEM, seconds=2.0, tell_frame=True)
+    failed = failed_record(record, "The name is too long.")
+    assert list(failed) == list(record)
+    assert {key: value for key, value in failed.items() if value is not None} == {
+        **{"name": "a/b.dcm", "status": "failed", "error": "The name is too long.", "stamp": [7, 8]},
+        **{"frame": 2, "seconds": 2.0},
+    }
 
 
-def test_report_is_renewed_during_a_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "_SECONDS_BETWEEN_REPORTS", -1.0)
-    case = {"name": "a.jpg", "mask_path": "masks/a.png", "mask_shape": (2, 2), "foreground_pixels": [1]}
-    cases = [case, {**case, "name": "b.jpg"}]
-    journal = Journal(output_dir=tmp_path)
-    handler = InferenceReport(journal=journal, cases=journal.missing(cases))
-    evaluator = Engine(lambda engine, batch: [batch])
-    handler.attach(evaluator)
-    seen = []
-    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(read_report(tmp_path)))
-    evaluator.run(cases)
-    assert [(report["complete"], report["num_cases"]) for report in seen] == [(False, 1), (False, 2)]
+def test_the_content_counts_cases_names_volumes_and_hides_stamps_and_folders(tmp_path: Path) -> None:
+    report = report_in(
+        tmp_path,
+        left_out=[{"name": "notes.txt", "reason": "no image"}],
+        calibration={"file": "/home/me/model.calibration.json"},
+    )
+    cases = [report.record(ITEM), report.record({"name": "c.png", "failure": "c.png is empty."})]
+    content = report.content(
+        cases,
+        volumes=[{"name": "a/b.dcm", "file": "segmentations/a/b.dcm", "cases": ["a/b.dcm"]}],
+        notes=["c.png has no volume."],
+        model={"checkpoint": "model.pt"},
+        settings={"checkpoint": "/home/me/model.pt", "overlap": 0.5},
+        stopped_by="KeyboardInterrupt",
+    )
+    assert list(content) == [
+        "complete", "stopped_by", "num_cases", "num_failed", "versions", "model", "settings", "calibration", "labels",
+        "left_out", "notes", "cases",
+    ]  # fmt: skip
+    assert (content["complete"], content["stopped_by"]) == (False, "KeyboardInterrupt")
+    assert (content["num_cases"], content["num_failed"]) == (2, 1)
+    assert [case["volume"] for case in content["cases"]] == ["segmentations/a/b.dcm", None]
+    assert not any("stamp" in case for case in content["cases"])
+    assert content["settings"] == {"checkpoint": "model.pt", "overlap": 0.5}
+    assert content["calibration"] == {"file": "model.calibration.json"}
+    assert content["notes"] == ["c.png has no volume."]
+    assert all("stamp" in case for case in cases)  # the journal's records are left as they are
 
 
-def test_unwritable_folder_ends_the_run_at_once(tmp_path: Path) -> None:
+def test_json_is_renewed_alone_and_the_whole_is_three_files(tmp_path: Path) -> None:
+    report = report_in(tmp_path)
+    report.renew(report.content([report.record(ITEM)]))
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    report.write(report.content([report.record(ITEM)], complete=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.csv", "report.html", "report.json"]
+    assert json.loads((tmp_path / "report.json").read_text())["complete"] is True
+    assert "a/b.dcm" in (tmp_path / "report.html").read_text()
+
+
+def test_a_row_has_a_column_per_class_and_no_formula(tmp_path: Path) -> None:
+    report = report_in(tmp_path)
+    cases = [report.record(ITEM), report.record({"name": "=c.png", "failure": "+ is empty."})]
+    report.write(report.content(cases))
+    done, failed = read_csv(tmp_path / "report.csv")
+    assert (done["foreground_pixels_cyst"], done["foreground_pixels_tumour"]) == ("3", "0")
+    assert (done["area_mm2_cyst"], done["row_spacing_mm"], done["column_spacing_mm"]) == ("uncalibrated", "0.5", "0.25")
+    assert (done["confidence"], done["review"]) == ("0.9", "True")
+    assert (failed["name"], failed["error"], failed["area_mm2_cyst"]) == ("'=c.png", "'+ is empty.", "")
+
+
+def test_thumbnails_that_are_there_are_taken_into_the_page(tmp_path: Path) -> None:
+    report = report_in(tmp_path)
+    (tmp_path / "overlays").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "overlays" / "b.png")
+    Image.new("RGB", (7, 5), (200, 0, 0)).save(tmp_path / "small.jpg")
+    content = report.content([report.record({**ITEM, "overlay_path": "overlays/b.png"})])
+    report.write(content, thumbnails={"overlays/b.png": (tmp_path / "small.jpg").read_bytes()})
+    assert 'width="7" height="5"' in (tmp_path / "report.html").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    evaluator = evaluator_of(tmp_path / "file" / "output", ["a.jpg"])
-    with pytest.raises(InputError, match=r"Cannot write cases\.jsonl in .*file"):
-        evaluator.run()
-    assert evaluator.state.iteration == 0
-
-
-def test_name_that_the_disk_refuses_fails_alone(tmp_path: Path) -> None:
-    names = [f"{'n' * 300}.jpg", "=a.jpg"]
-    with pytest.raises(InputError, match="1 of 2 images could not be used"):
-        evaluator_of(tmp_path, names, background=True).run()
-    assert [case["status"] for case in read_report(tmp_path)["cases"]] == ["failed", "done"]
-    assert str(tmp_path) not in (tmp_path / "report.json").read_text()
-    assert [row["name"] for row in read_csv(tmp_path / "report.csv")] == [names[0], "'=a.jpg"]
-
-
-def test_name_that_is_not_unicode_is_reported(tmp_path: Path) -> None:
-    evaluator_of(tmp_path, [b"\xff.png".decode("utf-8", "surrogateescape")]).run()
-    assert len(read_csv(tmp_path / "report.csv")) == 1
-    assert (tmp_path / "report.html").is_file()
+    report = report_in(tmp_path / "file")
+    with pytest.raises(InputError, match=r"Cannot write report\.json in .*file"):
+        report.write(report.content([]))

@@ -1,0 +1,232 @@
+"""The control of an inference run: when a case is noted and a report is due, who waits for whom, and how a run ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.engines.evaluator import SupervisedEvaluator
+
+from icmoe_monai.errors import InputError, find_input_error
+from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.inference.report import InferenceReport, failed_record
+from icmoe_monai.inference.report_page import MOST_THUMBNAILS
+from icmoe_monai.inference.volumes import VolumeWriter
+from icmoe_monai.utils.distributed import collect, is_first
+from icmoe_monai.utils.engines import case_items
+from icmoe_monai.utils.files import is_of_one_name
+
+_SECONDS_BETWEEN_REPORTS = 30.0
+_MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
+
+
+class InferenceRun:
+    """Handler: note each case once its files are written, and keep the report and the volumes up to date.
+
+    `report.json` is there from the start of a run, so that a folder that cannot be written ends the run at once, and is
+    renewed about every 30 seconds; the other two files of the report are written at the end, a stopped run's too. Cases
+    of earlier runs into the folder are in it. `complete` is true only if every case was tried; after an exception or
+    Ctrl-C the exception goes on. A run with failed cases ends with an `InputError`, once everything is written. ignite
+    runs the first handler of an exception only, so put this handler before `StatsHandler` and `CheckpointSaver`.
+
+    Of several processes the first writes the report and the volumes. At its end each waits for the others, and the
+    first takes over what they did; one that was stopped by an exception raises it then.
+
+    Args:
+        journal: Where each case is noted as it is done.
+        cases: All cases, in the order of the report.
+        report: What is said of the run, and who writes it.
+        volumes: Who writes volumes, and is told of each case that is done.
+
+    Example:
+        >>> import json, tempfile
+        >>> evaluator = Engine(lambda engine, batch: [batch])
+        >>> case = {"name": "a.jpg", "mask_path": "masks/a.png", "mask_shape": (2, 3), "foreground_pixels": [3]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     journal = Journal(output_dir=folder)
+        ...     cases = journal.missing([{"name": "a.jpg"}])
+        ...     InferenceRun(journal=journal, cases=cases, report=InferenceReport(output_dir=folder)).attach(evaluator)
+        ...     state = evaluator.run([case])
+        ...     report = json.loads((journal.output_dir / "report.json").read_text())
+        >>> report["complete"], report["cases"][0]["foreground_pixels"]
+        (True, [3])
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        cases: Sequence[Mapping[str, Any]],
+        report: InferenceReport,
+        volumes: VolumeWriter | None = None,
+    ) -> None:
+        self.journal = journal
+        self.cases = {case["name"]: case for case in cases}
+        self.report = report
+        self.volumes = volumes
+        self._num_frames = Counter(case.get("source") for case in cases)
+        self._writing: deque[tuple[dict[str, Any], Future | None]] = deque()
+        self._thumbnails: dict[str, bytes] = {}
+        self._complete = self._finished = False
+        self._last_case = self._last_report = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler.
+
+        Args:
+            engine: The evaluator, whose postprocessing holds `SaveImage2Dd`.
+        """
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration_completed)
+        engine.add_event_handler(Events.TERMINATE, self.completed)
+        engine.add_event_handler(Events.COMPLETED, self.completed)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.exception_raised)
+
+    def started(self, engine: Engine) -> None:
+        """Write what earlier runs did, and volumes that they had no time for."""
+        self._complete, self._finished, self._last_case = False, False, time.monotonic()
+        self._writing.clear()
+        self._thumbnails.clear()
+        self.journal.begin()
+        if not is_first():
+            return
+        if self.volumes is not None:
+            self.volumes.start()
+        for case in self.cases.values():
+            if case.get("failure"):
+                self._add(self._record(case, 0.0))
+        self._renew_report()
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Note the cases of one batch; `seconds` is the time since the case before, reading and writing included."""
+        now = time.monotonic()
+        items = case_items(engine)
+        for item in items:
+            self._writing.append((self._record(item, (now - self._last_case) / len(items)), item.get("writing")))
+        self._note(most_waiting=_MOST_WAITING)
+        self._last_case = now
+        if is_first() and now - self._last_report > _SECONDS_BETWEEN_REPORTS:
+            self._renew_report()
+
+    def completed(self, engine: Engine) -> None:
+        """Write the whole report; it stays incomplete if `engine.terminate()` cut the run short.
+
+        Raises:
+            InputError: If cases failed.
+        """
+        self._note()
+        self._complete = not engine.should_terminate
+        content = self._finish(None)
+        failed = [case for case in content["cases"] if case["status"] == "failed"]
+        if failed and self._complete and is_first():
+            raise InputError(
+                f"{len(failed)} of {len(content['cases'])} images could not be used, the others are done; report.json "
+                f"says why. The first: {failed[0]['error']}"
+            )
+
+    def exception_raised(self, engine: Engine, error: BaseException) -> None:
+        """Write what is there, then raise the exception again, which ignite would otherwise drop."""
+        if not self._complete:
+            try:
+                try:
+                    self._note()
+                finally:  # whatever becomes of these, the other processes wait
+                    self._finish(type(find_input_error(error) or error).__name__)
+            except InputError as second:
+                logging.getLogger(__name__).warning("The report is not up to date. %s", second)
+        raise error
+
+    def _record(self, item: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        source = item.get("source")
+        return self.report.record(item, seconds=seconds, tell_frame=source is not None and self._num_frames[source] > 1)
+
+    def _note(self, *, most_waiting: int = 0) -> None:
+        """Note the cases whose files are written, in order, and wait for them where too many are not.
+
+        Raises:
+            InputError: If a file could not be written.
+        """
+        while self._writing:
+            record, writing = self._writing[0]
+            if writing is not None and not writing.done() and len(self._writing) <= most_waiting:
+                return
+            self._writing.popleft()
+            self._add(record if writing is None else self._written(record, writing))
+
+    def _written(self, record: dict[str, Any], writing: Future) -> dict[str, Any]:
+        """Return the record once its files are there, or as failed if the system refuses these very files."""
+        try:
+            small = writing.result()
+        except InputError as error:
+            if not is_of_one_name(error):
+                raise
+            return failed_record(record, str(error).replace(str(self.journal.output_dir), "output_dir"))
+        if small is not None and len(self._thumbnails) < MOST_THUMBNAILS:
+            self._thumbnails[record["overlay"]] = small
+        return record
+
+    def _add(self, record: dict[str, Any]) -> None:
+        self.journal.add(CASE, record)
+        if self.volumes is not None and is_first():
+            self.volumes.add(record["name"])
+
+    def _finish(self, stopped_by: str | None) -> dict[str, Any]:
+        """Write and return the whole report, of all processes, which wait until it is there."""
+        is_repeated, self._finished = self._finished, True
+        if not is_repeated:
+            stopped_by = self._take_over(stopped_by)
+            self._complete = self._complete and stopped_by is None
+        content = self._content(stopped_by)
+        if is_first():
+            self.report.write(content, thumbnails=self._thumbnails)
+        if not is_repeated:
+            collect(None)  # where one process has ended with an error, torchrun ends the others
+        return content
+
+    def _take_over(self, stopped_by: str | None) -> str | None:
+        """Wait for the other processes, note what they did, and return the exception that stopped this or another."""
+        done = [] if is_first() else list(self.journal.records(CASE).values())
+        parts = collect((done, self._thumbnails, stopped_by))
+        if is_first():
+            for records, thumbnails, _ in parts[1:]:
+                self._thumbnails |= thumbnails
+                for record in records:
+                    self._add(record)
+            self.journal.drop_parts()
+        return next((name for _, _, name in parts if name is not None), None)
+
+    def _renew_report(self) -> None:
+        self.report.renew(self._content(stopped_by=None))
+        self._last_report = time.monotonic()
+
+    def _content(self, stopped_by: str | None) -> dict[str, Any]:
+        records, notes = self.journal.records(CASE), self.journal.records(NOTE)
+        return self.report.content(
+            [records[name] for name in self.cases if name in records],
+            volumes=list(self.journal.records(VOLUME).values()),
+            notes=[note["text"] for name, note in notes.items() if name in self.cases],
+            model=self.journal.model,
+            settings=self.journal.settings,
+            complete=self._complete,
+            stopped_by=stopped_by,
+        )
+
+
+def run_missing(evaluator: SupervisedEvaluator) -> None:
+    """Run an evaluator, or where all cases are done already only what stands at a run's start and end.
+
+    Args:
+        evaluator: The evaluator, built over the missing cases.
+    """
+    if evaluator.state.epoch_length:
+        evaluator.network.eval()  # MONAI changes the mode of every part, there and back, for each case else
+        evaluator.run()
+    else:
+        logging.getLogger(__name__).info("All cases are done already: --overwrite True does them again.")
+        evaluator.fire_event(Events.STARTED)
+        evaluator.fire_event(Events.COMPLETED)
