@@ -2,31 +2,31 @@
 
 Each pack is an inference workflow of its own, with its weights, calibration, journal, files and report, in a folder of
 its own. What they share is done once an image: reading, the encoder's trunk, the pyramid. No pack sees another, so that
-adding one changes no other's output.
+adding one changes no other's output. Each workflow's evaluator runs as it would alone, with all its handlers; they take
+turns, image by image, and where one asks its inferer for a prediction, it is given its part of the shared pass.
 
 Letters: B batch; H W image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
-from ignite.engine import Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data.dataloader import DataLoader
 from monai.data.dataset import Dataset
-from monai.engines.evaluator import SupervisedEvaluator
-from monai.engines.utils import IterationEvents
+from monai.inferers.inferer import Inferer
 from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, like, vote
 from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.utils.turns import taking_turns
 from icmoe_monai.weights.sam import trunk_fingerprint
 
 ALIKE = (
@@ -102,18 +102,19 @@ def run_packs(flows: Mapping[str, ConfigWorkflow]) -> None:
         part("checks")
     evaluators = {name: part("evaluator") for name, part in parts.items()}
     missing = {name: {case["name"] for case in part("missing")} for name, part in parts.items()}
-    try:
-        for evaluator in evaluators.values():
-            evaluator.network.eval()
-            evaluator.fire_event(Events.STARTED)
+    for name, evaluator in evaluators.items():
+        evaluator.network.eval()
+        evaluator.state.epoch_length = len(missing[name])  # of one image each, whatever its own dataloader's are
+    first = next(iter(parts.values()))
+    with taking_turns(list(evaluators.values())) as take_turn:
         network = ExpertPacks({name: evaluator.network for name, evaluator in evaluators.items()})
-        first = next(iter(parts.values()))
         for batch in _batches(first, set().union(*missing.values())):
-            _segment(batch, network, first("inferer"), evaluators, missing)
-    except BaseException as error:
-        _all([partial(part("control").exception_raised, evaluators[name], error) for name, part in parts.items()])
-        raise
-    _all([partial(evaluator.fire_event, Events.COMPLETED) for evaluator in evaluators.values()])
+            (case,) = batch["name"]
+            names = [name for name in evaluators if case in missing[name]]
+            image = batch[CommonKeys.IMAGE].to(first("device"))
+            for name, prediction in _predict(image, network, names, first("inferer")).items():
+                evaluators[name].inferer = _Given(prediction)
+                take_turn(evaluators[name], batch)
 
 
 def shared_parts(flow: ConfigWorkflow, pack: str | Path | None = None) -> dict[str, Any]:
@@ -151,35 +152,21 @@ def _batches(part: _Part, names: Collection[str]) -> DataLoader:
     return DataLoader(Dataset(cases, part("preprocessing")), batch_size=1, num_workers=part("num_workers"))
 
 
-def _segment(
-    batch: dict[str, Any],
-    network: ExpertPacks,
-    inferer: SlidingWindowVotingInferer,
-    evaluators: Mapping[str, SupervisedEvaluator],
-    missing: Mapping[str, Collection[str]],
-) -> None:
-    """Let every pack vote on one image, and make of it what its workflow makes of a prediction."""
-    (name,) = batch["name"]
-    image = batch[CommonKeys.IMAGE].to(next(iter(evaluators.values())).state.device)
-    packs = [pack for pack in evaluators if name in missing[pack]]
+def _predict(
+    image: Tensor, network: ExpertPacks, names: Collection[str], inferer: SlidingWindowVotingInferer
+) -> dict[str, Tensor]:
+    """Return what each of these packs votes on an image (1, 3, H, W), by one pass of what they share."""
     with torch.no_grad():
-        maps = cast(dict, inferer.stitch(image, partial(network.expert_maps, names=packs)))
-        voted = {pack: vote(maps[pack], network.packs[pack], with_experts=True) for pack in packs}
-    for pack in packs:
-        state = evaluators[pack].state
-        state.iteration += 1
-        state.batch, state.output = batch, {CommonKeys.IMAGE: image, CommonKeys.PRED: like(voted[pack], image)}
-        evaluators[pack].fire_event(IterationEvents.MODEL_COMPLETED)
-        evaluators[pack].fire_event(Events.ITERATION_COMPLETED)
+        maps = cast(dict, inferer.stitch(image, partial(network.expert_maps, names=names)))
+        return {name: vote(maps[name], network.packs[name], with_experts=True) for name in names}
 
 
-def _all(steps: Sequence[Callable[[], object]]) -> None:
-    """Take every step, and only then raise the first exception, so that each pack has its report."""
-    raised: list[BaseException] = []
-    for step in steps:
-        try:
-            step()
-        except BaseException as error:
-            raised.append(error)
-    if raised:
-        raise raised[0]
+class _Given(Inferer):
+    """Return the prediction that was made for several packs at once, where an evaluator asks for its own."""
+
+    def __init__(self, prediction: Tensor) -> None:
+        super().__init__()
+        self.prediction = prediction
+
+    def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
+        return like(self.prediction, inputs)

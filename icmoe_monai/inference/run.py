@@ -20,6 +20,7 @@ from icmoe_monai.inference.volumes import VolumeWriter
 from icmoe_monai.utils.distributed import collect, is_first
 from icmoe_monai.utils.engines import case_items
 from icmoe_monai.utils.files import is_of_one_name
+from icmoe_monai.utils.turns import taking_turns
 
 _SECONDS_BETWEEN_REPORTS = 30.0
 _MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
@@ -223,10 +224,10 @@ def run_missing(evaluator: SupervisedEvaluator) -> None:
     Args:
         evaluator: The evaluator, built over the missing cases.
     """
+    evaluator.network.eval()  # MONAI changes the mode of every part, there and back, for each case else
     if evaluator.state.epoch_length:
-        evaluator.network.eval()  # MONAI changes the mode of every part, there and back, for each case else
         evaluator.run()
-    else:
-        logging.getLogger(__name__).info("All cases are done already: --overwrite True does them again.")
-        evaluator.fire_event(Events.STARTED)
-        evaluator.fire_event(Events.COMPLETED)
+        return
+    logging.getLogger(__name__).info("All cases are done already: --overwrite True does them again.")
+    with taking_turns([evaluator]):
+        pass  # it takes no turn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -20,6 +21,7 @@ from icmoe_monai.__main__ import main
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError
 from icmoe_monai.inference.packs import ExpertPacks, run_packs, shared_parts
+from icmoe_monai.inference.writing import SaveImage2Dd
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.sam import SamImageEncoder
@@ -134,6 +136,32 @@ def test_a_stopped_run_leaves_every_report(folder: Path, tmp_path: Path, monkeyp
         report = json.loads((tmp_path / pack / "report.json").read_text())
         assert (report["complete"], report["stopped_by"]) == (False, "KeyboardInterrupt")
         assert (tmp_path / pack / "report.html").is_file()
+
+
+def test_what_stops_one_pack_stops_all_and_every_report_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = SaveImage2Dd._write
+
+    def refuse(self: SaveImage2Dd, item: dict, *rest: Any) -> None:
+        if self.output_dir.name == "breast" and item["name"] == "b.png":
+            raise InputError("The disk is full.")
+        write(self, item, *rest)
+
+    monkeypatch.setattr(SaveImage2Dd, "_write", refuse)
+    assert main(["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "skin,breast"]) == 1
+    assert "error: The disk is full." in capsys.readouterr().err
+    for pack, names in (("skin", ["a.png", "b.png"]), ("breast", ["a.png"])):
+        report = json.loads((tmp_path / pack / "report.json").read_text())
+        assert (report["complete"], report["stopped_by"]) == (False, "InputError")
+        assert [case["name"] for case in report["cases"]] == names
+
+
+def test_packs_take_images_one_by_one_whatever_their_own_batches(folder: Path, both: Path, tmp_path: Path) -> None:
+    batches = ["--dataloader#batch_size", "2", "--probability_maps", "true"]
+    assert main(["predict", str(folder), str(tmp_path), *SETTINGS, *batches, "--experts", "skin,breast"]) == 0
+    for path in both.rglob("*.png"):
+        assert (tmp_path / path.relative_to(both)).read_bytes() == path.read_bytes()
 
 
 def test_networks_over_different_trunks_are_refused() -> None:
