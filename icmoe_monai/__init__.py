@@ -1,4 +1,4 @@
-"""IC-MoE for MONAI: a frozen foundation encoder, three experts that speak to each other, and a vote at every pixel."""
+"""IC-MoE for MONAI: a frozen foundation encoder, three experts that attend to each other, and a vote at every pixel."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 
 
 def register() -> None:
-    """Make MONAI know this package, as the import does; calling it again changes nothing.
+    """Register this package with MONAI; importing it does so already, and calling this again changes nothing.
 
     MONAI's `ConfigParser` then resolves bare names (`_target_: ICMoE`), and `monai.networks.nets.ICMoE` is the network.
     In a `python -m monai.bundle` process, a mistake of the user's is then printed as one sentence.

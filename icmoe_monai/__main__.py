@@ -1,4 +1,4 @@
-"""`python -m icmoe_monai predict IN OUT`, the bundle's inference workflow by a short name, and `prepare`."""
+"""Command line `python -m icmoe_monai`: `predict` segments images, `prepare` makes a dataset folder."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _OPTIONS = ("--help", "--experts", "--checkpoint", "--calibration", "--device", 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run `python -m icmoe_monai`.
 
     Args:
-        arguments: Of the command line; the process's own by default.
+        arguments: Words of the command line; by default those of this process.
 
     Returns:
-        The exit status: 0, or 1 if something failed.
+        The exit status: 0, 1 if something failed, or 130 if the user stopped it.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["prepare"]:
@@ -94,7 +94,7 @@ def _predict(root: Path, known: argparse.Namespace, overrides: dict[str, Any]) -
     """Run one pack of experts, or several side by side.
 
     Returns:
-        The folders of their results.
+        The folders of the results, one per pack.
     """
     packs = _checked_packs(root, [name.strip() for name in known.experts.split(",")]) if known.experts else []
     if known.checkpoint:
@@ -104,7 +104,7 @@ def _predict(root: Path, known: argparse.Namespace, overrides: dict[str, Any]) -
         overrides["calibration"] = known.calibration if is_word else os.path.abspath(known.calibration)
     if known.device:
         overrides["device"] = known.device
-    # whole paths, as MONAI would read "$HOME" and the like as an expression
+    # absolute paths, since MONAI evaluates text that begins with "$"
     output = Path(os.path.abspath(known.output))
     overrides |= {"dataset_dir": os.path.abspath(known.input), "output_dir": str(output)}
     overrides |= {"overwrite": known.overwrite, "anonymous": overrides.get("anonymous") or known.anonymous}
@@ -168,11 +168,14 @@ def _names_of_packs(root: Path) -> list[str]:
 
 
 def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[str], dict[str, Any]]:
-    """Separate what overrides the config, --NAME VALUE or --NAME=VALUE of other names, from the command's own words.
+    """Separate the command's own words from overrides of the config, --NAME VALUE or --NAME=VALUE.
 
     Args:
-        words: Of the command line.
-        known: The command's own options.
+        words: Words of the command line.
+        known: The command's own options; every other option overrides the config.
+
+    Returns:
+        The command's own words, and the overrides by name.
 
     Raises:
         InputError: If a value is missing.

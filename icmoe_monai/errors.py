@@ -1,8 +1,8 @@
-"""What a user did that cannot work, said in one sentence.
+"""Errors that a user can mend, and how the command line prints them in one sentence.
 
 MONAI's config parser wraps every exception of a component twice ("Failed to instantiate ...", "Failed to evaluate ...")
 and the command line prints the whole chain, the cause first and the wrapping last. `InputError` marks the causes that a
-user can mend; in a `python -m monai.bundle` process `show_input_errors` prints just those.
+user can mend; in a `python -m monai.bundle` process `show_input_errors` makes the command line print just that cause.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import TracebackType
 
 
 class InputError(ValueError):
-    """A file, folder or setting of the user's that cannot be used; the message names it and says what to do."""
+    """Signal a file, folder or setting of the user's that cannot be used; the message names it and says what to do."""
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
@@ -38,7 +38,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
         if isinstance(error, InputError):
             return error
         told = re.findall(r"^icmoe_monai\.errors\.InputError: (.*)$", str(error), flags=re.MULTILINE)
-        if told:  # a data loader's process can hand over the text of an exception only
+        if told:  # of an exception in a data loader's process only the text arrives
             return InputError(told[0])
         seen.add(id(error))
         error = error.__cause__ or error.__context__
@@ -46,7 +46,10 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def show_input_errors() -> None:
-    """Print an `InputError` as one sentence instead of a traceback, in a MONAI bundle command only."""
+    """Make a `python -m monai.bundle` command print an `InputError` as one sentence instead of a traceback.
+
+    In any other process nothing changes.
+    """
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if spec is not None and spec.name.startswith("monai.bundle"):
         sys.excepthook = _one_sentence

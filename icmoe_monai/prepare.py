@@ -1,4 +1,4 @@
-"""`python -m icmoe_monai.prepare`, another name of `python -m icmoe_monai prepare`."""
+"""Command line `python -m icmoe_monai.prepare`, an alias of `python -m icmoe_monai prepare`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Settings that a user can override, checked before anything expensive starts."""
+"""Functions that the configs call: check the settings, find the bundle's folder, list the trainable weights.
+
+The settings that a user can override are checked before anything expensive starts.
+"""
 
 from __future__ import annotations
 
@@ -47,17 +50,17 @@ def check_settings(
         image_size: Side of the network's window in pixels.
         longest_side: Length to which an image's longest side is resized, in pixels.
         batch_size: Images in a training step.
-        min_steps: Least steps in an epoch; a smaller set is passed through more than once.
+        min_steps: Smallest number of steps in an epoch; a set with fewer is passed through more than once.
         max_epochs: Epochs of training.
         val_interval: Epochs between validations.
         patience: Validations without improvement before training stops.
         num_workers: Processes that prepare images.
         learning_rate: Peak learning rate.
-        device: Where the network runs.
+        device: Device on which the network runs, such as cpu or cuda:0.
         switches: Settings that are True or False, by name; `amp` says whether the network runs in bfloat16.
 
     Raises:
-        InputError: If one of them cannot work.
+        InputError: If a setting cannot work, or `output_dir` cannot be written.
     """
     least = {
         "batch_size": (batch_size, 1),
@@ -90,7 +93,7 @@ def check_settings(
         )
     probe = Path(output_dir) / ".writable"
     write_atomically(probe, lambda temporary: temporary.write_bytes(b"icmoe"))
-    probe.unlink(missing_ok=True)  # another process may have been faster
+    probe.unlink(missing_ok=True)  # another process may have removed it already
 
 
 def _check_device(device: str | torch.device) -> None:
@@ -103,12 +106,12 @@ def _check_device(device: str | torch.device) -> None:
 
 
 def _has_bfloat16() -> bool:
-    """Tell whether this CPU computes in bfloat16; True where PyTorch does not say."""
-    # newer than the oldest PyTorch that is supported
+    """Return whether this CPU computes in bfloat16; True where PyTorch does not say."""
+    # the oldest PyTorch that is supported has no get_capabilities
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return not capabilities or any(found for name, found in capabilities.items() if "bf16" in name)
 
 
 def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that ask for a gradient: all but a frozen encoder's."""
+    """Return the parameters that require a gradient: all but those of frozen parts."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]

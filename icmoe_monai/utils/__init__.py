@@ -1,4 +1,4 @@
-"""Helpers that no other room owns: whole files, processes, precision, memory, engines and statistics.
+"""Helpers for all subpackages: atomic files, several processes, precision, memory, engines and statistics.
 
 May import errors and version.
 """

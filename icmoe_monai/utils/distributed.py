@@ -1,11 +1,12 @@
-"""Several processes as one, beside what PyTorch's DistributedDataParallel does: sums, means and records of all of them.
+"""Sums, means and records over several processes, beyond what PyTorch's DistributedDataParallel does.
 
 DistributedDataParallel gives all processes the mean of their gradients. A loss that is no mean over images, such as a
 Dice over the batch, also needs the other processes' sums: with `total` every process has the loss of the whole batch,
 and the mean of the gradients is that loss's gradient. Cases are dealt out in turn (`share_cases`), so that records come
 back in one process's order (`gathered`).
 
-All processes must call these functions alike and in the same order. In a single process each returns what it was given.
+All processes must call the functions of this file alike and in the same order. In a single process a sum, a share or a
+list of records is just that process's own.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _TOLD_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def check_torchrun() -> None:
-    """Check that this process was told by what the others are found.
+    """Check that torchrun has set the variables by which this process finds the others.
 
     Raises:
-        InputError: If it was not, as without torchrun.
+        InputError: If a variable is not set, as in a process that torchrun did not start.
     """
     missing = [name for name in _TOLD_BY_TORCHRUN if name not in os.environ]
     if missing:
@@ -49,12 +50,12 @@ def num_processes() -> int:
 
 
 def process_index() -> int:
-    """Return which of them this is, from 0."""
+    """Return the index of this process among those that work together, from 0."""
     return dist.get_rank() if num_processes() > 1 else 0
 
 
 def is_first() -> bool:
-    """Tell whether this is the process that writes what all of them found."""
+    """Return whether this is process 0, the one that writes the results of all."""
     return process_index() == 0
 
 
@@ -62,7 +63,7 @@ def total(part: Tensor) -> Tensor:
     """Return the sum of every process's tensor, with a gradient to each.
 
     Args:
-        part: Of the same shape in every process, and of a kind that adds up (no bool).
+        part: Tensor of the same shape in every process, and of a dtype that can be summed (not bool).
 
     Example:
         >>> total(torch.tensor([1.0, 2.0])).tolist()  # of a single process
@@ -75,8 +76,8 @@ def batch_mean(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     """Return the mean over the whole batch, whatever the processes' shares of it are.
 
     Args:
-        values: This process's share, (B, ...); B may be 0 here, if it is not everywhere.
-        dim: Over which axes, the first one among them; None: all.
+        values: This process's share, (B, ...); B may be 0 in some processes, but not in all.
+        dim: Axes to average over, the first one among them; None: all.
 
     Example:
         >>> batch_mean(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), (0,)).tolist()
@@ -91,10 +92,10 @@ def batch_mean(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
 
 
 def by_first(make: Callable[P, T]) -> Callable[P, T]:
-    """Let the first process call a function, and all return what it returned or raise the `InputError` that it raised.
+    """Decorate a function so that only the first process calls it; all return its result or raise its `InputError`.
 
     Args:
-        make: Returns something that can be pickled.
+        make: Function whose result can be pickled.
     """
 
     @wraps(make)
@@ -120,7 +121,7 @@ def collect(record: T) -> list[T]:
     """Return every process's record, in the processes' order; the processes wait for each other.
 
     Args:
-        record: Something that can be pickled.
+        record: Object that can be pickled.
     """
     if num_processes() == 1:
         return [record]
@@ -130,17 +131,17 @@ def collect(record: T) -> list[T]:
 
 
 def gathered(records: Sequence[T]) -> list[T]:
-    """Return the records of all cases in the order that one process would have, where `share_cases` dealt them out.
+    """Return the records of all processes' cases, in the order that a single process would have.
 
     Args:
-        records: Of this process's cases, in their order.
+        records: Records of the cases that `share_cases` gave this process, in their order.
     """
     dealt = chain.from_iterable(zip_longest(*collect(list(records)), fillvalue=_NOTHING))
     return [record for record in dealt if record is not _NOTHING]  # type: ignore[misc]
 
 
 def share_cases(cases: Sequence[T]) -> list[T]:
-    """Return this process's share of cases, each of which goes to one process.
+    """Return this process's share of the cases; every case goes to exactly one process.
 
     Args:
         cases: All cases.
@@ -157,10 +158,11 @@ def share_cases(cases: Sequence[T]) -> list[T]:
 
 
 def share_volumes(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return this process's share of an inference's cases; those of one volume go to one process, the next to it.
+    """Return this process's share of an inference's cases; those of one volume go to one process, in their order.
 
     Args:
-        cases: With `group`, what the cases of a volume share, and `name`. There may be fewer than processes.
+        cases: Cases with a `name` and a `group`, which the cases of a volume have in common ("" for a single image).
+            There may be fewer cases than processes.
 
     Example:
         >>> [case["name"] for case in share_volumes([{"name": "b.png", "group": ""}])]
@@ -176,7 +178,7 @@ def share_volumes(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 class _Total(torch.autograd.Function):
-    """The sum over the processes; its gradient is the sum over the processes, each of which has a loss of its own."""
+    """Sum a tensor over the processes; its gradient is summed too, since each process has a loss of its own."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:

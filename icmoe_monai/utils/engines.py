@@ -1,4 +1,4 @@
-"""What handlers of MONAI's engines share: when they act, an iteration's cases, versions for reports."""
+"""Helpers of handlers for MONAI's engines: a base class, the cases of an iteration, versions for reports."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from icmoe_monai.version import __version__
 
 
 class CaseHandler(ABC):
-    """Handler: look at every case of an evaluator's run, and say at its end what they amount to.
+    """Handler (base class): look at every case of an evaluator's run, and summarise them at its end.
 
-    What derives from it stands in a config's list of handlers. Handlers of one event run in the order of that list.
+    Subclasses are named in a config's list of handlers. Handlers of one event run in the order of that list.
     """
 
     def attach(self, engine: Engine) -> None:
@@ -30,7 +30,7 @@ class CaseHandler(ABC):
 
     @abstractmethod
     def started(self, engine: Engine) -> None:
-        """Forget the cases of the run before."""
+        """Forget the cases of an earlier run."""
 
     @abstractmethod
     def iteration_completed(self, engine: Engine) -> None:
@@ -38,17 +38,17 @@ class CaseHandler(ABC):
 
     @abstractmethod
     def completed(self, engine: Engine) -> None:
-        """Say what the cases amount to."""
+        """Summarise the cases of the whole run."""
 
 
 def case_items(engine: Engine) -> list[dict[str, Any]]:
-    """Return the cases of the last iteration of a MONAI evaluator, what was read and what was made of it together.
+    """Return the cases of a MONAI evaluator's last iteration, each with its input and output entries in one dict.
 
     Args:
         engine: The evaluator; decollated batches and plain lists of items both work.
 
     Returns:
-        One dict per case.
+        One dict per case; an output entry replaces an input entry of the same name.
     """
     batch: Any = engine.state.batch
     output: Any = engine.state.output
@@ -58,12 +58,16 @@ def case_items(engine: Engine) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of the packages that a result depends on, by name."""
     return {"icmoe_monai": __version__, "monai": monai.__version__, "torch": str(torch.__version__)}
 
 
 def split_items(engine: Engine) -> list[dict[str, Any]]:
-    """Return the cases of the last iteration, which must have gone through `SplitVotesd`."""
+    """Return the cases of the last iteration, which must have gone through `SplitVotesd`.
+
+    Raises:
+        ValueError: If a case lacks `expert_probabilities`.
+    """
     items = case_items(engine)
     if any("expert_probabilities" not in item for item in items):
         raise ValueError(f"The evaluator's postprocessing must hold SplitVotesd, got items of {sorted(items[0])}.")

@@ -1,4 +1,7 @@
-"""Files that are whole or not there: each is written beside its place and then moved there."""
+"""Reading and writing of files, so that a written file is complete or absent; JSON, CSV and digests.
+
+Every file is written under a temporary name in its own folder and then renamed.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,11 @@ _REMEDIES = {
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that it is whole or not there; folders on the way are made.
+    """Write a file so that it is complete or absent; missing folders are made.
 
     Args:
-        path: Where the file shall be; a file already there is replaced once the new one is whole.
-        write: Writes the file at the path it is given, which has the same suffix and lies in the same folder.
+        path: Path of the file; a file already there is replaced once the new one is complete.
+        write: Function that writes the file at the path it is given, which has the suffix and folder of `path`.
 
     Raises:
         InputError: If the system refuses, for example because the disk is full or read-only.
@@ -54,11 +57,11 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def refusal(path: Path, error: OSError) -> InputError:
-    """Return what to say when the system refuses to write a file.
+    """Return the `InputError` to raise when the system refuses to write a file.
 
     Args:
         path: The file.
-        error: The system's refusal.
+        error: The system's exception.
     """
     remedy = _REMEDIES.get(error.errno or 0, "Look whether something else lies in its place")
     return InputError(
@@ -67,10 +70,10 @@ def refusal(path: Path, error: OSError) -> InputError:
 
 
 def is_of_one_name(error: InputError) -> bool:
-    """Tell whether the system refused a file for its name, so that others can be written.
+    """Return whether the system refused a file because of its name, so that other files can still be written.
 
     Args:
-        error: What `refusal` returned, raised from the system's exception, or any other.
+        error: Error of `refusal`, raised from the system's exception, or any other.
     """
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_ONE_NAME
 
@@ -95,7 +98,7 @@ def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
 
     Args:
         path: The file.
-        algorithm: What `hashlib` calls the kind of digest.
+        algorithm: Name of the digest's algorithm in `hashlib`.
     """
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with Path(path).open("rb") as file:
@@ -105,10 +108,10 @@ def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON atomically: UTF-8, indented, a number that is not finite as null.
+    """Write a JSON file atomically: UTF-8, indented, a number that is not finite as null.
 
     Args:
-        path: Where the file shall be.
+        path: Path of the file.
         content: Mappings, sequences, strings, numbers (NumPy's too), paths, None.
 
     Raises:
@@ -118,7 +121,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def dump_json(content: Any, *, indent: int | None = None) -> bytes:
-    """Return JSON in UTF-8, a number that is not finite as null.
+    """Return content as JSON in UTF-8, a number that is not finite as null.
 
     Args:
         content: Mappings, sequences, strings, numbers (NumPy's too), paths, None.
@@ -130,11 +133,11 @@ def dump_json(content: Any, *, indent: int | None = None) -> bytes:
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows atomically; the columns are the rows' keys as they come up, and what a row lacks is an empty cell.
+    """Write a CSV file atomically, with the rows' keys as columns in the order of their first appearance.
 
     Args:
-        path: Where the file shall be.
-        rows: The rows; None is an empty cell too.
+        path: Path of the file.
+        rows: The rows; a missing key and None give an empty cell.
 
     Raises:
         InputError: If the file cannot be written.
@@ -149,7 +152,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Read a file of `write_csv`.
+    """Read the rows of a file that `write_csv` wrote, every value as text.
 
     Args:
         path: The file.
@@ -159,7 +162,7 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 
 
 def without_folders(content: Any) -> Any:
-    """Return settings with every absolute path cut to its last part: a report may leave this machine.
+    """Return settings with every absolute path cut to its last part, since a report may leave this machine.
 
     Args:
         content: Mappings, sequences, strings, paths and other plain values.

@@ -1,4 +1,4 @@
-"""How much memory this process took at most, and how much while something ran."""
+"""Peak memory of this process, in total and while a function runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from icmoe_monai.errors import InputError
 
 
 def peak_memory_mb() -> float | None:
-    """Return the highest resident memory so far in MB (10^6 bytes), or None where the system does not tell (not Linux).
+    """Return the highest resident memory so far in MB (10^6 bytes), or None where it is not reported (not Linux).
 
     Example:
         >>> peak = peak_memory_mb()
@@ -24,14 +24,14 @@ def peak_memory_mb() -> float | None:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Return the most memory that was held while something ran, in bytes.
+    """Run a function and return the peak memory meanwhile, in bytes.
 
     Args:
-        run: What runs.
-        device: On a GPU what is allocated there counts, else all of the process.
+        run: The function.
+        device: Device whose memory is measured: on a GPU what is allocated there, else all memory of the process.
 
     Raises:
-        InputError: If the system does not tell a process's peak: only Linux does.
+        InputError: If the system cannot reset a process's peak memory: only Linux can.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -52,15 +52,15 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
 
 
 def _return_freed_memory() -> None:
-    """Give back what was freed, or new memory would come out of it and not be seen; where the C library can (glibc)."""
+    """Return freed memory to the system where the C library can (glibc), since reusing it would not raise the peak."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
 
 
 def _peak_of_process() -> int:
-    """Return a process's peak in bytes, or 0 where the system does not tell."""
-    status = Path("/proc/self/status")  # unlike getrusage's, its peak has no part of the process that started this one
+    """Return the peak memory of this process in bytes, or 0 where the system does not report it."""
+    status = Path("/proc/self/status")  # unlike getrusage's, this peak leaves out the parent process
     for line in status.read_text().splitlines() if status.is_file() else []:
         if line.startswith("VmHWM:"):
             return 1024 * int(line.split()[1])

@@ -1,4 +1,4 @@
-"""Which numbers stay in float32 when the rest is computed in half precision: votes, losses, normalisation."""
+"""Conversion to float32 for votes, losses and normalisation, when the rest is in half precision."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return half-precision numbers as float32, and others as they are."""
+    """Return a half-precision tensor as float32, and any other tensor unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

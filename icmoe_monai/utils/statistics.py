@@ -18,14 +18,14 @@ def bootstrap_interval(
     seed: int = 0,
     vectorized: bool = True,
 ) -> list[float] | None:
-    """Return the 95 % percentile bootstrap interval of a statistic of columns whose cases are drawn together.
+    """Return the 95 % percentile bootstrap interval of a statistic; a sample draws the same cases from all columns.
 
     Args:
-        statistic: Maps the columns to a number, and with `vectorized` columns (..., n) and the `axis` of the cases to
+        statistic: Maps the columns to a number, or with `vectorized` columns (..., n) and the `axis` of the cases to
             as many numbers. Samples for which it is NaN do not count.
-        columns: A number per case, (n,) each.
+        columns: Arrays with a number per case, (n,) each.
         num_samples: Number of bootstrap samples.
-        seed: Of the samples.
+        seed: Seed of the samples.
         vectorized: Whether the statistic takes many samples at once.
 
     Returns:
@@ -52,12 +52,12 @@ def bootstrap_interval(
 
 
 def rank_correlation(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float | None:
-    """Return Spearman's correlation of two columns (n,), or None where one does not vary."""
+    """Return Spearman's correlation of two columns (n,), or None if one of them is constant."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     return float(spearmanr(first, second).statistic)
 
 
 def rounded(value: Any) -> float:
-    """Return a number as the result files hold it, with six digits after the point."""
+    """Return a number rounded to six decimals, as the result files hold it."""
     return round(float(value), 6)
