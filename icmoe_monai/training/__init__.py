@@ -1,4 +1,4 @@
-"""What a training needs beside MONAI's engine: its handlers, the feature cache, pretraining, federated clients.
+"""Parts of a training beside MONAI's engine: handlers, the feature cache, pretraining, a filter for federated clients.
 
 May import data, weights, inferers and below.
 """

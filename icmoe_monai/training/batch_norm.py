@@ -1,7 +1,8 @@
-"""Batch normalisation over the batch of all processes: PyTorch's on a GPU, the same by its definition on a CPU.
+"""Batch normalisation over the batch of all processes, on GPUs and on CPUs.
 
-PyTorch's SyncBatchNorm has no CPU form. With statistics of each process's own share of the batch, a training over
-several processes would be another one than that of a single process with the whole batch.
+With the statistics of each process's own share of the batch, a training over several processes would differ from that
+of a single process with the whole batch. On a GPU PyTorch's SyncBatchNorm shares the statistics; since it has no CPU
+form, `SharedBatchNorm2d` computes the same there.
 
 Letters: B batch; C channels; H W map.
 """
@@ -16,7 +17,9 @@ from icmoe_monai.utils.precision import at_least_float32
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose statistics in training are those of the whole batch, in float32 for half precision.
+    """Normalise like `nn.BatchNorm2d`, in training with the statistics of the batch of all processes.
+
+    Half-precision maps are normalised in float32.
 
     Example:
         >>> norm = SharedBatchNorm2d(3)
@@ -25,7 +28,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W); the maps of all processes have one size, B may differ."""
+        """Normalise maps (B, C, H, W); H and W are the same in all processes, B may differ."""
         if not self.training or num_processes() == 1:
             return super().forward(x)
         dtype, x = x.dtype, at_least_float32(x)
@@ -49,11 +52,11 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norms(network: nn.Module, device: str | torch.device) -> nn.Module:
-    """Let every batch norm of a network take the statistics of the whole batch.
+    """Make every batch norm of a network use the statistics of the batch of all processes.
 
     Args:
         network: The network, which is changed; names and weights stay, so that checkpoints fit.
-        device: Where it will be.
+        device: Device on which it will run: on CUDA its batch norms become SyncBatchNorm, else `SharedBatchNorm2d`.
 
     Returns:
         The network.

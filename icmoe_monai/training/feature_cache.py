@@ -1,15 +1,16 @@
-"""What the frozen parts make of a training set, computed once and kept on the disk.
+"""Cache on the disk of the features that a network's frozen parts compute from a training set.
 
-A frozen encoder says of the same image the same in every epoch, so a training need ask it only once. Each image
-is augmented V times, by fixed seeds: its views. The trunk's tokens, the detail's levels and the label of a view are one
-file, and every epoch draws one view of each image.
+A frozen encoder computes the same features from the same image in every epoch, so they are computed once. Each image is
+augmented V times, with fixed seeds; the results are its views. The trunk's tokens, the detail's levels and the label of
+a view are stored in one file, and every epoch draws one view of each image.
 
-A file is whole or not there, has a checksum, and may be deleted between two trainings. Its path holds a digest of all
-that it was made from: the frozen weights, the transforms and their seed, the content of the image and of its label.
-What was made from something else is not found, and so never taken for it. What it was made with is not in its path:
-with another number of images in a pass or of threads, or on another CPU, the same features differ by rounding.
+A file is complete or absent, has a checksum, and may be deleted between two trainings. Its path holds a digest of
+everything that it was computed from: the frozen weights, the transforms and their seed, the content of the image and of
+its label. Features computed from anything else have another path, and so are never used by mistake. How they
+were computed is not in the path: with another number of images in a pass or of threads, or on another CPU, the same
+features differ by rounding.
 
-Letters: V views; B batch; H W image; h w = H/16, W/16; C encoder width; s stride.
+Letters: V views; B batch; H W image; h w = H/16, W/16; C encoder width; c s channels and stride of a level.
 """
 
 from __future__ import annotations
@@ -49,21 +50,21 @@ _logger = logging.getLogger(__name__)
 
 
 class FrozenFeatures(Randomizable, Dataset):
-    """A training set of features instead of images; `CacheFeatures` fills it when a training starts.
+    """Hold a training set as features instead of images; `CacheFeatures` fills it when a training starts.
 
-    An item has the `tokens` of a view, (h, w, C), the detail's levels, (c, H/s, W/s), and its `label`, (1, H, W), all
-    float32.
+    An item is one view: the trunk's `tokens`, (h, w, C), the detail's levels `level0`, `level1` and so on,
+    (c, H/s, W/s) each, and the `label`, (1, H, W), all float32.
 
     Args:
         data: The cases.
-        transform: What reads and augments a case: "image" (3, H, W) and "label", of one size for all cases.
-        folder: Where the files are, of this and of other trainings.
+        transform: Reads and augments a case; returns "image", (3, H, W), and "label", of one size for all cases.
+        folder: Folder of the feature files, of this and of other trainings.
         num_views: V.
-        seed: Of the views.
-        dtype: How features are kept, one of `DTYPES`.
+        seed: Seed of the views' augmentation.
+        dtype: Precision in which features are stored, a key of `DTYPES`.
 
     Raises:
-        InputError: If `num_views` or `dtype` cannot be.
+        InputError: If `num_views` is no whole number of at least 1, or `dtype` is unknown.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class FrozenFeatures(Randomizable, Dataset):
         self.num_views = num_views
         self.seed = seed
         self.dtype = dtype
-        self._digest = digest_transform(transform)  # now, as it was built
+        self._digest = digest_transform(transform)  # now, since its use may change it
         self.files: list[list[Path]] = []
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:  # type: ignore[override]
@@ -93,17 +94,18 @@ class FrozenFeatures(Randomizable, Dataset):
         return read_features(self.files[index][self.R.randint(self.num_views)])
 
     def fill(self, network: ICMoE, *, device: torch.device, amp: bool, batch_size: int, num_workers: int) -> None:
-        """Compute what is not there yet; a second process that wants the same waits for the first.
+        """Compute and write the features that are missing; a second process that needs the same waits for the first.
 
         Args:
-            network: With its pretrained weights.
-            device: Where it is.
-            amp: Compute in bfloat16.
+            network: The network, with its pretrained weights loaded.
+            device: Device of the network.
+            amp: Whether to compute in bfloat16.
             batch_size: Images in a pass.
             num_workers: Processes that prepare images.
 
         Raises:
-            InputError: If the network has parts that are trained where others are frozen, or the disk is too small.
+            InputError: If the network trains its encoder or its image pyramid, the disk has too little space, or
+                features are not finite in `dtype`.
         """
         folder = self.folder / self._digest_all(network, amp, device)
         with ThreadPoolExecutor() as pool:
@@ -118,7 +120,7 @@ class FrozenFeatures(Randomizable, Dataset):
                 return
             views = _Views(self.data, self.transform, missing, [self._seed_of(digests[i], v) for i, v in missing])
             self._announce(network, views, folder, device)
-            # a generator of its own, so that the training's order is the same whether the files were there or not
+            # a generator of its own: the order of the training must not depend on which files were there
             loader = DataLoader(views, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
             done = iter(missing)
             for batch in tqdm(loader, desc="features", leave=False):
@@ -127,7 +129,7 @@ class FrozenFeatures(Randomizable, Dataset):
                     write_features(features, self.files[i][v])
 
     def _digest_all(self, network: ICMoE, amp: bool, device: torch.device) -> str:
-        """Return the digest of what all files are made from: a folder's name."""
+        """Return the folder's name: a digest of what all its files are computed from."""
         frozen = fingerprints(network)
         if "encoder" not in frozen or (list(network.detail.parameters()) and "detail" not in frozen):
             raise InputError(
@@ -145,7 +147,7 @@ class FrozenFeatures(Randomizable, Dataset):
         return int(hashlib.sha256(f"{self.seed} {digest} {view}".encode()).hexdigest()[:8], 16)
 
     def _announce(self, network: ICMoE, views: _Views, folder: Path, device: torch.device) -> None:
-        """Say how much will be written, and refuse what does not fit."""
+        """Log how much will be written, or raise `InputError` if the disk has too little space."""
         first = DataLoader(views, batch_size=1, generator=torch.Generator())
         (features,) = _compute(network, next(iter(first)), device, False, DTYPES[self.dtype])
         needed = len(views) * sum(value.nbytes for value in features.values())
@@ -165,12 +167,12 @@ class FrozenFeatures(Randomizable, Dataset):
 
 
 class CacheFeatures:
-    """Fill a training's `FrozenFeatures` when its engine starts, once the weights are loaded.
+    """Handler: fill a training's `FrozenFeatures` when its engine starts, once the weights are loaded.
 
     Args:
         features: The training set.
         network: The network.
-        device: Where it is.
+        device: Device of the network.
         amp: Whether it runs in bfloat16.
         batch_size: Images in a pass.
         num_workers: Processes that prepare images.
@@ -194,11 +196,11 @@ class CacheFeatures:
         self.num_workers = num_workers
 
     def attach(self, engine: Engine) -> None:
-        """Fill at the start of a MONAI trainer; stands after the handlers that load weights."""
+        """Register with a MONAI trainer, after the handlers that load weights."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Fill.
+        """Compute the features that are missing.
 
         Raises:
             InputError: If the network has no frozen parts, or is trained by several processes.
@@ -214,7 +216,7 @@ class CacheFeatures:
 
 
 class PrepareFeatures(PrepareBatch):
-    """Hand a batch to the inferer: images, or tokens with the levels as a further argument."""
+    """Prepare a batch for MONAI's trainer: images, or cached tokens with the levels as a further argument."""
 
     def __call__(
         self,
@@ -223,7 +225,12 @@ class PrepareFeatures(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Return inputs, label, further arguments and none by name, on the device."""
+        """Move a batch to the device.
+
+        Returns:
+            (image, label) for images. For features (tokens, label, (levels,), {}), of which MONAI hands the last two to
+            the inferer as further positional and named arguments.
+        """
         moved = {
             name: value.to(device=device, non_blocking=non_blocking, **kwargs)
             for name, value in batchdata.items()
@@ -235,7 +242,7 @@ class PrepareFeatures(PrepareBatch):
 
 
 class _Views(Dataset):
-    """Views of cases, each by its own seed."""
+    """Hold views of cases, each augmented with its own seed."""
 
     def __init__(
         self, data: Sequence[Any], transform: Callable, pairs: Sequence[tuple[int, int]], seeds: Sequence[int]
@@ -252,7 +259,7 @@ class _Views(Dataset):
 def _compute(
     network: ICMoE, batch: Mapping[str, Tensor], device: torch.device, amp: bool, dtype: torch.dtype
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield the features of each image of a batch, on the CPU."""
+    """Compute the features of a batch, and yield those of each image, on the CPU."""
     image = batch["image"].to(device)
     with torch.no_grad(), autocast(device, amp):
         tokens, levels = network.trunk(image), network.detail(image)
@@ -269,7 +276,7 @@ def _compute(
 
 
 def _digest_case(case: Mapping[str, Any]) -> str:
-    """Return a digest of the content of a case's files, and of what else is said of it, its name apart."""
+    """Return a digest of a case: the content of its files, and its other entries except the name."""
     labels = case[LABEL] if isinstance(case[LABEL], (list, tuple)) else [case[LABEL]]
     files = [digest_of(path) for path in (case["image"], *labels)]
     said = {key: value for key, value in case.items() if key not in ("image", LABEL, "name")}

@@ -1,4 +1,7 @@
-"""Files of features: each whole or not there, with a checksum, safe under several processes and after a crash."""
+"""Reading and writing of feature files, safe with several processes and after a crash.
+
+A file is complete or absent, and holds a checksum of its features.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 def write_features(features: Mapping[str, Tensor], path: Path) -> None:
-    """Write a file of features.
+    """Write features and their checksum to a file.
 
     Args:
         features: Tensors by name, on the CPU.
@@ -35,13 +38,13 @@ def write_features(features: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_features(path: Path) -> dict[str, Tensor]:
-    """Return the content of a file of features, as float32.
+    """Return the features in a file, as float32.
 
     Args:
         path: The file.
 
     Raises:
-        InputError: If it is not there or damaged; a damaged one is removed, so that the next run makes it anew.
+        InputError: If the file is absent or damaged; a damaged one is removed, so that the next run computes it again.
     """
     if not path.is_file():
         raise InputError(f"The features {path.name} are gone from {path.parent}: {_REMEDY}.")
@@ -53,7 +56,7 @@ def read_features(path: Path) -> dict[str, Tensor]:
     if not is_whole:
         path.unlink(missing_ok=True)
         raise InputError(f"The features {path.name} in {path.parent} were damaged and are removed: {_REMEDY}.")
-    # copies: the file is mapped into memory, and what is mapped changes, or ends the process, with the file
+    # copied, since the file is mapped into memory: changing it would change mapped tensors or end the process
     return {name: value.to(torch.float32, copy=True) for name, value in features.items()}
 
 
@@ -65,7 +68,7 @@ def _checksum(features: Mapping[str, Tensor]) -> str:
 
 
 def is_sound(path: Path) -> bool:
-    """Say whether a file is there and whole; a damaged one is removed, with a warning."""
+    """Return whether a feature file is there and undamaged; a damaged one is removed, with a warning."""
     if not path.is_file():
         return False
     try:
@@ -78,7 +81,11 @@ def is_sound(path: Path) -> bool:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold the folder alone, and remove what a writer that was killed has left."""
+    """Lock a folder against other processes, and remove unfinished files of writers that were killed.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Federated training: what a client of MONAI's sends is what it trained, not the encoder that everybody has."""
+"""Filter for MONAI's federated clients: send the trained weights, not the encoder that every client has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FROZEN = ("encoder", "detail")
 
 
 class TrainedWeights(Filter):
-    """Leave the frozen parts out of the weights, or of their differences, that a client sends.
+    """Remove the frozen parts from the weights, or weight differences, that a client sends.
 
     Args:
         frozen: Names of the network's parts that every client has from the same file.
@@ -29,10 +29,10 @@ class TrainedWeights(Filter):
         self.frozen = frozen
 
     def __call__(self, data: ExchangeObject, extra: Mapping[str, Any] | None = None) -> ExchangeObject:
-        """Filter what is sent.
+        """Remove the frozen parts from what a client sends.
 
         Args:
-            data: What the client would send.
+            data: Weights by name that the client would send; changed in place.
             extra: Not used.
 
         Returns:

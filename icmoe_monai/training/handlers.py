@@ -1,7 +1,8 @@
-"""What a training does besides stepping: keep the best and the last weights, clip, stop, and log.
+"""Handlers of a training: keep the best and the last weights, clip gradients, stop early, and log.
 
-Each class is a handler for MONAI's engines: it has `attach(engine)` and stands in a config's list of handlers. MONAI's
-own CheckpointSaver removes the old file before it writes the new one, so that a kill between the two loses both.
+Each class is a handler for MONAI's engines: it has `attach(engine)` and is named in a config's list of handlers. Two of
+them replace MONAI's CheckpointSaver, which removes the old file before it writes the new one, so that a process killed
+between the two loses both.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from icmoe_monai.weights.tensor_files import save_checkpoint
 
 
 class BestCheckpoint:
-    """Keep the network's weights of the best validation so far, as `save_weights` does; attach to the evaluator.
+    """Handler: keep the network's weights of the best validation so far, as `save_weights` writes them.
 
-    The best value is part of the training's state, so that a resumed training does not replace better weights in the
-    same folder. Of several processes all know the value and the first writes.
+    Attach it to the evaluator. The best value is part of the training's state, so that a resumed training does not
+    replace better weights in the same folder. With several processes, all know the value and the first one writes.
 
     Args:
         network: The network.
         path: The file.
-        metric: Name of the metric, larger is better.
-        trunk_source: Where a frozen encoder's weights came from.
+        metric: Name of the metric; larger is better.
+        trunk_source: Name or file that a frozen encoder's weights came from.
     """
 
     def __init__(self, *, network: nn.Module, path: str, metric: str, trunk_source: str | None = None) -> None:
@@ -53,11 +54,11 @@ class BestCheckpoint:
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
-        """Look at the metric after every validation."""
+        """Register with the evaluator; the metric is compared after every validation."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Save if the metric has risen."""
+        """Save the weights if the metric has risen."""
         value = float(engine.state.metrics[self.metric])
         if value <= self.best:
             return
@@ -67,31 +68,32 @@ class BestCheckpoint:
             self.logger.info(f"{self.metric} {value:.4f} is the best so far: wrote {self.path}.")
 
     def state_dict(self) -> dict[str, float]:
-        """Return the best value."""
+        """Return the best value so far, for a checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from a best value."""
-        if self.path.is_file():  # else this training writes to another folder, which is to have a best.pt too
+        """Restore the best value from a checkpoint, if its weights are in the folder."""
+        if self.path.is_file():  # else the folder is a new one, which needs a best.pt of its own
             self.best = state["best"]
 
 
 class NotFiniteError(InputError):
-    """A loss or gradient is not finite."""
+    """Signal a loss or gradient that is not finite."""
 
 
 class LastCheckpoint:
-    """Keep the whole state of the training after every epoch, and when it is stopped; attach to the trainer.
+    """Handler: save the whole state of the training after every epoch, and when it is stopped.
 
-    A training stopped by `NotFiniteError` keeps the file of its last epoch: the weights may still be good, but
-    statistics that a forward pass moves no longer are. So does one stopped by `TrunkChangedError`.
+    Attach it to the trainer, before handlers that raise a caught exception again (MONAI's StatsHandler): ignite calls
+    no handler after them.
 
-    Stands before handlers that raise a caught exception again (MONAI's StatsHandler): ignite calls no other after them.
+    A training stopped by `NotFiniteError` keeps the file of its last epoch: the weights may still be good, but the
+    statistics that a forward pass updates no longer are. One stopped by `TrunkChangedError` keeps that file too.
 
     Args:
-        save_dict: What to save besides the engine itself, by name; the network is "model".
+        save_dict: Objects to save besides the engine, by name; the network is "model".
         path: The file.
-        trunk_source: Where a frozen encoder's weights came from.
+        trunk_source: Name or file that a frozen encoder's weights came from.
     """
 
     def __init__(self, *, save_dict: dict[str, Any], path: str, trunk_source: str | None = None) -> None:
@@ -102,12 +104,12 @@ class LastCheckpoint:
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
-        """Save after every epoch and on every exception, Ctrl-C included."""
+        """Register with the trainer: save after every epoch and on every exception, Ctrl-C included."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.save_and_raise)
 
     def save(self, engine: Engine) -> None:
-        """Save."""
+        """Save the trained weights, the other objects, and the trainer's state."""
         network = unwrapped(self.save_dict[MODEL])
         states = {name: part.state_dict() for name, part in self.save_dict.items() if name != MODEL}
         trunk = {TRUNK: describe_trunk(network, self.trunk_source)} if has_frozen_trunk(network) else {}
@@ -115,7 +117,7 @@ class LastCheckpoint:
         save_checkpoint(content, self.path)
 
     def save_and_raise(self, engine: Engine, error: BaseException) -> None:
-        """Save, unless nothing was trained yet, and let the exception go on; ignite calls this twice for one."""
+        """Save, unless nothing was trained yet, and raise the exception again; ignite calls this twice for each."""
         is_sound = not isinstance(error, (NotFiniteError, TrunkChangedError))
         is_past_start = engine.state.output is not None  # before that a checkpoint may still be loading
         if is_sound and is_past_start and error is not self.error:
@@ -128,13 +130,14 @@ class LastCheckpoint:
 
 
 class GradientClipping:
-    """Bound the gradient's norm before every step, and stop before a step with a loss or gradient that is not finite.
+    """Handler: clip the gradient before every step, and stop the training if a loss or gradient is not finite.
 
-    The weights then still are those of the last step. `LastCheckpoint` keeps the file of the last epoch.
+    It stops before the step, so that the weights are still those of the step before. `LastCheckpoint` keeps the file of
+    the last epoch.
 
     Args:
         network: The network.
-        max_norm: Bound on the norm.
+        max_norm: Largest norm of the gradient of all weights.
     """
 
     def __init__(self, *, network: nn.Module, max_norm: float = 1.0) -> None:
@@ -142,18 +145,18 @@ class GradientClipping:
         self.max_norm = max_norm
 
     def attach(self, engine: Engine) -> None:
-        """Act on a MONAI trainer without loss scaling (bfloat16 needs none)."""
+        """Register with a MONAI trainer that does not scale the loss (bfloat16 needs no scaling)."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.check)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.clip)
 
     def check(self, engine: Engine) -> None:
-        """Stop if the loss is not finite."""
+        """Raise `NotFiniteError` if the loss is not finite."""
         loss = _loss(engine)
         if not math.isfinite(loss):
             self._stop(engine, f"the loss is {loss}")
 
     def clip(self, engine: Engine) -> None:
-        """Clip; stop if the norm is not finite."""
+        """Clip the gradient; raise `NotFiniteError` if its norm is not finite."""
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
         if not bool(torch.isfinite(norm)):
             self._stop(engine, f"the gradient's norm is {norm.item()}")
@@ -166,14 +169,15 @@ class GradientClipping:
 
 
 class EarlyStop:
-    """Stop the training when the validation has not improved for some epochs; attach to the trainer.
+    """Handler: stop the training when the validation has not improved for some time.
 
-    MONAI's EarlyStopHandler needs both engines, which two configs that refer to each other cannot give.
+    Attach it to the trainer. MONAI's EarlyStopHandler needs both engines as arguments, which a config cannot give,
+    since the trainer's and the evaluator's parts would refer to each other.
 
     Args:
         evaluator: The validation's engine.
-        metric: Name of the metric, larger is better.
-        patience: How many validations without improvement.
+        metric: Name of the metric; larger is better.
+        patience: Number of validations without improvement before the training stops.
     """
 
     def __init__(self, *, evaluator: Engine, metric: str, patience: int) -> None:
@@ -182,7 +186,7 @@ class EarlyStop:
         self.patience = patience
 
     def attach(self, engine: Engine) -> None:
-        """Attach MONAI's handler to the evaluator."""
+        """Attach MONAI's EarlyStopHandler to the evaluator, with this engine as the trainer to stop."""
         EarlyStopHandler(patience=self.patience, score_function=self._score, trainer=engine, epoch_level=True).attach(
             self.evaluator
         )
@@ -192,18 +196,18 @@ class EarlyStop:
 
 
 class MetricsCsv:
-    """Write one row per epoch: loss, learning rate, seconds, and every metric of the validation.
+    """Handler: write a CSV file with a row per epoch: loss, learning rate, seconds, and every validation metric.
 
-    `seconds` are the epoch's, the reading of images and the validation included; `step_seconds` the median of its
-    steps', from a batch that is read to weights that are changed; `peak_mb` the most memory that the process has held
-    so far (on Linux), and `peak_gpu_mb` the most that was allocated on the GPU, if one is used.
+    `seconds` is the time of the epoch, with the reading of images and the validation; `step_seconds` the median time of
+    its steps, from the batch being read to the weights being changed; `peak_mb` the largest memory that the process has
+    held so far (on Linux), and `peak_gpu_mb` the largest that was allocated on the GPU, if one is used.
 
-    A resumed training keeps the rows of the epochs before it.
+    A resumed training keeps the rows of earlier epochs.
 
     Args:
-        path: The file.
+        path: The CSV file.
         evaluator: The validation's engine.
-        optimizer: For the learning rate.
+        optimizer: Optimizer whose learning rate is written.
     """
 
     def __init__(self, *, path: str, evaluator: Engine, optimizer: torch.optim.Optimizer) -> None:
@@ -216,7 +220,7 @@ class MetricsCsv:
         self.start = self.step_start = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Act on a MONAI trainer; stands after the handler that validates."""
+        """Register with a MONAI trainer, after the handler that validates."""
         engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
         engine.add_event_handler(Events.ITERATION_STARTED, self.iteration_started)
@@ -225,17 +229,17 @@ class MetricsCsv:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
     def started(self, engine: Engine) -> None:
-        """Keep what a resumed training has already written."""
+        """Read the rows that a resumed training has already written."""
         self.rows = []
         if engine.state.iteration > 0 and self.path.is_file():
             self.rows = [row for row in read_csv(self.path) if int(row["epoch"]) <= engine.state.epoch]
 
     def epoch_started(self, engine: Engine) -> None:
-        """Start a row."""
+        """Start the measurements of an epoch."""
         self.losses, self.steps, self.start = [], [], time.perf_counter()
 
     def iteration_started(self, engine: Engine) -> None:
-        """Start a step's time."""
+        """Start the timing of a step."""
         self.step_start = time.perf_counter()
 
     def loss_completed(self, engine: Engine) -> None:
@@ -243,11 +247,11 @@ class MetricsCsv:
         self.losses.append(_loss(engine))
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Note a step's time; a GPU has finished all of it but the optimizer's part, since the loss was read."""
+        """Note the time of a step; a GPU may still be busy with the optimizer's part, since nothing waits for it."""
         self.steps.append(time.perf_counter() - self.step_start)
 
     def epoch_completed(self, engine: Engine) -> None:
-        """Write all rows."""
+        """Add the row of the epoch, and write the file."""
         row: dict[str, Any] = {
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
@@ -264,10 +268,10 @@ class MetricsCsv:
 
 
 class Progress:
-    """A progress bar over the iterations of every epoch (ignite's).
+    """Handler: show ignite's progress bar over the iterations of every epoch.
 
     Args:
-        description: What stands before the bar.
+        description: Text before the bar.
     """
 
     def __init__(self, *, description: str) -> None:
@@ -284,7 +288,7 @@ def _loss(engine: Engine) -> float:
 
 
 def _peak_memory() -> dict[str, str]:
-    """Return the most memory held so far, in MB."""
+    """Return the peak memory of the process and of the GPU so far, in MB."""
     process = peak_memory_mb()
     peak = {} if process is None else {"peak_mb": f"{process:.1f}"}
     if torch.cuda.is_initialized():

@@ -1,7 +1,7 @@
-"""What a trunk is pretrained on here: several labelled sets at once, in each its own foreground.
+"""Pretraining of a trunk on several labelled sets at once, each with a foreground of its own.
 
-The network is the encoder under the basic expert's decoder (`configs/pretrain.yaml`), so that what is learnt is
-what a basic expert reads. Every set keeps its own splits; only their training cases are learnt from.
+The network is the encoder with the basic expert's decoder (`configs/pretrain.yaml`), so that the encoder learns the
+features that a basic expert reads. Every set keeps its own splits, and only training cases are trained on.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from icmoe_monai.weights.sam import save_sam_weights
 def find_sets(
     dataset_dir: str | None, *, repeats: Mapping[str, int], seed: int = 0, needed: Sequence[str] = ("train", "val")
 ) -> dict[str, list[Case]]:
-    """List the cases of several sets of binary masks as one set; what the foreground is, the image itself must tell.
+    """List the cases of several sets of binary masks as one set.
+
+    A case does not say what its foreground is; the network must tell it from the image.
 
     Args:
         dataset_dir: The folder that holds the sets' folders.
         repeats: Folder name of every set, and how often an epoch passes through its training cases (small sets would be
             drowned by large ones).
-        seed: Of the splits, for a set that names none.
+        seed: Seed of the splits, for a set that names none.
         needed: Splits of which every set must have a case.
 
     Returns:
         Cases by split, as `find_cases` returns them, with names "set/stem".
 
     Raises:
-        InputError: A set cannot be used, or there is none.
+        InputError: A set cannot be used, or `dataset_dir` or `repeats` names none.
     """
     if not dataset_dir:
         raise InputError(f"dataset_dir is not set: set it to the folder that holds {', '.join(repeats)}.")
@@ -51,11 +53,14 @@ def find_sets(
 
 
 def export_trunk(network: nn.Module, path: str, *, half: bool = True) -> None:
-    """Write the network's encoder as a foundation encoder's file (`save_sam_weights`).
+    """Write a network's encoder as a file of foundation-encoder weights, by `save_sam_weights`.
 
     Args:
         network: A pretrained `ICMoE`.
         path: The safetensors file.
-        half: Round the weights to float16, which halves the file.
+        half: Whether to round the weights to float16, which halves the file.
+
+    Raises:
+        InputError: If a weight is not finite in float16, or the file cannot be written.
     """
     save_sam_weights(unwrapped(network).encoder, path, dtype=torch.float16 if half else None)

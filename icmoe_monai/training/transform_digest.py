@@ -1,4 +1,4 @@
-"""A digest of what a chain of MONAI transforms does, by which results made by another chain are told apart.
+"""Digest of a chain of MONAI transforms, by which its results are distinguished from those of another chain.
 
 MONAI's own hash of transforms pickles them, and their pickle holds random states that differ from run to run.
 """
@@ -24,13 +24,13 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.
 
 
 def digest_transform(transform: Any) -> str:
-    """Return a SHA-256, hexadecimal, of a transform's class and settings, and those of what it holds.
+    """Return a SHA-256, hexadecimal, of a transform's class and settings, and of the objects that it holds.
 
-    Random states are left out. What it holds that cannot be told by its values gives another digest in every process,
-    so that nothing is ever taken for the result of another transform.
+    Random states are left out. If the transform holds an object that its values do not describe, the digest differs in
+    every process, so that a result is never mistaken for that of another transform.
 
     Args:
-        transform: Any object, as it was built: some transforms note in themselves what they did last.
+        transform: Any object, before its first use: some transforms store in themselves what they did last.
 
     Example:
         >>> from monai.transforms import Compose, RandFlipd
@@ -42,10 +42,10 @@ def digest_transform(transform: Any) -> str:
 
 
 def _describe(value: Any, above: tuple[int, ...]) -> Any:
-    """Return nested tuples of names and plain values.
+    """Describe an object by nested tuples of names and plain values.
 
     Args:
-        value: What to describe.
+        value: The object.
         above: Identities of the objects that hold it.
     """
     if isinstance(value, _PLAIN):
@@ -73,7 +73,7 @@ def _describe(value: Any, above: tuple[int, ...]) -> Any:
 
 
 def _describe_code(value: Any, above: tuple[int, ...]) -> Any:
-    """Describe a class or function: by its name if it is of a library whose version is known, else by what it does."""
+    """Describe a class or function: by its name if it is of a library whose version is known, else by its code."""
     module, named = getattr(value, "__module__", None) or "", value.__qualname__
     code, owner = getattr(value, "__code__", None), getattr(value, "__self__", None)
     is_of_library = module.split(".")[0] in _LIBRARIES and "<" not in named
@@ -87,6 +87,6 @@ def _describe_code(value: Any, above: tuple[int, ...]) -> Any:
     cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
     held = [getattr(value, name, None) for name in ("__defaults__", "__kwdefaults__")]
     if code is None or set(code.co_names) & set(getattr(value, "__globals__", {})) - set(dir(builtins)):
-        return repr(value), os.getpid(), time.time_ns()  # what it does depends on what is not in it
+        return repr(value), os.getpid(), time.time_ns()  # its result depends on values outside its code
     said = code.co_code, repr(code.co_consts), code.co_names
     return module, named, said, *(_describe(part, above) for part in (owner, cells, held))
