@@ -1,4 +1,4 @@
-"""Folders to cases: layouts, splits, official releases, and the computer-made demo set.
+"""Datasets: list a folder's cases, split them, prepare official releases, and draw a computer-made demo set.
 
 May import imageio and utils.
 """

@@ -1,4 +1,4 @@
-"""A dataset folder, or none, to MONAI's lists of cases: found, split and checked before anything is trained.
+"""Listing of a dataset folder's cases: they are found, split and checked before anything is trained.
 
 A case is a dictionary: `image`, a path; `label`, a path or several whose masks are merged; `name`, its stem, unique in
 the set; `class` where the archive has classes (BUSI); `label_kind` "instances" where masks number objects (GlaS).
@@ -40,14 +40,14 @@ def find_cases(
     """List the cases of a dataset folder by split.
 
     Splits that the set does not name are cut from its training cases by `seed`. Files that are no pictures, and images
-    that a splits.json does not list, are counted in a warning; hidden files are ignored. Of several processes the first
-    looks, and all take what it found.
+    that a splits.json does not list, are counted in a warning; hidden files are ignored. With several
+    processes, the first one reads the folder and all take its result.
 
     Args:
         dataset_dir: A folder of a layout that `layouts` knows, or its parent. None: the computer-made demo set.
-        demo_dir: Where the demo set is, or will be, written.
-        out_channels: Output channels of the network, which say what a mask may hold.
-        seed: Of the splits.
+        demo_dir: Folder where the demo set is, or will be, written.
+        out_channels: Output channels of the network, which decide which values a mask may hold.
+        seed: Seed of the splits that are cut.
         min_size: The smallest height and width of an image, pixels.
         check: Decode every file once, so that a bad one is found now and not in the middle of a training.
         needed: Splits that must have a case.
@@ -57,8 +57,8 @@ def find_cases(
         label).
 
     Raises:
-        InputError: The folder or its files cannot be used; the first problem is told, the others are counted and
-            logged.
+        InputError: The folder or its files cannot be used; the message names the first problem, and the others are
+            counted and logged.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""A demo set of computer-made phantoms, for a first run without data; `phantoms` draws them.
+"""Demo set of computer-made phantoms, for a first run without data; `phantoms` draws them.
 
 The set is a plain dataset folder (`images/`, `masks/`, `splits.json`) with a README.txt that says what it is. It is
 written beside its place and renamed into it, so that a folder is complete or absent, also when several processes write
@@ -46,19 +46,20 @@ Written by icmoe_monai.data.demo.make_demo_set, version {version}, seed {seed}. 
 
 
 def make_demo_set(folder: str, *, num_images: int = 72, seed: int = 0) -> None:
-    """Write the demo set, or leave it as it is if it is complete.
+    """Write the demo set into a folder, unless the folder holds it already.
 
-    The three looks have equal shares; two thirds of each are training, one sixth validation and one sixth test cases.
-    The same arguments give the same files, byte for byte, with the same versions of the libraries on a CPU of one kind.
+    The three kinds of picture have equal shares; two thirds of each are training, one sixth validation and one sixth
+    test cases. The same arguments give the same files, byte for byte, with the same versions of the libraries on a CPU
+    of one kind.
 
     Args:
-        folder: Where to write it. A damaged or other demo set there is replaced; anything else there is an error.
-        num_images: How many pictures, at least 6.
-        seed: Of everything random.
+        folder: The folder. A damaged or other demo set there is replaced; anything else there is an error.
+        num_images: Number of pictures, at least 6.
+        seed: Seed of everything random.
 
     Raises:
         ValueError: `num_images` is below 6.
-        InputError: The folder holds files that are not a demo set's, or cannot be written.
+        InputError: The folder holds files that are not of a demo set, or cannot be written.
 
     Example:
         >>> import os, tempfile
@@ -101,7 +102,7 @@ def _is_complete(target: Path, content: dict[str, int]) -> bool:
 
 
 def _check_replaceable(target: Path) -> None:
-    """Refuse what is not ours, down to a single foreign file; a half-written or older demo set may go."""
+    """Raise if the folder holds a single file that is not of a demo set; a half-written or older set may go."""
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file: give the demo set a folder of its own.")
     for path in sorted(target.rglob("*")):
@@ -137,9 +138,9 @@ def _put_in_place(made: Path, target: Path, content: dict[str, int]) -> None:
     if _is_complete(target, content):  # another process was faster
         return
     if target.exists():
-        target.rename(made.with_name("old"))  # goes with the workshop
+        target.rename(made.with_name("old"))  # removed with the temporary folder
     try:
         made.rename(target)
-    except OSError:  # or faster still
+    except OSError:  # another process may have been faster
         if not _is_complete(target, content):
             raise

@@ -1,9 +1,9 @@
-"""Which images, masks and splits a dataset folder holds, by its layout.
+"""Recognition of dataset folders by their layout: the images, masks and splits that they hold.
 
 Plain: `images/STEM.*`, `masks/STEM.*` and, if wanted, `splits.json`, whose lists a `protocol.json` locks. And three
 archives as they are downloaded: ISIC 2017 and 2018 (dermoscopy), BUSI (breast ultrasound), GlaS/Warwick-QU (histology).
-A reader of a layout returns the splits that the set itself names; `splits.cut_missing_splits` makes the others.
-Problems are collected, not raised, so that a user hears of all of them at once.
+A reader of a layout returns the splits that the set itself names; `splits.cut_missing_splits` cuts the others. Problems
+are collected, not raised, so that a user learns of all of them at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,13 @@ _ISIC_SPLITS = {"Training": "train", "Validation": "val", "Test": "test"}
 
 
 class Found(NamedTuple):
-    """What a dataset folder holds: cases by split, as far as the set names splits, and what is wrong with it."""
+    """Hold what was found in a dataset folder.
+
+    Attributes:
+        layout: Name of the layout.
+        splits: Cases by split, of the splits that the set itself names.
+        problems: What is wrong with the folder, a sentence each.
+    """
 
     layout: str
     splits: dict[str, list[Case]]
@@ -49,7 +55,7 @@ def find_layout(dataset_dir: str) -> Found:
         dataset_dir: The folder itself, its parent, or one of the folders of an ISIC archive.
 
     Raises:
-        InputError: The folder is missing, or holds no dataset of a known layout, or several.
+        InputError: The folder is missing, holds no dataset of a known layout, or holds several.
     """
     if not os.path.isdir(dataset_dir):
         raise InputError(f"The dataset folder {dataset_dir} does not exist: correct dataset_dir.")
@@ -192,10 +198,10 @@ def _by_stem(paths: list[str], problems: list[str]) -> dict[str, str]:
 
 
 def _pictures(folder: str) -> list[str]:
-    """List a folder's pictures, sorted; what else lies there is counted in a warning."""
+    """List a folder's pictures, sorted; other entries are counted in a warning."""
     nested = os.path.join(
         folder, os.path.basename(os.path.abspath(folder))
-    )  # some unzip into a folder within the folder
+    )  # some archives unpack into a folder within a folder
     folder = nested if os.path.isdir(nested) else folder
     names = _visible(folder)
     used = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]

@@ -1,4 +1,4 @@
-"""Computer-made pictures that look like three modalities: a skin lesion, a breast ultrasound, glands in a section.
+"""Drawing of computer-made pictures that imitate three modalities: dermoscopy, breast ultrasound, stained glands.
 
 Each function draws one picture, uint8 RGB (H, W, 3), and its mask, bool (H, W). Nothing is taken from a patient or a
 data set. The object's brightness, colour and border vary, and lookalikes lie around it, so that a threshold cannot
@@ -29,7 +29,8 @@ def draw_dermoscopy(
     Args:
         rng: Source of everything random.
         shape: (H, W).
-        rim: How much of the lesion its rim shows, 0 (skin: the border is the core's) to 1 (lesion: it is the mask's).
+        rim: How much the lesion's rim looks like lesion: at 0 it looks like skin, so that the visible border is that of
+            the core; at 1 like lesion, so that it is that of the mask.
         softness: Factor of the border's width.
 
     Example:
@@ -70,7 +71,8 @@ def draw_ultrasound(
     Args:
         rng: Source of everything random.
         shape: (H, W).
-        rim: How much of the lesion its rim shows, 0 (tissue: the border is the core's) to 1 (lesion: it is the mask's).
+        rim: How much the lesion's rim looks like lesion: at 0 it looks like tissue, so that the visible border is that
+            of the core; at 1 like lesion, so that it is that of the mask.
         softness: Factor of the border's width.
 
     Example:
@@ -154,27 +156,27 @@ def draw_glands(rng: np.random.Generator, shape: tuple[int, int]) -> Drawing:
 
 
 def core_of(mask: np.ndarray) -> np.ndarray:
-    """Return what a lesion is without its rim, which is a third of its depth; bool, (H, W).
+    """Return the core of a lesion: the lesion without its rim, the outer third of its depth; bool, (H, W).
 
     Args:
-        mask: bool, (H, W).
+        mask: Mask of the lesion, bool, (H, W).
     """
     return _depth(mask) > _RIM_DEPTH
 
 
 def _depth(mask: np.ndarray) -> np.ndarray:
-    """How deep a pixel lies in the mask, 0 at its border and 1 at its deepest."""
+    """Return how deep each pixel lies in the mask: 0 at the border, 1 at the deepest point."""
     depth = distance_transform_edt(mask)
     return depth / max(depth.max(), 1)
 
 
 def _rim_share(field: np.ndarray, rim: float) -> np.ndarray:
-    """How much of the lesion is seen: all of it in the core, `rim` of it in the rim and beyond."""
+    """Return how much of the lesion shows at each pixel: all of it in the core, `rim` of it in the rim and beyond."""
     return rim + (1 - rim) * sigmoid((_depth(field > 0) - _RIM_DEPTH) / 0.03)
 
 
 def _network(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.ndarray:
-    """A mesh of dark lines around paler holes."""
+    """Draw a mesh of dark lines around paler holes."""
     return ridges(rng, shape, (cell, cell)) - 0.4
 
 
@@ -207,13 +209,13 @@ def _dark_corners(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarra
 
 
 def _behind(field: np.ndarray) -> np.ndarray:
-    """Where sound arrives through the lesion, 0..1."""
+    """Return where sound arrives through the lesion, 0..1."""
     through = np.maximum.accumulate(np.clip(field * 4, 0, 1), axis=0)
     return gaussian_filter(through * sigmoid(-field / 0.05), (1.5, 4))
 
 
 def _speckle(rng: np.random.Generator, echo: np.ndarray) -> np.ndarray:
-    """Log-compressed envelope of scatterers seen through a point spread wider than deep; grey in 0..255."""
+    """Draw speckle: the log-compressed envelope of scatterers under a point spread wider than deep; grey in 0..255."""
     amplitude = 10 ** (echo / 20)
     spread = (0.75, 1.5)
     scatter = [gaussian_filter(amplitude * rng.standard_normal(echo.shape), spread) for _ in range(2)]
@@ -223,7 +225,7 @@ def _speckle(rng: np.random.Generator, echo: np.ndarray) -> np.ndarray:
 
 
 def _add_scale(rng: np.random.Generator, grey: np.ndarray) -> np.ndarray:
-    """A black margin with depth marks, as scanners draw it."""
+    """Add a black margin with depth marks, as scanners draw it, to half of the pictures."""
     if rng.random() < 0.5:
         grey[:, -8:] = 0
         grey[10 :: rng.integers(14, 26), -6:-3] = 190

@@ -1,10 +1,10 @@
 """Make a protocol's data set from its official release: `python -m icmoe_monai prepare glas ARCHIVE OUT`.
 
-Reads the release's unpacked folders (`layouts`), compares the number of images, and their names where these are known,
-with the official ones (`releases`), cuts the splits that the release does not name (`splits`), and writes a plain
-dataset folder: `images/`, `masks/`, for GlaS `instances/`, `splits.json`, and `protocol.json` with the checksum of each
-list. The folder is written beside its place and renamed into it, so that it is complete or absent. Training and
-evaluation refuse a prepared folder whose splits.json was changed; `--check OUT` does that by itself.
+The command reads the release's unpacked folders (`layouts`), compares the number of images, and their names where they
+are known, with the official ones (`releases`), cuts the splits that the release does not name (`splits`), and writes a
+plain dataset folder: `images/`, `masks/`, for GlaS `instances/`, `splits.json`, and `protocol.json` with the checksum
+of each list. The folder is written under a temporary name and then renamed, so that it is complete or absent. Training
+and evaluation refuse a prepared folder whose splits.json was changed; `--check OUT` only makes that check.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ def prepare(
         protocol: isic2017, isic2018, busi or glas.
         archive_dir: The folder with the release's unpacked folders.
         out_dir: The folder to write; not there yet, or empty.
-        longest_side: Of the written images, pixels; 0 keeps every size.
-        seed: Of the splits that the release does not name.
+        longest_side: Length to which an image's longest side is reduced, pixels; 0 keeps every size.
+        seed: Seed of the splits that the release does not name.
         groups_file: JSON, name of the prepared case -> name of its group; a group stays in one of the drawn splits.
             Without it GlaS is grouped by the patients of its Grade.csv, if that is there.
         partial_set: Go on with a release that is not complete; protocol.json then says `"partial": true`.
 
     Returns:
-        What protocol.json holds.
+        The content of protocol.json.
 
     Raises:
-        InputError: The release is another or not complete, a file cannot be read, or the folder cannot be written.
+        InputError: The release is another one or not complete, a file cannot be read, or the folder cannot be written.
     """
     if protocol not in OFFICIAL:
         raise InputError(f"protocol must be one of {', '.join(OFFICIAL)}, got {protocol!r}.")
@@ -116,10 +116,10 @@ def check(folder: str) -> None:
     """Check that a prepared folder has the files and lists that it was written with.
 
     Args:
-        folder: What `prepare` wrote.
+        folder: A folder that `prepare` wrote.
 
     Raises:
-        InputError: It is no such folder, a file is missing, or a list was changed.
+        InputError: `prepare` did not write the folder, a file is missing, or a list was changed.
     """
     try:
         content = json.loads(Path(folder, "protocol.json").read_text(encoding="utf-8"))
@@ -144,10 +144,10 @@ def check(folder: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line.
+    """Run `python -m icmoe_monai prepare`.
 
     Args:
-        arguments: Without the program's name; None: this process's.
+        arguments: Words of the command line after `prepare`; None: those of this process.
     """
     parser = argparse.ArgumentParser("python -m icmoe_monai prepare", description=__doc__.partition("\n")[0])
     parser.add_argument("protocol", nargs="?", choices=[*OFFICIAL])
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _read_groups(found: Found, groups_file: str | None) -> tuple[dict[str, str], dict[str, str] | None]:
-    """Return groups by case name, and what protocol.json says of them."""
+    """Return groups by case name, and the entry of protocol.json that names their file."""
     cases = [case for split in found.splits.values() for case in split]
     grades = Path(cases[0]["image"]).with_name("Grade.csv") if cases else Path("Grade.csv")
     if groups_file is None and not (found.layout == "GlaS" and grades.is_file()):
@@ -239,7 +239,7 @@ def _write_case(made: Path, longest_side: int, case: Case) -> None:
     else:
         picture = Image.fromarray(pixels.round().astype(np.uint8)).resize(size, Image.Resampling.LANCZOS)
         path = made / "images" / f"{name}{'.jpg' if suffix in ('.jpg', '.jpeg') else '.png'}"
-        picture.save(path, quality=95, subsampling=0)  # which only JPEG heeds
+        picture.save(path, quality=95, subsampling=0)  # both options count for JPEG only
     _save_numbers(made / "masks" / f"{name}.png", label * 255, size)
     if is_numbered:
         _save_numbers(made / "instances" / f"{name}.png", read_objects(case["label"]), size)

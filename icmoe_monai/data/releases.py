@@ -1,8 +1,8 @@
-"""What the official releases of the protocols' sets hold: the number of images of each part, and known lists of names.
+"""Contents of the protocols' official releases: the number of images in each part, and checksums of known names.
 
-A *part* is what a release divides its images by: splits (ISIC), classes (BUSI), train, test A and test B (GlaS). Where
-the names of a part are known without the release, their checksum is here, and a set with other names is refused; the
-lists of the others are locked when the set is prepared for the first time. docs/data.md has the sources.
+A *part* is a group into which a release divides its images: splits (ISIC), classes (BUSI), train, test A and test B
+(GlaS). Where the names of a part are known without the release, their checksum is here, and a set with other names is
+refused; the lists of other parts are locked when the set is prepared for the first time. docs/data.md has the sources.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from icmoe_monai.errors import InputError
 
 
 class Official(NamedTuple):
-    """A release: its layout as `layouts` calls it, images by part, and checksums of names by part."""
+    """Hold a release: its layout as `layouts` names it, the number of images and the checksum of names of each part."""
 
     layout: str
     counts: dict[str, int]
@@ -37,7 +37,7 @@ OFFICIAL = {
     "busi": Official(
         "BUSI",
         {"benign": 437, "malignant": 210, "normal": 133},
-        {  # of benign_1, ..., benign_437 and so on
+        {  # of the names benign_1, ..., benign_437 and so on
             "benign": "41d7d2834a3851b37e66647b758d3bb515f1ff4bca8b84eda288b29cc9aa92c3",
             "malignant": "b5b1c7e25fe785049880794b00f1dc02952944784d03f40848ef01063c06d27b",
             "normal": "04b47ac7df590b612278f22e0fe765047c79fe9f3807882def8ed2cc22750f17",
@@ -46,7 +46,7 @@ OFFICIAL = {
     "glas": Official(
         "GlaS",
         {"train": 85, "testA": 60, "testB": 20},
-        {  # of train_1, ..., train_85 and so on
+        {  # of the names train_1, ..., train_85 and so on
             "train": "6dd979785950a302b310eebc8e3743e356774768295d742a739ed5ebae7a3c42",
             "testA": "70883f2a12b902b0e198f602fa5d76ea8c4c3e932900d5e8eea6aebd95852a06",
             "testB": "a01a5e34a8e414215c4a835a395e60b0264e076a566f1bf18797ab886d8dae47",
@@ -61,10 +61,10 @@ def find_release(protocol: str, archive_dir: str, *, partial_set: bool = False) 
     Args:
         protocol: One of `OFFICIAL`.
         archive_dir: The folder with the release's folders.
-        partial_set: Warn of what is missing instead of raising; images without a mask are left out.
+        partial_set: Warn of missing images instead of raising; images without a mask are left out.
 
     Raises:
-        InputError: It is not this release, or not the whole of it.
+        InputError: The folder holds another release, or not the whole of this one.
     """
     zips = sorted(path.name for path in Path(archive_dir).glob("*.zip"))
     unpack = f" Unpack {', '.join(zips)} first?" if zips else ""
@@ -95,7 +95,7 @@ def find_release(protocol: str, archive_dir: str, *, partial_set: bool = False) 
 
 
 def by_part(protocol: str, splits: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """Sort the names of a set by the parts of its release.
+    """Group the names of a set's cases by the parts of its release.
 
     Args:
         protocol: One of `OFFICIAL`.
@@ -113,14 +113,14 @@ def by_part(protocol: str, splits: Mapping[str, Iterable[str]]) -> dict[str, lis
 
 
 def find_difference(protocol: str, parts: Mapping[str, Sequence[str]]) -> str | None:
-    """Say how a set differs from its official release.
+    """Describe how a set differs from its official release.
 
     Args:
         protocol: One of `OFFICIAL`.
         parts: Names by part.
 
     Returns:
-        What was found and what was expected, as a part of a sentence; None where there is no difference.
+        The numbers or names found and expected, as a part of a sentence; None if there is no difference.
 
     Example:
         >>> find_difference("isic2018", {"train": ["a", "b"]})
@@ -137,7 +137,7 @@ def find_difference(protocol: str, parts: Mapping[str, Sequence[str]]) -> str | 
 
 
 def find_part(protocol: str, names: Sequence[str]) -> str | None:
-    """Return the part of a release whose images these are, all of them; None if there is none or it is not known.
+    """Return the part of a release that has exactly these names; None if no part is known to have them.
 
     Args:
         protocol: One of `OFFICIAL`.

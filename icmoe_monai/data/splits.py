@@ -1,7 +1,7 @@
-"""Training, validation and test cases: as a splits.json lists them, or cut by a seed; and locked lists.
+"""Training, validation and test splits: read from a splits.json, cut by a seed, and locked by checksums.
 
-A folder that `prepare` wrote has a protocol.json, which holds the checksum of each list of its splits.json. Lists that
-were changed since are a problem, so that two results on "the same" splits are.
+A folder that `prepare` wrote has a protocol.json, which holds the checksum of each list of its splits.json. A list that
+was changed later is reported as a problem, so that two results on one protocol are results on the same splits.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ SHARES = {"val": 0.1, "test": 0.2}
 
 
 def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> dict[str, list[str]]:
-    """Read a splits.json: an object of lists of stems, of which a stem may be in one.
+    """Read a splits.json: an object with a list of stems for each split; a stem may be in one list only.
 
     Args:
         listing: The file.
         images: Image paths by stem.
-        problems: What is wrong with the file is appended here, a sentence each.
+        problems: List to which a sentence is appended for each problem of the file.
 
     Returns:
-        Stems by split, every split present, without those that are a problem.
+        Stems by split, with every split present and without the stems that are a problem.
     """
     stems: dict[str, list[str]] = {split: [] for split in SPLITS}
     try:
@@ -59,10 +59,10 @@ def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> di
 
 
 def checksum(names: Iterable[str]) -> str:
-    """Return the SHA-256 of a list of names, whatever their order.
+    """Return the SHA-256, hexadecimal, of a list of names, whatever their order.
 
     Args:
-        names: Stems; what is hashed are the sorted stems, each with a line end.
+        names: Stems; they are sorted, and hashed each with a line end.
 
     Example:
         >>> checksum(["b", "a"])[:16]
@@ -72,7 +72,7 @@ def checksum(names: Iterable[str]) -> str:
 
 
 def lock(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
-    """Return what a protocol.json says of its lists: number of cases and checksum of each.
+    """Return the entry of a protocol.json that locks lists: the number of cases and the checksum of each.
 
     Args:
         splits: Stems by split.
@@ -85,10 +85,10 @@ def find_lock_problems(folder: str, splits: Mapping[str, Sequence[str]]) -> list
 
     Args:
         folder: A plain dataset folder, with or without a protocol.json.
-        splits: The stems that its splits.json lists; none without one.
+        splits: Stems by split that its splits.json lists; empty without a splits.json.
 
     Returns:
-        A sentence, or nothing where nothing is locked or all is as it was.
+        A list with one sentence; empty if the folder has no protocol.json, or no list has changed.
     """
     path = os.path.join(folder, "protocol.json")
     if not os.path.exists(path):
@@ -114,8 +114,8 @@ def cut_missing_splits(
     """Cut the splits that a set does not name from its training cases: 10 % for val, 20 % for test.
 
     Cases are ordered by a hash of seed and name, class by class, and taken at even steps: the same on every machine,
-    and each class has its share. From three cases on no split is empty. Cases of one patient are not known to belong
-    together; where they are, give their groups or write a splits.json.
+    and each class has its share. From three cases on no split is empty. Which cases are of one patient is not
+    known here; to keep them together, give their groups or write a splits.json.
 
     Args:
         splits: Cases by split, "train" among them.
@@ -149,10 +149,10 @@ def take_evenly(items: Sequence[Any], num_taken: int) -> tuple[list[Any], list[A
 
     Args:
         items: Any sequence.
-        num_taken: How many to take, at most all.
+        num_taken: Number of items to take, at most all.
 
     Returns:
-        The taken ones and the rest, each in order.
+        The items that are taken and the rest, each in order.
 
     Example:
         >>> take_evenly("abcdef", 2)

@@ -1,4 +1,4 @@
-"""Noise, fibres, blobs and specks, of which `phantoms` makes its pictures."""
+"""Textures and shapes from which `phantoms` composes its pictures: noise, fibres, blobs and specks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from skimage import draw
 
 
 def grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and columns in 0..1, (H, 1) and (1, W).
+    """Return an image's row and column coordinates in 0..1, (H, 1) and (1, W).
 
     Args:
         shape: (H, W).
@@ -29,12 +29,12 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float | tuple
 
 
 def ridges(rng: np.random.Generator, shape: tuple[int, int], sigma: tuple[float, float]) -> np.ndarray:
-    """Return bright crests in 0..1 on dark, (H, W), as septa and fibres are.
+    """Return bright crests on a dark ground in 0..1, (H, W), which look like septa or fibres.
 
     Args:
         rng: Source of everything random.
         shape: (H, W).
-        sigma: Distance between the crests, about, pixels (down, across).
+        sigma: Approximate distance between the crests, pixels (down, across).
     """
     bend = 4 * noise(rng, shape, 20)
     rows, cols = np.mgrid[: shape[0], : shape[1]]
@@ -56,9 +56,9 @@ def blob(
         rng: Source of everything random.
         shape: (H, W).
         centre: Row and column, 0..1.
-        radius: As a share of the shorter side.
-        roughness: Of the border, 0 for an ellipse.
-        flat: Height over width.
+        radius: Radius as a share of the image's shorter side.
+        roughness: Roughness of the border; 0 gives an ellipse.
+        flat: Height divided by width.
     """
     size = min(shape)
     y = (np.arange(shape[0]) - centre[0] * shape[0])[:, None] / (size * radius * flat**0.5)
@@ -83,10 +83,10 @@ def specks(
     Args:
         rng: Source of everything random.
         shape: (H, W).
-        num_specks: How many.
-        radii: From and to, pixels.
-        where: Where their centres may lie, (H, W).
-        along: A field along whose gradient they are turned, (H, W); without it they lie at random.
+        num_specks: Number of ovals.
+        radii: Smallest and largest radius, pixels.
+        where: True where a centre may lie, (H, W).
+        along: A field along whose gradient the ovals are turned, (H, W); without it they are turned at random.
     """
     drawn = np.zeros(shape)
     spots = np.argwhere(where)
@@ -102,7 +102,7 @@ def specks(
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Return the logistic function, without overflow.
+    """Return the logistic function of an array, without overflow.
 
     Args:
         x: Any array.
