@@ -1,4 +1,4 @@
-"""Weights in files: the encoders' and the trained ones', downloads, fingerprints, and the handlers that load them.
+"""Weights in files: read, write, download and fingerprint them, and handlers that load them into a network.
 
 May import networks and utils.
 """

@@ -1,7 +1,8 @@
-"""A network's weights in checkpoints: what a training changed, and the fingerprint of the encoder that it belongs to.
+"""Checkpoints of a network: its trained weights, and the fingerprint of the encoder that they belong to.
 
-A checkpoint of a training on a frozen encoder holds everything but the encoder: a few megabytes. It fits no other
-encoder, and its fingerprint says so. `models/model.pt`, as MONAI's Model Zoo wants it, is the whole state.
+A checkpoint of a training on a frozen encoder holds everything but the encoder (and the frozen image pyramid): a few
+megabytes. It fits that encoder only, which it identifies by a fingerprint. `models/model.pt`, as MONAI's Model Zoo
+wants it, holds the whole state.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from icmoe_monai.weights.tensor_files import read_checkpoint, read_metadata, sav
 
 TRAINER = "trainer"
 MODEL = "model"  # key of the network's weights in a checkpoint that also holds something else
-TRUNK = "trunk"  # key of what is known of the frozen encoder that the weights belong to
-_NOTES = ("fingerprint", "source", "detail")  # of a frozen encoder and a frozen image pyramid
+TRUNK = "trunk"  # key of the notes on the frozen encoder that the weights belong to
+_NOTES = ("fingerprint", "source", "detail")  # notes on a frozen encoder and a frozen image pyramid
 
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return what a training changes: the whole state, without the encoder and the image pyramid if they are frozen."""
+    """Return the trained weights: the whole state, without the encoder and the image pyramid if they are frozen."""
     return state_without(frozen_parts(network), network.state_dict())
 
 
 def state_without(parts: Sequence[str], state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a network's state, or what else has its names, without some of the network's parts."""
+    """Return a network's state dict, or other values under its names, without the named parts of the network."""
     left_out = tuple(f"{part}." for part in parts)
     return {name: value for name, value in state.items() if not name.startswith(left_out)}
 
@@ -37,13 +38,13 @@ def state_without(parts: Sequence[str], state: Mapping[str, Any]) -> dict[str, A
 def save_weights(
     network: nn.Module, path: str | Path, *, whole: bool = False, trunk_source: str | Path | None = None
 ) -> None:
-    """Write what was trained of a network: without its encoder if that is frozen, unless the `whole` is asked for.
+    """Write a network's trained weights, or with `whole` all its weights.
 
     Args:
         network: The network.
-        path: The file: safetensors if it ends so, else torch's format.
-        whole: Write the encoder too even if it is frozen, as the Model Zoo's `models/model.pt`.
-        trunk_source: Where a frozen encoder's weights came from, to be noted beside its fingerprint.
+        path: The file; in safetensors format if its name ends in .safetensors, else in torch's.
+        whole: Write the encoder and the image pyramid even if they are frozen, as in `models/model.pt`.
+        trunk_source: Name or file that a frozen encoder's weights came from, noted beside its fingerprint.
 
     Raises:
         InputError: If the file cannot be written.
@@ -58,7 +59,7 @@ def save_weights(
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Read a network's weights from any file that a training or `save_weights` wrote.
+    """Load a network's weights from a file that a training or `save_weights` wrote.
 
     Args:
         network: The network; for a file without the encoder, with the encoder that the file belongs to.
@@ -71,7 +72,11 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint; one in safetensors with a trunk's fingerprint comes as {MODEL: weights, TRUNK: ...}."""
+    """Read a checkpoint as a dict; a safetensors file with a trunk's fingerprint as {MODEL: weights, TRUNK: notes}.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
     content = read_checkpoint(path)
     metadata = read_metadata(path)
     trunk = {key: metadata[f"{TRUNK}_{key}"] for key in _NOTES if f"{TRUNK}_{key}" in metadata}
@@ -79,12 +84,12 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
 
 def load_network(network: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
-    """Put what `read_weights` returned into a network.
+    """Load weights that `read_weights` returned into a network.
 
     Args:
         network: The network; for weights without the encoder, with the encoder that they belong to.
         content: The weights.
-        path: Where they came from, for messages.
+        path: File that they came from, for messages.
 
     Raises:
         InputError: If they do not fit the network or its encoder.
@@ -118,16 +123,16 @@ def _check_trunk(network: nn.Module, trunk: Mapping[str, str], path: str | Path)
 def check_state(
     state: Mapping[str, Tensor], network: nn.Module, path: str | Path, *, without_trunk: bool = False
 ) -> None:
-    """Compare weights with a network before they are loaded.
+    """Check that weights fit a network before they are loaded.
 
     Args:
         state: The weights.
         network: The network.
-        path: Where they came from.
-        without_trunk: Whether the encoder's weights are to be absent.
+        path: File that they came from, for messages.
+        without_trunk: Whether the weights must lack the encoder, and the image pyramid if it is frozen.
 
     Raises:
-        InputError: If names or shapes differ; the first difference is named.
+        InputError: If names or shapes differ; the message names the first difference.
     """
     weights = state_without(pretrained_parts(network) if without_trunk else [], network.state_dict())
     expected = {name: tuple(value.shape) for name, value in weights.items()}

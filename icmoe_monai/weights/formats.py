@@ -1,6 +1,6 @@
-"""Files of foundation encoders: Meta's, MedSAM's, Hugging Face's and our own, told apart by their content.
+"""Reading of foundation encoders' files: Meta's, MedSAM's, Hugging Face's and our own, recognised by their content.
 
-Whatever the file, the encoder's weights come out under Meta's names, without a prefix.
+Whichever format a file has, the encoder's weights are returned under Meta's names, without a prefix.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from icmoe_monai.weights.tensor_files import read_checkpoint
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 _EXPERTS = ("adapted.", "communication.", "decoders.", "detail.", "embed.", "gate.", "voting.")
 _HUGGING_FACE = "vision_encoder."
-_LAYOUTS = {  # what stands before the encoder's names, and the parts that may lie beside the encoder
+_LAYOUTS = {  # prefix of the encoder's names: prefixes of other names that the file may hold
     "image_encoder.": ("prompt_encoder.", "mask_decoder.", "pixel_mean", "pixel_std"),
     _HUGGING_FACE: ("prompt_encoder.", "mask_decoder.", "shared_image_embedding."),
     "encoder.": _EXPERTS,
     "": (),
 }
-_SIGN = r"(neck\.(0|conv1)\.|(blocks|layers)\.\d+\.attn\.rel_pos_)"  # what other vision transformers have not
+_SIGN = r"(neck\.(0|conv1)\.|(blocks|layers)\.\d+\.attn\.rel_pos_)"  # names that other vision transformers lack
 _OTHER_MODELS = {
     "a SAM 2 model": r"(image_encoder\.trunk|memory_(attention|encoder)|sam_mask_decoder|vision_encoder\.backbone)\.",
     "a MobileSAM model (TinyViT)": r"(image_encoder\.layers|(image_encoder\.)?patch_embed\.seq)\.",
 }
-_RENAMES = (  # Meta's words and Hugging Face's, in the order in which the first become the second
+_RENAMES = (  # Meta's part of a name and Hugging Face's, in the order in which they are replaced
     ("patch_embed.proj.", "patch_embed.projection."),
     ("blocks.", "layers."),
     (".norm1.", ".layer_norm1."),
@@ -44,7 +44,7 @@ _RENAMES = (  # Meta's words and Hugging Face's, in the order in which the first
 
 
 def read_sam_weights(source: str | Path) -> dict[str, Tensor]:
-    """Read a foundation encoder's weights as a file has them; whether they are whole is checked when they are loaded.
+    """Read a foundation encoder's weights from a file; `load_sam_weights` checks whether they are complete.
 
     Args:
         source: A name of `OFFICIAL_WEIGHTS`, a file, or the folder of a Hugging Face model.
@@ -76,7 +76,7 @@ def read_sam_weights(source: str | Path) -> dict[str, Tensor]:
 
 
 def to_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an encoder's weights to those of `transformers.SamModel` and `SamVisionModel`.
+    """Rename an encoder's weights to the names of `transformers.SamModel` and `SamVisionModel`.
 
     Args:
         weights: Weights under Meta's names, without a prefix.
@@ -92,7 +92,7 @@ def from_hugging_face(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the encoder's weights of a `transformers.SamModel` or `SamVisionModel` to Meta's names.
 
     Args:
-        weights: Weights of the model; those of its other parts are left out.
+        weights: Weights of the model; the result leaves out those of its other parts.
 
     Example:
         >>> list(from_hugging_face({"vision_encoder.neck.conv2.weight": torch.zeros(1)}))
@@ -130,7 +130,7 @@ def find_file(source: str | Path) -> Path:
 
 
 def name_some(names: Iterable[str]) -> str:
-    """Return up to three of some names, and how many more there are."""
+    """Return a phrase with up to three of the names, and how many more there are."""
     first, *others = list(names) or ["nothing"]
     shown = ", ".join([first, *others[:2]])
     return f"{shown} and {len(others) - 2} more" if len(others) > 2 else shown
@@ -143,8 +143,8 @@ def _rename(name: str, renames: Iterable[tuple[str, str]]) -> str:
 
 
 def _unwrap(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the weights out of a training's checkpoint, and off their names what DataParallel puts before them."""
-    for _ in range(3):  # not for ever: a file may hold itself
+    """Return the weights of a training's checkpoint, without the prefix that DataParallel puts before names."""
+    for _ in range(3):  # a limit, since a file's dict may hold itself
         content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
     state = {str(name): value for name, value in content.items()}
     is_parallel = all(name.startswith("module.") for name in state)
@@ -152,7 +152,7 @@ def _unwrap(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find_prefix(state: Mapping[str, Any], path: Path) -> str:
-    """Return what stands before the names of the encoder in a file that has one."""
+    """Return the prefix of the encoder's names in a file, or raise `InputError` if the file holds no encoder."""
     for model, pattern in _OTHER_MODELS.items():
         if any(re.match(pattern, name) for name in state):
             raise InputError(f"{path} holds {model}; expected SAM's (first) image encoder, for example sam_vit_b.")

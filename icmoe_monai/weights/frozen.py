@@ -1,4 +1,4 @@
-"""The frozen parts of a network: name them, and know them again by a fingerprint."""
+"""Frozen parts of a network: list them, and identify them by a fingerprint."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from icmoe_monai.weights.sam import trunk_fingerprint
 
 
 def has_frozen_trunk(network: nn.Module) -> bool:
-    """Say whether the network has an encoder of which nothing is trained."""
+    """Return whether the network has an encoder of which nothing is trained."""
     return "encoder" in frozen_parts(network)
 
 
 def frozen_parts(network: nn.Module) -> list[str]:
-    """Name the parts that a training leaves as they are: the encoder, and what shows the image's detail.
+    """List the parts that a training does not change: the encoder, and the image's `detail` if that is frozen too.
 
     Args:
-        network: Any network; none if its encoder is trained, for its checkpoints are then whole.
+        network: Any network.
+
+    Returns:
+        Names of the parts; empty if the encoder is trained, since checkpoints are then whole.
     """
     encoder = getattr(unwrapped(network), "encoder", None)
     return pretrained_parts(network) if encoder is not None and _is_frozen(encoder) else []
 
 
 def pretrained_parts(network: nn.Module) -> list[str]:
-    """Name the parts that a checkpoint of a training on a frozen encoder leaves out, whether this one is frozen or not.
+    """List the parts that checkpoints of a training on a frozen encoder leave out, even if this encoder is trained.
 
     Args:
         network: A network with an encoder.
@@ -39,12 +42,12 @@ def pretrained_parts(network: nn.Module) -> list[str]:
 
 
 def fingerprints(network: nn.Module) -> dict[str, str]:
-    """Return the fingerprint of every frozen part."""
+    """Return the fingerprint of every frozen part, by its name."""
     return _fingerprints(network, frozen_parts(network))
 
 
 def describe_trunk(network: nn.Module, source: str | Path | None = None) -> dict[str, str]:
-    """Return what a checkpoint notes of the frozen parts that it leaves out: fingerprints, and where they came from.
+    """Return a checkpoint's notes on the frozen parts that it leaves out: fingerprints, and the encoder's source.
 
     Args:
         network: The network.
@@ -69,12 +72,16 @@ def _is_frozen(part: nn.Module) -> bool:
 def describe_model(
     checkpoint: str | Path | None, pretrained: str | Path | None = None, pyramid: str | Path | None = None
 ) -> dict[str, Any]:
-    """Return what tells a model from others: name and SHA-256 of the files of its weights.
+    """Identify a model by the names and SHA-256 digests of its weight files.
 
     Args:
         checkpoint: File of the network's weights.
         pretrained: File or name of the encoder's weights; a name has no SHA-256.
         pyramid: File of the image pyramid's weights.
+
+    Returns:
+        `checkpoint`, `trunk` and `pyramid`, the names, and `sha256`, `trunk_sha256` and `pyramid_sha256`, the digests;
+        None where there is no file.
     """
     model = _describe(checkpoint)
     for part, file in (("trunk", _describe(pretrained)), ("pyramid", _describe(pyramid))):

@@ -1,4 +1,4 @@
-"""Handlers that load weights when an engine starts, and one that proves the frozen ones untouched at its end."""
+"""Handlers that load weights when an engine starts, and one that checks that a training changes no frozen weight."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from icmoe_monai.weights.sam import load_sam_weights
 
 
 class LoadFrozen:
-    """Handler: load the weights that a training leaves as they are, the encoder's and the image pyramid's.
+    """Handler: load the pretrained weights of the encoder and of the image pyramid, which most trainings freeze.
 
-    Stands before the `CheckpointLoader`, whose file holds all but these. They are two handlers since MONAI's federated
-    client takes handlers called CheckpointLoader out of an evaluation, which then keeps the weights that it was sent.
+    Place it before the `CheckpointLoader`, whose file holds all other weights. The two are separate since MONAI's
+    federated client removes handlers called CheckpointLoader from an evaluation, which then keeps the weights that the
+    client was sent.
 
     Args:
-        network: The whole network: its `encoder` and, if it is an `ImagePyramid`, its `detail` are loaded. A network
-            without these (a baseline) takes nothing.
+        network: The whole network: its `encoder` and, if it is an `ImagePyramid`, its `detail` are loaded. For a
+            network without an encoder and pyramid (a baseline) nothing is loaded.
         pretrained: Name or file of the encoder's weights, as `load_sam_weights` takes it.
         pyramid: File of the pyramid's weights, as `load_pyramid_weights` takes it.
-        training: Whether a training begins: then it is said that an encoder without a file is trained, and a pyramid
-            without a file is refused. Otherwise a part without a file is left to the checkpoint.
+        training: Whether a training begins: then a warning says that an encoder without a file is trained, and a
+            pyramid without a file is refused. Otherwise a part without a file is left to the checkpoint.
     """
 
     def __init__(
@@ -50,11 +51,11 @@ class LoadFrozen:
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
-        """Load when a MONAI engine starts."""
+        """Register with a MONAI engine; the weights are loaded when it starts."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Load.
+        """Load the weights.
 
         Raises:
             InputError: If a file is missing or does not fit.
@@ -94,14 +95,16 @@ class LoadFrozen:
 
 
 class TrunkChangedError(RuntimeError):
-    """A frozen part is not what it was; what was trained on it fits nothing that there is a file of."""
+    """Signal that a frozen part has changed, so that the weights trained on it fit no encoder that exists as a file."""
 
 
 class UntouchedTrunk:
-    """Prove that a training leaves the frozen parts as they were, bit for bit; stands before handlers that save.
+    """Handler: check that a training leaves the frozen parts unchanged, bit for bit.
+
+    Place it before handlers that save.
 
     Args:
-        network: The whole network. With an encoder that is trained there is nothing to prove.
+        network: The whole network. If its encoder is trained, nothing is checked.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -110,7 +113,7 @@ class UntouchedTrunk:
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
-        """Compare the fingerprint of before the first step, when all weights are loaded, with that of every epoch."""
+        """Register: compare the fingerprints before the first step, once all weights are loaded, with every epoch's."""
         engine.add_event_handler(Events.STARTED, self.forget)
         engine.add_event_handler(Events.EPOCH_STARTED, self.note)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.compare)
@@ -126,7 +129,7 @@ class UntouchedTrunk:
             self.fingerprints = fingerprints(self.network)
 
     def compare(self, engine: Engine) -> None:
-        """Compare.
+        """Compare the fingerprints with those of the run's start.
 
         Raises:
             TrunkChangedError: If a frozen weight has changed.
@@ -139,27 +142,28 @@ class UntouchedTrunk:
                 )
 
     def tell(self, engine: Engine) -> None:
-        """Say that nothing has changed."""
+        """Log that no frozen part has changed."""
         for part, fingerprint in self.fingerprints.items():
             self.logger.info(f"The {part} is untouched by this training: fingerprint {fingerprint}.")
 
 
 class CheckpointLoader(monai.handlers.CheckpointLoader):
-    """Load weights, and where the file has it the state of the training, when the engine starts.
+    """Handler: load weights when the engine starts, and the state of the training if the file holds it.
 
-    A file of weights alone (`best.pt`, a zoo's `model.pt`) starts a fresh training from them; `last.pt` resumes one.
+    A file of weights alone (`best.pt`, a zoo's `model.pt`) starts a fresh training from them; `last.pt` resumes a
+    training.
 
     Args:
         load_path: The file.
-        load_dict: What to load, by the keys of the file; the network is "model". With more than the network, the engine
-            itself is resumed too.
+        load_dict: Objects to load, by their keys in the file; the network is "model". If there are other objects than
+            the network, the engine itself is resumed too.
     """
 
     def __init__(self, load_path: str, load_dict: dict[str, Any]) -> None:
         super().__init__(load_path=str(load_path), load_dict=load_dict)
 
     def __call__(self, engine: Engine) -> None:
-        """Load.
+        """Load the weights, and resume the training if the file holds its state.
 
         Raises:
             InputError: If the file cannot be read or does not fit, or its training is already at its end.
@@ -176,7 +180,7 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
     def _load(self, target: Any, state: dict[str, Any]) -> None:
         try:
             target.load_state_dict(_progress(state) if isinstance(target, LRScheduler) else state)
-        except ValueError as error:  # torch's word that an optimizer has other parameters
+        except ValueError as error:  # torch raises it if the optimizer has other parameters
             raise InputError(
                 f"{self.load_path} is of a training that trained other weights: resume with its settings (pretrained, "
                 "voting, experts), or start a new training from its best.pt."
@@ -200,5 +204,5 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
 
 
 def _progress(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how far a learning-rate schedule has come, without its plan, which is this run's."""
+    """Return the position of a learning-rate schedule without its settings, which are those of this run."""
     return {name: state[name] for name in ("last_epoch", "_step_count", "_last_lr", "lr_lambdas") if name in state}

@@ -1,6 +1,6 @@
 """Official weights of foundation encoders by name: downloaded once, verified, then used from the cache, offline too.
 
-Bytes arrive in `<file name>.part`, which a later run goes on with; only a part with the published digest gets the name.
+Bytes are written to `<file name>.part`, which a later run resumes; it is renamed if its digest is the published one.
 Several processes at once (one for each GPU) make one download.
 """
 
@@ -30,14 +30,15 @@ _TIMEOUT = 30.0  # seconds without a byte
 
 
 class OfficialWeights(NamedTuple):
-    """A file of weights as its authors publish it.
+    """Hold the address and the published digest of a file of official weights.
 
     Attributes:
-        file_name: Its name in the cache.
-        url: Where it is.
-        algorithm: What `hashlib` calls the kind of its digest, "sha256" or "md5".
+        file_name: Name of the file in the cache.
+        url: Address of the file.
+        algorithm: Name of the digest's algorithm in `hashlib`, "sha256" or "md5".
         digest: The published digest, hexadecimal.
-        num_bytes: Its size, None where not known; the digest decides, this only helps if the server names no size.
+        num_bytes: Size of the file, None if not known; only used if the server names no size. The digest decides
+            whether a file is accepted.
 
     Example:
         >>> OFFICIAL_WEIGHTS["sam_vit_b"].file_name
@@ -93,13 +94,13 @@ def cache_folder() -> Path:
 
 
 def fetch_official(name: str) -> Path:
-    """Return the verified file of official weights in the cache, downloaded if it is not there.
+    """Return the path of a verified file of official weights in the cache; download it if it is absent.
 
     Args:
         name: A key of `OFFICIAL_WEIGHTS`.
 
     Raises:
-        InputError: If the name is unknown, or as `download`.
+        InputError: If the name is unknown, or `download` fails.
 
     Example:
         >>> fetch_official("sam_vit_x")
@@ -115,14 +116,14 @@ def fetch_official(name: str) -> Path:
 
 
 def download(official: OfficialWeights, path: Path) -> None:
-    """Make sure that a file is the official one: download it if it is absent, verify it if not.
+    """Make sure that a file is the official one: download it if it is absent, else verify it.
 
     Args:
         official: The weights.
-        path: Where the file is or shall be; its folder is made.
+        path: Path of the file; its folder is made.
 
     Raises:
-        InputError: If the network or the disk refuses, or what is there or arrives is something else.
+        InputError: If the network or the disk fails, or the file that is there or arrives is not the official one.
 
     Example:
         >>> import tempfile
@@ -133,7 +134,7 @@ def download(official: OfficialWeights, path: Path) -> None:
         'hello'
     """
     try:
-        if not path.exists():  # else no lock: a cache that may only be read serves too
+        if not path.exists():  # else no lock is needed, so that a read-only cache can be used
             path.parent.mkdir(parents=True, exist_ok=True)
             _logger.info("%s is not there: downloading it, or waiting for another process that does.", path)
             with FileLock(f"{path}.lock"):
@@ -169,7 +170,7 @@ def _transfer(official: OfficialWeights, path: Path, part: Path) -> None:
     num_present = part.stat().st_size if part.exists() else 0
     with _network_errors(official, path, part):
         response = _open(official.url, num_present)
-    if response is None:  # nothing follows these bytes: they are the whole file, or not of this file
+    if response is None:  # no bytes follow: the part is the whole file, or of another file
         if _difference(official, part):
             part.unlink()
             _transfer(official, path, part)
@@ -196,7 +197,7 @@ def _transfer(official: OfficialWeights, path: Path, part: Path) -> None:
 
 
 def _open(url: str, num_present: int) -> Any:
-    """Ask for the bytes after those present; None if the server cannot go on from there."""
+    """Request the bytes after those present; return None if the server cannot resume there."""
     headers = {"User-Agent": "icmoe-monai"}
     if num_present:
         headers["Range"] = f"bytes={num_present}-"
@@ -215,7 +216,7 @@ def _open(url: str, num_present: int) -> Any:
 
 
 def _chunks(response: Any, official: OfficialWeights, path: Path, part: Path) -> Iterator[bytes]:
-    with _network_errors(official, path, part):  # the caller's errors, of the disk, do not pass here
+    with _network_errors(official, path, part):  # disk errors of the caller are not caught here
         while chunk := response.read(_CHUNK):
             yield chunk
 
@@ -235,7 +236,7 @@ def _other_means(path: Path) -> str:
 
 
 def _difference(official: OfficialWeights, path: Path) -> str | None:
-    """Return what a file holds instead of the official weights, None if nothing else."""
+    """Describe what a file holds instead of the official weights; return None if it holds them."""
     digest = digest_of(path, official.algorithm)
     if digest == official.digest:
         return None

@@ -1,4 +1,4 @@
-"""Weights of the image pyramid: from a trained EfficientNet-Lite0, its normalisations folded in, or our own file."""
+"""Reading and writing of the image pyramid's weights, also from the file of a trained EfficientNet-Lite0."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def load_pyramid_weights(source: str | Path, pyramid: ImagePyramid) -> None:
     Args:
         source: A file that `save_pyramid_weights` wrote, or one of a whole EfficientNet-Lite0 under the names of the
             `efficientnet_pytorch` family (`_conv_stem.weight`, `_blocks.0._bn1.bias`, ...).
-        pyramid: What to load into.
+        pyramid: The pyramid to load into.
 
     Raises:
-        InputError: If the file cannot be read or is of another network; the pyramid is then as it was.
+        InputError: If the file cannot be read or is of another network; the pyramid is then unchanged.
     """
     path = Path(source)
     state = read_checkpoint(path)
@@ -53,7 +53,7 @@ def save_pyramid_weights(pyramid: ImagePyramid, path: str | Path, *, dtype: torc
     Args:
         pyramid: The pyramid.
         path: The file; its folder is made.
-        dtype: What the weights are rounded to; None keeps theirs.
+        dtype: Precision to which the weights are rounded; None keeps theirs.
 
     Raises:
         InputError: If the file cannot be written.
@@ -66,14 +66,14 @@ def fold_efficientnet(state: Mapping[str, Tensor], path: str | Path) -> dict[str
     """Fold a trained EfficientNet-Lite0's batch normalisations into its convolutions, and leave its head out.
 
     Args:
-        state: Its weights.
-        path: Where they came from.
+        state: The EfficientNet's weights.
+        path: File that they came from, for messages.
 
     Returns:
         Weights of an `ImagePyramid`.
 
     Raises:
-        InputError: If one is missing.
+        InputError: If a weight is missing.
     """
     weights: dict[str, Tensor] = {}
     convolutions = [(name, part) for name, part in ImagePyramid().named_modules() if isinstance(part, nn.Conv2d)]
@@ -91,7 +91,7 @@ def fold_efficientnet(state: Mapping[str, Tensor], path: str | Path) -> dict[str
 
 
 def _its_layers() -> Iterator[tuple[str, str]]:
-    """Return the names of its convolutions with those of their normalisations, in their order."""
+    """Yield the names of EfficientNet's convolutions, each with that of its normalisation, in their order."""
     yield "_conv_stem", "_bn0"
     block = 0
     for num_blocks, _, _, expansion, _ in STAGES:

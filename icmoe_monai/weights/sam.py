@@ -1,4 +1,7 @@
-"""Weights of foundation encoders: loaded as a whole or refused with the reason, written, and known by a fingerprint."""
+"""Loading, writing and fingerprints of foundation encoders' weights.
+
+A file is loaded as a whole, or refused with the reason.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ def load_sam_weights(source: str | Path, encoder: SamImageEncoder | None = None)
 
     Args:
         source: A name of `OFFICIAL_WEIGHTS`, a file, or the folder of a Hugging Face model.
-        encoder: What to load into, keeping its device and dtype; None builds the size that the file holds.
+        encoder: The encoder to load into, which keeps its device and dtype; None builds one of the file's size.
 
     Returns:
         The encoder.
 
     Raises:
-        InputError: If the weights cannot be read or do not fit; the encoder is then as it was.
+        InputError: If the weights cannot be read or do not fit; the encoder is then unchanged.
     """
     path = find_file(source)
     weights = read_sam_weights(path)
@@ -44,13 +47,13 @@ def load_sam_weights(source: str | Path, encoder: SamImageEncoder | None = None)
 def save_sam_weights(encoder: SamImageEncoder, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
     """Write an encoder as a safetensors file.
 
-    Its metadata hold the backbone ("custom" if it is none of `BACKBONES`) and the `trunk_fingerprint` of a float32
-    encoder that the file is loaded into.
+    Its metadata hold the backbone ("custom" if it is none of `BACKBONES`) and the `trunk_fingerprint` that a float32
+    encoder has after the file is loaded into it.
 
     Args:
         encoder: The encoder.
         path: The file; its folder is made.
-        dtype: What the weights are rounded to; None keeps theirs.
+        dtype: Precision to which the weights are rounded; None keeps theirs.
 
     Raises:
         InputError: If a weight is not finite in `dtype`, or the file cannot be written.
@@ -69,11 +72,11 @@ def trunk_fingerprint(encoder: nn.Module) -> str:
 
 
 def find_backbone(weights: Mapping[str, Tensor], *, any_image_size: bool = False) -> str | None:
-    """Return the one of `BACKBONES` that weights are of, by their shapes, or None.
+    """Return the name in `BACKBONES` whose shapes the weights have, or None.
 
     Args:
         weights: Weights under Meta's names; some may be missing, and others may lie beside them.
-        any_image_size: Whether the position tables may be of another size.
+        any_image_size: Whether the position tables may be of another image size.
 
     Example:
         >>> find_backbone(build_sam_encoder("vit_t").state_dict())
@@ -99,7 +102,7 @@ def _closest_backbone(weights: Mapping[str, Tensor], path: Path) -> str:
 
 
 def _check_fit(weights: Mapping[str, Tensor], encoder: SamImageEncoder, path: Path) -> None:
-    """Compare weights with an encoder, so that nothing can go wrong once they are copied."""
+    """Raise `InputError` if weights do not fit an encoder, before any of them is copied."""
     expected = encoder.state_dict()
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     differing = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
@@ -130,7 +133,7 @@ def _tell_difference(weights: Mapping[str, Tensor], expected: Mapping[str, Tenso
 
 
 def _shapes(weights: Mapping[str, Tensor], any_image_size: bool) -> dict[str, tuple[int, ...]]:
-    """Return every weight's shape, of a position table only its channels if images may be of any size."""
+    """Return every weight's shape; of a position table only the channels if `any_image_size`."""
     is_table = re.compile(r"pos_embed$|rel_pos_[hw]$").search
     return {
         name: tuple(value.shape[-1:] if any_image_size and is_table(name) else value.shape)

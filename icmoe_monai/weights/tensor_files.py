@@ -1,4 +1,7 @@
-"""Tensors in and out of files: nothing but tensors and plain containers is ever read, and files are whole or absent."""
+"""Safe reading and writing of tensor files, in torch's format and as safetensors.
+
+Only tensors and plain containers are ever read, never code. A file that is written is complete or absent.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
 
     Args:
         path: The file.
-        mapped: Map it into memory where that can be done: for large files of which a part is copied and the rest
+        mapped: Map the file into memory where possible. This is for large files of which a part is copied and the rest
             dropped at once, since tensors that are kept would change with the file.
 
     Returns:
-        What the file holds, a dict.
+        The content of the file, a dict.
 
     Raises:
         InputError: If there is no such file, or it is no checkpoint, or it holds code instead of tensors.
@@ -43,7 +46,7 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
         with path.open("rb") as file:
             head = file.read(1024)
         content = _load(path, head, mapped)
-    except Exception as error:  # torch.load raises a dozen types, by where the file is broken
+    except Exception as error:  # torch.load raises a dozen types, depending on where the file is broken
         reason, remedy = _explain(path, head, error)
         raise InputError(f"{path} cannot be read as a checkpoint ({reason}): {remedy}.") from error
     if not isinstance(content, dict):
@@ -52,7 +55,7 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
 
 
 def save_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
-    """Write a checkpoint so that the file at `path` is the old one or the whole new one.
+    """Write a checkpoint in torch's format; at any time `path` holds the old file or the complete new one.
 
     Args:
         content: Tensors and plain containers.
@@ -73,10 +76,10 @@ def save_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return what a file of safetensors says of itself; nothing if it says nothing or is of another format.
+    """Return the metadata of a safetensors file; empty if it has none or the file is of another format.
 
     Args:
-        path: The file, which `read_checkpoint` could read.
+        path: A file that `read_checkpoint` can read.
     """
     with Path(path).open("rb") as file:
         if not _is_safetensors(file.read(9)):
@@ -86,12 +89,12 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, *, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file so that the file at `path` is the old one or the whole new one.
+    """Write a safetensors file; at any time `path` holds the old file or the complete new one.
 
     Args:
         tensors: Tensors, of which none shares its memory with another.
         path: The file; its folder is made.
-        metadata: What the file says of itself, beside the format ("pt") that Hugging Face asks for.
+        metadata: Metadata of the file, beside the format ("pt") that Hugging Face asks for.
 
     Raises:
         InputError: If the folder cannot be written.
@@ -100,10 +103,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, *, metadata: M
 
     def write(temporary: Path) -> None:
         temporary.touch()
-        mode = temporary.stat().st_mode  # safetensors puts a file in its place that others may not read
+        mode = temporary.stat().st_mode  # kept, since safetensors makes a file that other users may not read
         try:
             safetensors.torch.save_file(contiguous, temporary, metadata={"format": "pt", **metadata})
-        except safetensors.SafetensorError as error:  # Rust's words for a full disk
+        except safetensors.SafetensorError as error:  # how Rust reports a full disk
             code = re.search(r"os error (\d+)", str(error))
             raise OSError(int(code[1]), os.strerror(int(code[1]))) if code else error from error
         temporary.chmod(mode)
@@ -114,20 +117,20 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, *, metadata: M
 def _load(path: Path, head: bytes, mapped: bool) -> Any:
     if _is_safetensors(head):
         return safetensors.torch.load_file(path)
-    is_misnamed = path.suffix == ".safetensors"  # torch.load goes by that name, unless it is given an open file
+    is_misnamed = path.suffix == ".safetensors"  # torch.load goes by the suffix, unless it is given an open file
     with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch's word on other pickles and on TorchScript archives
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of other pickles and TorchScript
         can_map = mapped and head.startswith(_ZIP) and not is_misnamed
         return torch.load(file if is_misnamed else path, map_location="cpu", weights_only=True, mmap=can_map)
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Say whether a file begins with the length of a header (at most 100 MB, by the format's rule) and a header."""
+    """Return whether a file begins with the length of a header (at most 100 MB, by the format's rule) and a header."""
     return int.from_bytes(head[:8], "little") <= 100_000_000 and head[8:9] == b"{"
 
 
 def _explain(path: Path, head: bytes, error: Exception) -> tuple[str, str]:
-    """Return what a file is that cannot be read, and what to do about it."""
+    """Return why a file cannot be read, and what to do about it."""
     size = path.stat().st_size
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     code = re.search(r"GLOBAL (\S+)", str(error))
