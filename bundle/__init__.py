@@ -4,5 +4,5 @@
     python -m bundle verify
     python -m bundle export
 
-It is not part of what it publishes.
+This package itself is not published.
 """

@@ -1,4 +1,4 @@
-"""`python -m bundle assemble | verify | export`, from the repository."""
+"""Command line `python -m bundle assemble | verify | export`, run in the repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status."""
+    """Run a command and return its exit status, 1 after an `InputError`."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)

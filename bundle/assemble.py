@@ -1,7 +1,8 @@
-"""What is published: a self-contained copy of the bundle, and the same as one archive, byte for byte reproducible.
+"""Assembly of what is published: a self-contained copy of the bundle, and the same as a reproducible archive.
 
-The copy holds what git knows of the published folders and nothing else. Beside the files lies `SHA256SUMS`, by which a
-tampered or half-copied weight file is found (`sha256sum --check SHA256SUMS`, or `python -m bundle verify`).
+The copy holds the files of the published folders that git tracks, and nothing else; the archive is the same byte for
+byte every time. Beside the files lies `SHA256SUMS`, by which a tampered or half-copied weight file is found
+(`sha256sum --check SHA256SUMS`, or `python -m bundle verify`).
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ NAME = "icmoe_medical_segmentation"
 _PUBLISHED = ("LICENSE", "configs", "docs", "icmoe_monai", "models")
 _OURS_ALONE = ("configs/studies", "docs/CONTRIBUTING.md")
 _CACHES = ("__pycache__",)
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # of a zip archive
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the earliest date in a zip archive
 
 
 def assemble(root: Path, output_dir: Path, weights_url: str | None = None) -> tuple[Path, Path]:
-    """Write the folder and the archive.
+    """Write the folder and the archive that are published.
 
     Args:
         root: The repository.
-        output_dir: Folder of both; what an earlier call left there is replaced.
+        output_dir: Folder in which both are written; those of an earlier call are replaced.
         weights_url: Address of a folder from which the files above `LARGEST` are downloaded; they are then named in
             `large_files.yml`, with their checksums, and left out.
 
@@ -41,7 +42,7 @@ def assemble(root: Path, output_dir: Path, weights_url: str | None = None) -> tu
         The folder and the archive.
 
     Raises:
-        InputError: If a file lies in a published folder that git does not know, is missing, or is a link.
+        InputError: If a file in a published folder is unknown to git, missing, or a link.
     """
     paths = published(root)
     folder, archive = output_dir / NAME, output_dir / f"{NAME}_v{__version__}.zip"
@@ -63,10 +64,10 @@ def assemble(root: Path, output_dir: Path, weights_url: str | None = None) -> tu
 
 
 def published(root: Path) -> list[str]:
-    """Return the files that are published, relative to the repository and sorted.
+    """Return the paths of the published files, relative to the repository and sorted.
 
     Raises:
-        InputError: As for `assemble`.
+        InputError: If a file in a published folder is unknown to git, missing, or a link.
     """
     tracked = {path for path in _git_files(root) if _is_published(path)}
     present = {path for path in _files_of(root) if _is_published(path)}
@@ -117,7 +118,7 @@ def _write_checksums(folder: Path) -> None:
 
 
 def _write_archive(folder: Path, archive: Path) -> None:
-    """Store the files, not deflated, since another zlib would deflate them to other bytes."""
+    """Write the files uncompressed, since another version of zlib would compress them to other bytes."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(f"{NAME}/{path.relative_to(folder).as_posix()}", _EARLIEST)

@@ -1,7 +1,7 @@
-"""What must hold of a copy of the bundle; `verify` runs this file where only the copy is importable.
+"""Checks of a copy of the bundle; `verify` runs this file where only the copy is importable.
 
-Each check is a function that raises if something is wrong. Nothing is written into the copy: what a check makes, it
-makes in the working folder.
+Each check is a function that raises if something is wrong. Checks write files into the working folder, never into the
+copy.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _TRAINING = {"max_epochs": 1, "min_steps": 1, "batch_size": 2, "cache_rate": 0.0
 
 
 class CheckError(Exception):
-    """A check that does not hold."""
+    """Signal a check that does not hold."""
 
 
 def files_are_those_that_were_assembled(root: Path) -> None:
-    """Every file has its checksum, none lies beside them, none is a link."""
+    """Check that every file has its checksum, that there are no other files, and that none is a link."""
     listed = dict(reversed(line.split("  ", 1)) for line in (root / CHECKSUMS).read_text().splitlines())
     downloaded = {entry["path"]: entry["hash_val"] for entry in _large_files(root)}
     present = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()} - {CHECKSUMS}
@@ -50,7 +50,7 @@ def files_are_those_that_were_assembled(root: Path) -> None:
 
 
 def the_zoos_files_are_there(root: Path) -> None:
-    """Required files, and no file above the zoo's limit but weights."""
+    """Check that the required files are there, and that no file but weights is above the zoo's size limit."""
     for path in REQUIRED:
         _need((root / path).is_file(), f"{path} is missing")
     is_downloaded = "models/model.pt" in [entry["path"] for entry in _large_files(root)]
@@ -61,7 +61,7 @@ def the_zoos_files_are_there(root: Path) -> None:
 
 
 def name_and_version_are_the_zoos(root: Path) -> None:
-    """The name survives MONAI's parsing, the version a comparison as strings, and the changelog tells of it."""
+    """Check that MONAI parses the name, that versions compare as strings, and that the changelog has this one."""
     import icmoe_monai
 
     metadata = _metadata(root)
@@ -75,7 +75,7 @@ def name_and_version_are_the_zoos(root: Path) -> None:
 
 
 def the_package_is_the_copys(root: Path) -> None:
-    """What is imported is what is published."""
+    """Check that the imported package is the published one."""
     import icmoe_monai
 
     found = Path(str(icmoe_monai.__file__)).parent
@@ -83,14 +83,14 @@ def the_package_is_the_copys(root: Path) -> None:
 
 
 def configs_are_canonical(root: Path) -> None:
-    """JSON as the zoo writes it."""
+    """Check that the JSON configs are formatted as the zoo formats them."""
     for path in sorted((root / "configs").glob("*.json")):
         text = path.read_text()
         _need(text == json.dumps(json.loads(text), indent=4) + "\n", f"{path.name} is not JSON with indent 4")
 
 
 def the_metadata_fit_the_schema(root: Path, schema: Path | None) -> None:
-    """`monai.bundle.verify_metadata`, with the schema's own file where one is given."""
+    """Check the metadata by `monai.bundle.verify_metadata`, with a local file of the schema where one is given."""
     from monai.bundle import verify_metadata
 
     verify_metadata(
@@ -99,12 +99,12 @@ def the_metadata_fit_the_schema(root: Path, schema: Path | None) -> None:
 
 
 def weights_fit_the_network(root: Path) -> None:
-    """`model.pt` holds exactly the weights of `network_def`."""
+    """Check that `model.pt` holds exactly the weights of `network_def`."""
     _loaded(root)
 
 
 def load_returns_the_network(root: Path) -> None:
-    """`monai.bundle.load` by the bundle's name, for both workflows, with the weights of `model.pt`."""
+    """Check that `monai.bundle.load`, by the bundle's name, loads the weights of `model.pt` for both workflows."""
     import torch
     from monai.bundle import load
 
@@ -116,14 +116,14 @@ def load_returns_the_network(root: Path) -> None:
 
 
 def shapes_are_those_of_the_metadata(root: Path) -> None:
-    """`monai.bundle.verify_net_in_out`."""
+    """Check the shapes of input and output by `monai.bundle.verify_net_in_out`."""
     from monai.bundle import verify_net_in_out
 
     verify_net_in_out(net_id="network_def", device="cpu", **_files(root))
 
 
 def torchscript_equals_eager(root: Path) -> None:
-    """`monai.bundle.ckpt_export`, scripted as the zoo does it, and traced."""
+    """Check the outputs of exports by `monai.bundle.ckpt_export`, scripted as the zoo does it, and traced."""
     import torch
     from monai.bundle import ckpt_export
 
@@ -137,7 +137,7 @@ def torchscript_equals_eager(root: Path) -> None:
 
 
 def onnx_equals_eager(root: Path) -> None:
-    """`monai.bundle.onnx_export`."""
+    """Check the export by `monai.bundle.onnx_export`, and its output where onnxruntime is installed."""
     import torch
     from monai.bundle import onnx_export
 
@@ -156,7 +156,7 @@ def onnx_equals_eager(root: Path) -> None:
 
 
 def workflows_have_their_properties(root: Path) -> None:
-    """`check_properties()` of training, evaluation and inference, on the computer-made set."""
+    """Check that training, evaluation and inference pass `check_properties()`, on the computer-made set."""
     from monai.bundle import ConfigWorkflow
 
     configs = root / "configs"
@@ -173,7 +173,7 @@ def workflows_have_their_properties(root: Path) -> None:
 
 
 def the_command_line_trains_evaluates_and_segments(root: Path) -> None:
-    """`python -m monai.bundle run` from a foreign folder, on the computer-made set."""
+    """Check `python -m monai.bundle run` from another folder, on the computer-made set."""
     train, evaluate, inference = (str(root / "configs" / f"{n}.json") for n in ("train", "evaluate", "inference"))
     _weights(root)
     small = _words(_SMALL)
@@ -189,7 +189,7 @@ def the_command_line_trains_evaluates_and_segments(root: Path) -> None:
 
 
 def mlflow_follows_a_training(root: Path) -> None:
-    """`--tracking mlflow`, where MLflow is installed."""
+    """Check that `--tracking mlflow` records a training, where MLflow is installed."""
     if importlib.util.find_spec("mlflow") is None:
         raise _LeftOut("MLflow is not installed")
     config = str(root / "configs" / "train.json")
@@ -217,11 +217,11 @@ CHECKS: tuple[Callable[..., None], ...] = (
 
 
 class _LeftOut(Exception):  # noqa: N818 - nothing is wrong
-    """A check that cannot be made here."""
+    """Signal a check that cannot be made here."""
 
 
 def main() -> int:
-    """Run the checks, say each one's outcome, and return the exit status."""
+    """Run the checks, print the outcome of each, and return the exit status: 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--schema", type=Path)

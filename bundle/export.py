@@ -1,8 +1,8 @@
-"""The network for other runtimes: `model.pt`, `model.ts` (TorchScript) and `model.onnx`, and how far they agree.
+"""Export of the network to other runtimes: `model.pt`, `model.ts` (TorchScript), `model.onnx`, and their parity.
 
-All three hold the network's two outputs: voted logits, and the experts' maps of which a sliding window makes one vote
-at full size. `segment.py` beside them shows how, with nothing of ours installed. `exported.json` holds their checksums,
-the settings that an image must be prepared by, and the parity that was measured.
+All three have the network's two outputs: voted logits, and the experts' maps, which a sliding window stitches for one
+vote at full size. `segment.py` beside them shows how to use them without icmoe_monai. `exported.json` holds the files'
+checksums, the settings by which an image must be prepared, and the parity that was measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SETTINGS = ("image_size", "longest_side", "overlap", "pixel_mean", "pixel_std",
 
 
 class ExportedNetwork(nn.Module):
-    """The network as a graph with two outputs.
+    """Wrap the network as a graph with two outputs.
 
     Args:
         network: The network.
@@ -61,19 +61,19 @@ def export(
     longest_side: int | None = None,
     tensorrt: bool = False,
 ) -> dict[str, Any]:
-    """Write the three files and what belongs to them.
+    """Write the three files of the network and the files that belong to them.
 
     Args:
         checkpoint: Weights of the network of `configs/inference.json`: a whole `model.pt`, or experts alone, which go
             on the trunk that is shipped.
-        output_dir: Where; files of the same names are replaced.
-        images: Folder of pictures to compare on; phantoms if None.
-        num_images: How many of them.
-        longest_side: An image's longest side is resized to this; the config's, which is one window, if None.
+        output_dir: Folder of the files; files of the same names are replaced.
+        images: Folder of pictures to compare on; None: phantoms.
+        num_images: Number of pictures to compare on.
+        longest_side: Length to which an image's longest side is resized, pixels; None: the config's, one window.
         tensorrt: Also write `model_trt.ts`, by MONAI's `trt_export`.
 
     Returns:
-        What `exported.json` holds.
+        The content of `exported.json`.
 
     Raises:
         InputError: If the weights do not fit, there is no picture, or TensorRT is asked for without CUDA.
@@ -90,7 +90,7 @@ def export(
     load_weights(network, checkpoint)
     pictures = _read_pictures(images, num_images)
     output_dir.mkdir(parents=True, exist_ok=True)
-    for name in (*_FILES, "exported.json"):  # of an earlier call
+    for name in (*_FILES, "exported.json"):  # files of an earlier call
         (output_dir / name).unlink(missing_ok=True)
     save_weights(network, output_dir / "model.pt", whole=True)
     # scripted, so that expert_maps and voting stay callable
@@ -150,7 +150,7 @@ def _onnx_writer(
 ) -> Callable[[Path], object]:
     def write(path: Path) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own, on deprecated parts of PyTorch
+            warnings.simplefilter("ignore")  # the exporter warns of deprecated parts of PyTorch
             torch.onnx.export(
                 module,
                 tuple(inputs.values()),
@@ -184,7 +184,7 @@ def _read_pictures(folder: Path | None, number: int) -> list[np.ndarray]:
 def _compare(
     network: ICMoE, pictures: list[np.ndarray], run: segment.Network, elect: segment.Vote, settings: dict[str, Any]
 ) -> dict[str, float]:
-    """Compare with the network itself: logits of the same prepared image, and masks of the whole path."""
+    """Compare an export with the network itself: logits and probabilities of prepared images, and final masks."""
     inferer = SlidingWindowVotingInferer(roi_size=settings["image_size"], overlap=settings["overlap"])
     logit_differences, probability_differences, equal = [], [], []
     for picture in pictures:

@@ -3,10 +3,10 @@
     python segment.py model.onnx IN OUT       # ONNX Runtime
     python segment.py model.ts IN OUT         # PyTorch
 
-It stands beside the exported files (`python -m bundle export`) and does what the bundle's inference does to a picture:
-the longest side is resized, windows that overlap are segmented by every expert, their maps are stitched, every pixel
-votes once, and the mask comes out on the picture's own grid, as PNG (0 and 255, or class labels). It reads 8 bits of
-grey or colour; DICOM, 16 bits and transparency are left to the bundle.
+This file lies beside the exported files (`python -m bundle export`) and does what the bundle's inference does to a
+picture: the longest side is resized, windows that overlap are segmented by every expert, their maps are stitched, every
+pixel votes once, and the mask comes out on the picture's own grid, as PNG (0 and 255, or class labels). It reads 8 bits
+of grey or colour; DICOM, 16 bits and transparency are left to the bundle.
 
 Letters: B windows; E experts; K output channels; H W resized picture; h w its own size.
 """
@@ -31,13 +31,13 @@ _BATCH = 4
 
 
 def segment(picture: np.ndarray, network: Network, vote: Vote, settings: dict) -> np.ndarray:
-    """Return the foreground's probability, or the classes' probabilities.
+    """Return the foreground's probability (K = 1), or the classes' probabilities, of a picture.
 
     Args:
         picture: RGB in 0..255, (h, w, 3).
         network: Runs the experts on windows.
         vote: Runs the vote.
-        settings: Of `exported.json`.
+        settings: The `settings` of `exported.json`.
 
     Returns:
         Probabilities, (K, h, w).
@@ -48,7 +48,7 @@ def segment(picture: np.ndarray, network: Network, vote: Vote, settings: dict) -
 
 
 def prepare(picture: np.ndarray, settings: dict) -> np.ndarray:
-    """Return a picture as the network sees it, resized and normalised, (3, H, W)."""
+    """Resize and normalise a picture (h, w, 3) as the network takes it, (3, H, W)."""
     h, w = picture.shape[:2]
     scale = settings["longest_side"] / max(h, w)
     H, W = max(1, round(h * scale)), max(1, round(w * scale))
@@ -68,7 +68,7 @@ def stitch(image: np.ndarray, network: Network, side: int, overlap: float) -> np
     """Average the maps of overlapping windows, the middle of a window weighing more than its border.
 
     Args:
-        image: Normalised, (3, H, W); what is smaller than a window is padded with 0 on both sides.
+        image: Normalised, (3, H, W); a side smaller than a window is padded with 0 at both ends.
         network: Runs the experts on windows.
         side: S, a window's side.
         overlap: Share of a window that its neighbour covers too.
@@ -153,7 +153,7 @@ def to_mask(probabilities: np.ndarray) -> np.ndarray:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Return a picture's colours, upright, uint8 (h, w, 3); what the bundle reads by rules of its own is refused."""
+    """Return a picture's colours, upright, uint8 (h, w, 3); exit at formats that only the bundle can read."""
     with Image.open(path) as picture:
         if picture.mode not in ("1", "L", "P", "RGB", "YCbCr") or "transparency" in picture.info:
             sys.exit(f"{path.name} is {picture.mode}, not 8 bits of grey or colour without transparency: convert it.")
@@ -163,7 +163,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def open_onnx(path: Path) -> tuple[Network, Vote]:
-    """Open `model.onnx` and the vote beside it."""
+    """Open `model.onnx` and `vote.onnx` beside it; return functions that run them."""
     import onnxruntime
 
     network = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
@@ -175,7 +175,7 @@ def open_onnx(path: Path) -> tuple[Network, Vote]:
 
 
 def open_torchscript(path: Path) -> tuple[Network, Vote]:
-    """Open `model.ts`, on a GPU where there is one."""
+    """Open `model.ts`, on a GPU where there is one; return functions that run the experts and the vote."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -194,7 +194,7 @@ def open_torchscript(path: Path) -> tuple[Network, Vote]:
 
 
 def main() -> None:
-    """Segment a picture or a folder of pictures."""
+    """Segment a picture or a folder of pictures from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="model.onnx or model.ts")
     parser.add_argument("input", type=Path, help="a picture, or a folder of pictures")

@@ -1,6 +1,6 @@
-"""Check a copy of the bundle as a stranger meets it: from another folder, with only that copy importable.
+"""Verification of a copy of the bundle as a new user meets it: from another folder, with only that copy importable.
 
-The checks are those of the Model Zoo's own scripts and what its users do next (`checks`).
+The checks (`checks`) are those of the Model Zoo's own scripts, and the steps that a user takes next.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def verify(folder: Path, schema: Path | None = None, only: list[str] | None = No
 
     Args:
         folder: The copy.
-        schema: File of MONAI's metadata schema; what the metadata names is downloaded if None.
-        only: Names of checks; all if None.
+        schema: File of MONAI's metadata schema; None: downloaded from the address in the metadata.
+        only: Names of the checks to run; None: all.
     """
     command = [sys.executable, str(_CHECKS), str(folder.resolve())]
     command += ["--schema", str(schema.resolve())] if schema else []
