@@ -1,1 +1,1 @@
-"""Cost beside what a user would take instead; `encoder` and `network` are commands that write a JSON file."""
+"""Measurements behind the documents: segmentation `study`, `cost`, and `reliability` of calibrated figures."""

@@ -1,4 +1,4 @@
-"""A page of docs/ whose tables are made from files of docs/results/: written, or compared with what stands there."""
+"""Writing and checking of a page of docs/ whose tables are made from files in docs/results/."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ DOCS = Path(__file__).parent.parent / "docs"
 def write_or_check(
     name: str, command: str, renew: Callable[[str, Path], str], about: str | None, arguments: Sequence[str] | None
 ) -> int:
-    """Run a command that writes a page's tables, or with `--check` tells whether they are the files'.
+    """Run a command that writes a page's tables, or with `--check` compares them with the files.
 
     Args:
-        name: The page's, without its suffix.
-        command: The module that is run.
-        renew: Returns the page's text with its tables, given the text and the folder of the files.
-        about: The command's description.
-        arguments: Of the command line; the process's own by default.
+        name: Name of the page, without its suffix.
+        command: Module of the command, below `benchmarks`.
+        renew: Returns the page's text with new tables, given the text and the folder of the files.
+        about: Description of the command.
+        arguments: Words of the command line; by default those of this process.
 
     Returns:
-        The exit status: 1 if the page was checked and holds something else.
+        The exit status: 1 if the page was checked and its tables differ from the files, else 0.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")

@@ -1,1 +1,1 @@
-"""Time and memory, each a ratio that one run measured beside what a user would take instead."""
+"""Measurements of time and memory, each compared in one run with what a user would take instead."""

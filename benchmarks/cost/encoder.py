@@ -1,9 +1,9 @@
-"""Our encoder beside SAM's literal attention and transformers': time, peak memory and agreement, in one run.
+"""Compare our encoder with SAM's literal attention and transformers': time, peak memory and agreement, in one run.
 
     python -m benchmarks.cost.encoder --output docs/results/encoder.json
 
-Same weights (random, relative positions included) and same image for all. Times are taken in turns in one process, peak
-memory in a process of each.
+All encoders have the same weights (random, relative positions included) and the same image. Times are taken in turns in
+one process, peak memory in a process for each encoder.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def build(name: str, backbone: str, image_size: int, device: str) -> nn.Module:
 
 
 def draw_weights(encoder: SamImageEncoder) -> SamImageEncoder:
-    """Draw weights under which every term, relative positions included, moves a result of about unit scale."""
+    """Draw random weights so that every term, relative positions included, changes a result of about unit scale."""
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
             if "rel_pos" in name or name == "pos_embed":
@@ -49,7 +49,7 @@ def draw_weights(encoder: SamImageEncoder) -> SamImageEncoder:
 
 
 def compare(backbone: str, image_size: int, dtype: str, device: str, repeats: int) -> dict[str, dict]:
-    """Measure every encoder at one size and precision."""
+    """Measure time, peak memory and agreement of every encoder at one size and precision."""
     image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(1)).to(device)
     encoders = {name: build(name, backbone, image_size, device) for name in ENCODERS}
     rows = time_in_turn({name: lambda e=e: encode(e, image, dtype) for name, e in encoders.items()}, repeats, device)
@@ -65,7 +65,7 @@ def compare(backbone: str, image_size: int, dtype: str, device: str, repeats: in
 
 @torch.no_grad()
 def encode(encoder: nn.Module, image: Tensor, dtype: str) -> Tensor:
-    """Run an encoder in a precision."""
+    """Run an encoder in one of `DTYPES`."""
     with torch.autocast(image.device.type, DTYPES[dtype], enabled=dtype != "float32"):
         return encoder(image)
 

@@ -1,4 +1,4 @@
-"""The figures of docs/cost.md from the files in docs/results/.
+"""Draw the figures of docs/cost.md from the files in docs/results/.
 
 python -m benchmarks.cost.figures
 """
@@ -22,7 +22,7 @@ _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79
 _SKY, _RED, _YELLOW = "#56B4E9", "#D55E00", "#F0E442"
 _MEGABYTES = (500, 1000, 2000, 4000)
 _STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
-# part of the figure: its colour, its hatch, and the parts of the files that it sums
+# group in the figure: its colour, its hatch, and the parts in the files that it sums
 _GROUPS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "reading": (_GREY, "", ("reading images", "reading features", "reading")),
     "trunk": (_BLUE, "", ("trunk",)),
@@ -38,11 +38,11 @@ _GROUPS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def draw_parts(bars: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Draw what the parts of each thing cost, as stacked bars of its whole.
+    """Draw the share of time that each part of a step or an image takes, as stacked bars.
 
     Args:
         bars: Seconds by part, by the name of the bar.
-        path: The PNG.
+        path: The PNG file.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(9, 0.8 + 0.55 * len(bars)), layout="constrained")
@@ -66,8 +66,8 @@ def draw_growth(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw seconds and peak memory of one image against its pixels, both axes logarithmic.
 
     Args:
-        rows: With `side`, `seconds` and `peak_mb`.
-        path: The PNG.
+        rows: Measurements with `side` (pixels), `seconds` and `peak_mb`.
+        path: The PNG file.
     """
     sides = [row["side"] for row in rows]
     with matplotlib.rc_context(_STYLE):
@@ -98,8 +98,8 @@ def draw_trainings(results: Mapping[str, Mapping[str, Any]], path: Path) -> None
     """Draw the seconds of a step and the peak memory of every training.
 
     Args:
-        results: `trainings` by setting, as in training_cost.json.
-        path: The PNG.
+        results: `results` of training_cost.json: `trainings` by setting.
+        path: The PNG file.
     """
     with matplotlib.rc_context(_STYLE):
         heights = [len(result["trainings"]) for result in results.values()]
@@ -138,7 +138,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Draw all."""
+    """Draw all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, default=DOCS)
     docs = parser.parse_args(arguments).docs

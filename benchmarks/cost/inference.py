@@ -1,11 +1,11 @@
-"""What reading, writing and reporting add to the network's own time, and whether memory grows with the images.
+"""Measure what reading, writing and reporting add to the network's time, and whether memory grows with the images.
 
     python -m benchmarks.cost.inference --num_images 500 --output docs/results/inference.json
 
 The images are phantoms at 512 pixels; `--longest_side 512` lets the network see them whole, in windows. `end_to_end` is
 the inference workflow with everything that it writes by default; `network` is its inferer alone over the same images,
-held in memory, in the same process afterwards. Memory is that of processes of their own over `--memory_images`; the
-workers that read are processes beside it and are not in it.
+held in memory, in the same process afterwards. Memory is measured in separate processes, one for each number in
+`--memory_images`; the memory of the workers that read images is not counted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NUM_DIFFERENT = 20
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, write the file, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_images", type=int, default=500)
     parser.add_argument("--memory_images", type=int, nargs="*", default=[100, 1000])
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def make_images(folder: Path, number: int, side: int) -> None:
-    """Write phantoms, at most 20 of them different, as PNG files into a folder that is not there yet."""
+    """Write phantoms, at most 20 different ones, as PNG files into a folder that does not exist yet."""
     folder.mkdir()
     for index in range(min(number, _NUM_DIFFERENT)):
         picture, _ = draw_dermoscopy(np.random.default_rng(index), (side, side))
@@ -88,7 +88,7 @@ def make_images(folder: Path, number: int, side: int) -> None:
 
 
 def build_workflow(folder: Path, *, device: str, num_workers: int, longest_side: int) -> ConfigWorkflow:
-    """Return the inference workflow over the images in `folder`/in, which writes to `folder`/out."""
+    """Return the inference workflow that reads images from `folder`/in and writes to `folder`/out."""
     flow = ConfigWorkflow(
         config_file=str(ROOT / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
         dataset_dir=str(folder / "in"), output_dir=str(folder / "out"), device=device,
@@ -100,7 +100,7 @@ def build_workflow(folder: Path, *, device: str, num_workers: int, longest_side:
 
 
 def _time_network(flow: ConfigWorkflow) -> float:
-    """Return the seconds of the inferer alone over the run's images, each read before."""
+    """Return the seconds that the inferer alone takes for the run's images, read beforehand."""
     read, cases = flow.parser.get_parsed_content("preprocessing"), flow.parser.get_parsed_content("datalist")
     network, inferer = flow.parser.get_parsed_content("network").eval(), flow.parser.get_parsed_content("inferer")
     device = torch.device(flow.parser.get_parsed_content("device"))

@@ -1,11 +1,11 @@
-"""What inference costs, and how that grows: with pixels, images, windows' overlap, experts; and what its parts cost.
+"""Measure the cost of inference and of its parts, and how it grows with pixels, images, overlap and experts.
 
     python -m benchmarks.cost.inference_workflow --output docs/results/inference_cost.json
 
-Every size and every number of images runs in a process of its own, whose peak memory is its alone; everything else is
-timed in turns in one process. Weights are random but for the workflow's, which are the shipped ones: they do not change
-the cost. The network is that of `configs/inference.json` (vit_t, windows of 256 pixels, 4 at a time) where nothing else
-is said. What the workflow adds to the network is measured by `benchmarks.cost.workflow`.
+Every size and every number of images runs in a process of its own, so that peak memory is not mixed; everything else is
+timed in turns in one process. Weights are random, except the workflow's, which are the shipped ones: weights do not
+change the cost. Unless stated otherwise, the network is that of `configs/inference.json` (vit_t, windows of 256 pixels,
+4 at a time). What the workflow adds to the network is measured by `benchmarks.cost.workflow`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from icmoe_monai.networks.voting import to_probabilities
 from icmoe_monai.utils.files import write_json
 
 _OVERLAPS = (0.0, 0.25, 0.5, 0.75)
-_PATIENCE = 20.0  # seconds after which a size is not repeated any more
+_PATIENCE = 20.0  # seconds after which a size is not repeated again
 
 
 def build(backbone: str, device: str, experts: tuple[str, ...] = EXPERTS) -> ICMoE:
@@ -54,7 +54,7 @@ def draw(side: int, device: str, batch_size: int = 1) -> Tensor:
 
 
 def measure_size(side: int, window: int, repeats: int, device: str) -> dict[str, Any]:
-    """Segment one image of a size over windows: median seconds, how many windows, and the peak memory."""
+    """Segment one image by sliding windows; return median seconds, number of windows and peak memory."""
     network, inferer = build("vit_t", device), SlidingWindowVotingInferer(roi_size=window)
     inferer(draw(window, device), network)
     counted = 0
@@ -100,7 +100,7 @@ def compare_experts(window: int, repeats: int, device: str) -> dict[str, dict[st
 
 
 def compare_batches(window: int, repeats: int, device: str) -> dict[str, dict[str, Any]]:
-    """Time passes of 1 to 8 windows."""
+    """Time passes over batches of 1 to 8 windows."""
     network = build("vit_t", device)
     return time_in_turn(
         {str(size): _run(network.expert_maps, draw(window, device, size)) for size in (1, 2, 4, 8)}, repeats, device
@@ -108,14 +108,14 @@ def compare_batches(window: int, repeats: int, device: str) -> dict[str, dict[st
 
 
 def compare_overlaps(window: int, repeats: int, device: str) -> dict[str, dict[str, Any]]:
-    """Time one image of three windows' side, by how far the windows overlap."""
+    """Time one image, three windows wide and high, for several overlaps of the windows."""
     network, image = build("vit_t", device), draw(3 * window, device)
     inferers = {overlap: SlidingWindowVotingInferer(roi_size=window, overlap=overlap) for overlap in _OVERLAPS}
     return time_in_turn({str(o): _run(inferer, image, network) for o, inferer in inferers.items()}, repeats, device)
 
 
 def compare_packs(backbone: str, side: int, repeats: int, device: str) -> dict[str, Any]:
-    """Time two sets of experts over one pass of their trunk, beside two networks."""
+    """Time two sets of experts that share one pass of the trunk, two whole networks, and one."""
     first, second, image = build(backbone, device), build(backbone, device), draw(side, device)
     packs = ExpertPacks({"first": first, "second": second})
     rows = time_in_turn(
@@ -131,7 +131,7 @@ def compare_packs(backbone: str, side: int, repeats: int, device: str) -> dict[s
 
 
 def measure_parts(window: int, repeats: int, device: str) -> dict[str, float]:
-    """Return the median seconds of the network's parts in an image of two windows' side, over overlapping windows."""
+    """Return the median seconds of the network's parts for an image two windows wide and high, windows overlapping."""
     network, inferer = build("vit_t", device), SlidingWindowVotingInferer(roi_size=window)
     image, watch, rounds = draw(2 * window, device), Stopwatch(device), []
     for _ in range(1 + repeats):
@@ -145,7 +145,7 @@ def measure_parts(window: int, repeats: int, device: str) -> dict[str, float]:
 
 
 def maps_by_part(network: ICMoE, image: Tensor, time: Stopwatch) -> Tensor:
-    """Return what `ICMoE.expert_maps` does, part by part."""
+    """Return the result of `ICMoE.expert_maps`, with each part timed."""
     tokens = time("trunk", lambda: network.trunk(image))
     levels = time("pyramid", lambda: network.detail(image))
     features = time("experts", lambda: network.expert_features(tokens))

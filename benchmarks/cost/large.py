@@ -1,11 +1,11 @@
-"""A slide of 20,000 x 20,000 pixels through `configs/inference_large.yaml`: time, memory, and whether a crop is equal.
+"""Segment a slide of 20,000 x 20,000 pixels by `configs/inference_large.yaml`: time, memory, and equality of a crop.
 
     python -m benchmarks.cost.large --output docs/results/large.json
 
 The slide is computer-made: phantoms of skin on the tiles of its left half, 24 different ones, and bare glass on the
 right. The bundle's command segments it in a process of its own. A crop from its middle is then segmented twice in
 another process, in strips without skipping glass, and whole in memory by `SlidingWindowVotingInferer`;
-`pixels_that_differ` is of the two masks.
+`pixels_that_differ` counts the pixels where the two masks differ.
 
     python -m benchmarks.cost.large --widths 20000 50000 100000 --output docs/results/large_widths.json
 
@@ -45,7 +45,7 @@ _GLASS = 240
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, write the file, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=20_000, help="of the slide")
     parser.add_argument("--crop", type=int, default=4_000, help="side of the crop; 0: none")
@@ -109,7 +109,7 @@ def _write_crop(source: Path, path: Path, side: int) -> None:
 
 
 def _run_command(folder: Path, output: Path) -> dict[str, object]:
-    """Run the bundle's command, and return what its report says of the one slide."""
+    """Run the bundle's command, and return its report's entries on the one slide."""
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS)]
     start = time.perf_counter()
     subprocess.run(

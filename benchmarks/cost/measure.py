@@ -1,4 +1,4 @@
-"""Time and peak memory, measured the same way for everything that is compared."""
+"""Measurement of time and peak memory, the same for everything that is compared."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ T = TypeVar("T")
 
 
 def now(device: str) -> float:
-    """Return a time in seconds, once the device has done what it was given.
+    """Wait until the device has done its work, and return the time in seconds.
 
-    A process that computes on a CPU in one thread is timed by the processor time that it took: on an idle machine that
-    is the wall clock's, and other work on the machine hardly lengthens it. Everything else is timed by the wall clock.
+    A process that computes on a CPU in one thread is timed by its processor time: on an idle machine this equals the
+    time of the wall clock, and other work on the machine hardly lengthens it. Everything else is timed by the wall
+    clock.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
@@ -34,15 +35,15 @@ def now(device: str) -> float:
 
 
 def time_in_turn(runs: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, dict[str, object]]:
-    """Time several things in turns, so that a slow minute of the machine hits all of them.
+    """Time several functions in turns, so that a slow minute of the machine affects all of them.
 
     Args:
-        runs: What is timed, by name; each is run once before, untimed.
-        repeats: Rounds.
-        device: Where it runs.
+        runs: The functions by name; each is run once before, untimed.
+        repeats: Number of rounds.
+        device: Device on which they run.
 
     Returns:
-        Seconds of each: every round's, and their median.
+        For each function `all_seconds`, the seconds of every round, and `seconds`, their median.
     """
     for run in runs.values():
         run()
@@ -56,10 +57,10 @@ def time_in_turn(runs: Mapping[str, Callable[[], object]], repeats: int, device:
 
 
 class Stopwatch:
-    """Takes the time of the parts of something that is done again and again.
+    """Time the parts of a task that is done again and again.
 
     Args:
-        device: Where it runs.
+        device: Device on which the parts run.
     """
 
     def __init__(self, device: str) -> None:
@@ -67,21 +68,21 @@ class Stopwatch:
         self.all_seconds: dict[str, list[float]] = {}
 
     def __call__(self, part: str, run: Callable[[], T]) -> T:
-        """Run a part, and return what it returns."""
+        """Run a part, note its time, and return its result."""
         start = now(self.device)
         result = run()
         self.all_seconds.setdefault(part, []).append(now(self.device) - start)
         return result
 
     def take_round(self) -> dict[str, float]:
-        """Return the seconds of each part since the last call, those of a part that ran several times added up."""
+        """Return the seconds of each part since the last call; several runs of a part are added up."""
         found = {part: sum(seconds) for part, seconds in self.all_seconds.items()}
         self.all_seconds.clear()
         return found
 
 
 def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the median of each part over rounds."""
+    """Return the median seconds of each part over rounds."""
     return {part: round(statistics.median(one[part] for one in rounds), 5) for part in rounds[0]}
 
 
@@ -92,9 +93,9 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
 
 
 def peak_memory(run: Callable[[], object], device: str) -> dict[str, float]:
-    """Measure the highest memory while something runs, in MB: as it is then, and above what was held before.
+    """Run a function and return the peak memory meanwhile, in MB: the whole, and above what was held before.
 
-    On a CPU it is the process's resident memory, everything included (Linux only).
+    On a CPU the peak is the process's whole resident memory (Linux only).
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
@@ -114,7 +115,7 @@ def peak_memory(run: Callable[[], object], device: str) -> dict[str, float]:
 def in_own_process(module: str, arguments: list[str]) -> dict[str, float]:
     """Run a module of this package as a process of its own, and return the JSON of its last line.
 
-    Peaks of one thing must not hide in memory that another has left behind.
+    A process of its own is needed for peak memory: a new peak could hide in memory that an earlier run left behind.
     """
     command = [sys.executable, "-m", module, *arguments]
     root = Path(__file__).parents[2]
@@ -123,7 +124,7 @@ def in_own_process(module: str, arguments: list[str]) -> dict[str, float]:
 
 
 def hardware(device: str) -> dict[str, object]:
-    """Describe what the numbers were measured on."""
+    """Describe the machine and the versions with which the numbers were measured."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():

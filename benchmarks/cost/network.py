@@ -1,8 +1,8 @@
-"""What the experts cost: the whole network beside its own encoder, and a training step beside full fine-tuning.
+"""Measure what the experts cost: the network against its own encoder, and a training step against full fine-tuning.
 
     python -m benchmarks.cost.network --output docs/results/network.json
 
-Inference is timed in turns in one process; each training step runs in a process of its own, whose peak memory is its.
+Inference is timed in turns in one process; each training step runs in a process of its own, for its peak memory.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ TRAININGS = {"experts on a frozen encoder": False, "full fine-tuning": True}  # 
 
 
 class StackedExperts(nn.Module):
-    """The same network with the experts stacked along the batch: one product with each frozen matrix for all.
+    """Run an IC-MoE with the experts stacked along the batch: one product with each frozen matrix for all experts.
 
     Args:
-        network: Ours, whose parts are used.
+        network: Our network, whose parts are used.
     """
 
     def __init__(self, network: ICMoE) -> None:
@@ -73,7 +73,7 @@ class StackedExperts(nn.Module):
 
 
 def build(backbone: str, device: str, *, train_trunk: bool = False) -> ICMoE:
-    """Build the network with random weights under which every part of it matters."""
+    """Build the network with random weights, so that every part changes the result."""
     torch.manual_seed(0)
     network = ICMoE(backbone=backbone, train_trunk=train_trunk)
     draw_weights(network.encoder)
@@ -85,7 +85,7 @@ def build(backbone: str, device: str, *, train_trunk: bool = False) -> ICMoE:
 
 
 def compare_inference(backbone: str, image_size: int, device: str, repeats: int) -> dict[str, dict]:
-    """Time the network, its parts, the stacked form and the encoder alone."""
+    """Time the network, its parts, the form with stacked experts, and the encoder alone."""
     network = build(backbone, device).eval()
     image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(1)).to(device)
     stacked, explicit = StackedExperts(network), explicit_encoder(network.encoder)
@@ -111,7 +111,7 @@ def compare_inference(backbone: str, image_size: int, device: str, repeats: int)
 
 
 def train_step(backbone: str, image_size: int, device: str, *, train_trunk: bool) -> dict[str, float]:
-    """Take two training steps with one image, and measure the second, when the optimizer holds its moments."""
+    """Take two training steps with one image, and measure the second, in which the optimizer holds its moments."""
     network = build(backbone, device, train_trunk=train_trunk).train()
     loss_function = ICMoELoss(out_channels=1, experts=network.expert_names).to(device)
     optimizer = torch.optim.AdamW(trainable_parameters(network), lr=1e-4)

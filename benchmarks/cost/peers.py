@@ -1,4 +1,4 @@
-"""Other encoders of the same weights: SAM's attention as Meta wrote it down, and Hugging Face transformers'."""
+"""Encoders to compare with, of the same weights: SAM's attention as Meta defined it, and Hugging Face transformers'."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from icmoe_monai.weights.formats import to_hugging_face
 
 
 class ExplicitAttention(nn.Module):
-    """SAM's attention taken literally: pads before the projection, and adds a bias of tokens x tokens.
+    """Compute SAM's attention literally: pad before the projection, and add a bias of tokens x tokens.
 
     Args:
-        attention: Ours, whose weights are taken.
+        attention: Our attention, whose weights are used.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -44,10 +44,10 @@ class ExplicitAttention(nn.Module):
 
 
 class ExplicitBlock(nn.Module):
-    """SAM's block with `ExplicitAttention`, over all tokens at once.
+    """Compute SAM's block with `ExplicitAttention`, over all tokens at once.
 
     Args:
-        block: Ours, whose weights are taken.
+        block: Our block, whose weights are used.
     """
 
     def __init__(self, block: Block) -> None:
@@ -69,13 +69,13 @@ def explicit_encoder(encoder: SamImageEncoder) -> SamImageEncoder:
 
 
 class HuggingFaceEncoder(nn.Module):
-    """transformers' encoder with the weights of ours, for images of one size.
+    """Run transformers' encoder with the weights of ours, for images of one size.
 
-    It knows square images only, and no other size than its tables': the position table comes resized by our own rule,
-    and the relative-position tables are resized by itself, as in SAM.
+    transformers accepts square images of the size of its tables only: here the position table is resized by our own
+    rule, and transformers resizes the relative-position tables itself, as SAM does.
 
     Args:
-        encoder: Ours.
+        encoder: Our encoder.
         image_size: Height and width of the image in pixels.
         attention: "eager" or "sdpa".
     """

@@ -1,9 +1,9 @@
-"""Whether ways to run the network pay on this machine: channels-last memory, bfloat16, `torch.compile`.
+"""Measure whether channels-last memory, bfloat16 and `torch.compile` make the network faster on this machine.
 
     python -m benchmarks.cost.switches --output docs/results/switches.json
 
-Inference and a training step (vit_t, random weights) are timed in turns in one process. What a way costs once, the
-first call with its compilation, is noted apart. A way that fails here is reported with the error that it raised.
+Inference and a training step (vit_t, random weights) are timed in turns in one process. The first
+call, with its compilation, is timed separately. A switch that fails here is reported with the error that it raised.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SWITCHES = ("float32", "channels last", "bfloat16", "compiled")
 
 
 def build_inference(switch: str, image: Tensor) -> Callable[[], Tensor]:
-    """Return what segments an image with the switch on; it returns the logits."""
+    """Return a function that segments an image with a switch on and returns the logits."""
     network, image = _switch_on(switch, build("vit_t", str(image.device)), image)
 
     def infer() -> Tensor:
@@ -41,7 +41,7 @@ def build_inference(switch: str, image: Tensor) -> Callable[[], Tensor]:
 
 
 def build_training(switch: str, image: Tensor) -> Callable[[], Tensor]:
-    """Return what takes a training step with the switch on; it returns the loss."""
+    """Return a function that takes a training step with a switch on and returns the loss."""
     network = build("vit_t", str(image.device)).train()
     network.encoder.requires_grad_(False)
     optimizer = torch.optim.AdamW(trainable_parameters(network), lr=1e-4)
@@ -80,7 +80,7 @@ def _call_first(run: Callable[[], Tensor]) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         result = run()
-    except Exception as error:  # whatever a compiler raises is a finding
+    except Exception as error:  # any error of the compiler is a result
         return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
     return {"first_call_wall_seconds": round(time.perf_counter() - start, 2), "result": result}
 
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     image = draw(options.size, options.device, options.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # what an earlier run compiled is not to be found
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # so that nothing compiled by an earlier run is used
         inference, training = (
             compare(build_run, image, options.switches, options.repeats)
             for build_run in (build_inference, build_training)

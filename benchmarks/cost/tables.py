@@ -1,7 +1,7 @@
-"""The tables of docs/cost.md from training_cost.json, inference_cost.json and switches*.json in docs/results/.
+"""Write the tables of docs/cost.md from training_cost.json, inference_cost.json and switches*.json in docs/results/.
 
-python -m benchmarks.cost.tables            # write them
-python -m benchmarks.cost.tables --check    # exit status 1 if they are not what stands there
+python -m benchmarks.cost.tables            # write the tables
+python -m benchmarks.cost.tables --check    # exit status 1 if docs/cost.md has other tables
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check the tables.
 
     Args:
-        arguments: Of the command line; the process's own by default.
+        arguments: Words of the command line; by default those of this process.
     """
     return write_or_check("cost", "cost_tables", _with_tables, __doc__, arguments)
 
@@ -37,7 +37,7 @@ def make_tables(folder: Path) -> dict[str, str]:
     """Return every table by its name in the page.
 
     Args:
-        folder: Where the files are.
+        folder: Folder of the files.
     """
     training, inference, two_readers = (
         json.loads((folder / f"{name}.json").read_text()) for name in ("training_cost", "inference_cost", "inference")

@@ -1,10 +1,10 @@
-"""What training costs: the seconds of a step and the peak memory, beside what a user would train instead.
+"""Measure what training costs, seconds a step and peak memory, against what a user would train instead.
 
     python -m benchmarks.cost.training --output docs/results/training_cost.json
 
-Each training is the trainer of `configs/train.json` with an overlay, in a process of its own, so that its peak memory
-is its alone; the processes take turns, `--rounds` times. It runs without validation, checkpoints and metrics. A step
-is all that lies between the ends of two steps: taking a batch and augmenting it, forward, backward, update. Images are
+Each training is the trainer of `configs/train.json` with an overlay, in a process of its own, for its peak
+memory; the processes take turns, `--rounds` times. It runs without validation, checkpoints and metrics. A step lasts
+from the end of one step to the end of the next: taking a batch and augmenting it, forward, backward, update. Images are
 phantoms, held in memory as the config holds them; cached features lie in files of this run. Weights are random, since
 they do not change the cost, and nothing is downloaded.
 
@@ -41,7 +41,7 @@ TRAININGS = {
     "SegResNet": "baselines/segresnet.yaml",
     "UNet": "baselines/unet.yaml",
 }
-OF_THE_FOUNDATION = ("icmoe, cached", "icmoe", "full fine-tuning")  # with another backbone than vit_t
+OF_THE_FOUNDATION = ("icmoe, cached", "icmoe", "full fine-tuning")  # compared for other backbones than vit_t
 _DEPTHS = {"vit_t": 8, "vit_b": 12, "vit_l": 24, "vit_h": 32}
 _KEPT = (
     "icmoe_monai.training.CacheFeatures",
@@ -52,7 +52,7 @@ _PASS = 2  # batches in one pass over the images
 
 
 class Setting(NamedTuple):
-    """What is trained, and on what."""
+    """Hold the backbone, image size (pixels) and batch size of a comparison."""
 
     backbone: str
     image_size: int
@@ -60,15 +60,15 @@ class Setting(NamedTuple):
 
     @property
     def trainings(self) -> list[str]:
-        """Return what is compared."""
+        """Return the names of the trainings that are compared."""
         return list(TRAININGS if self.backbone == "vit_t" else OF_THE_FOUNDATION)
 
 
 class StepClock:
-    """Notes when each step of a trainer ended, and how long each batch took to come.
+    """Handler: note when each step of a trainer ended, and how long each batch took to arrive.
 
     Args:
-        device: Where the trainer runs.
+        device: Device on which the trainer runs.
     """
 
     def __init__(self, device: str) -> None:
@@ -77,7 +77,7 @@ class StepClock:
         self.reading: list[float] = []
 
     def attach(self, engine: Engine) -> None:
-        """Listen to an engine."""
+        """Register with a trainer."""
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._start_reading)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._end_reading)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
@@ -93,7 +93,7 @@ class StepClock:
 
 
 def build(training: str, setting: Setting, folder: Path, device: str, num_steps: int) -> ConfigParser:
-    """Return the configs of one training over phantoms in a folder, with what costs nothing to a step left out."""
+    """Return the configs of one training over phantoms in a folder, without what a step does not need."""
     overlay = TRAININGS[training]
     parser = ConfigParser(
         ConfigParser.load_config_files([str(CONFIGS / name) for name in ("train.json", overlay) if name])
@@ -118,7 +118,7 @@ def build(training: str, setting: Setting, folder: Path, device: str, num_steps:
 
 
 def measure_training(training: str, setting: Setting, device: str, num_steps: int, warm_up: int) -> dict[str, Any]:
-    """Run some steps, and return the median seconds of those after the warm-up, of their reading, and the peak memory.
+    """Run some steps, and return the seconds of each after the warm-up, of reading (median), and the peak memory.
 
     The memory is that of the whole run, filling the cache included.
     """
@@ -159,7 +159,7 @@ def parse(name: str) -> Setting:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure every training of every setting, in turns."""
+    """Measure every training of every setting in turns, and the parts of a step."""
     steps = str(options.steps)
     shared = ["--device", options.device, "--steps", steps, "--warm_up", str(options.warm_up)]
     results: dict[str, Any] = {}
@@ -180,7 +180,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the median step over all rounds, the median peaks, and every single value."""
+    """Return the median seconds of a step over all rounds, the median peaks, and the seconds of every step."""
     steps = [seconds for one in rounds for seconds in one["all_step_seconds"]]
     found = {
         key: statistics.median(one[key] for one in rounds)

@@ -1,9 +1,10 @@
-"""What each part of a training step of IC-MoE costs, forward and backward, and so what a cache of features can save.
+"""Measure each part of a training step of IC-MoE, forward and backward, and so what a cache of features can save.
 
     python -m benchmarks.cost.training_parts vit_t:256:8
 
-One line of JSON: the median seconds of each part. The parts run one after the other, and gradients are handed from part
-to part; the result is that of an ordinary step. `benchmarks.cost.training` runs it in a process of its own.
+The output is one line of JSON: the median seconds of each part. The parts run one after the other, and gradients are
+handed from part to part; the result is that of an ordinary step. `benchmarks.cost.training` runs this command in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def _forever(loader: Any) -> Iterator[dict[str, Tensor]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure the parts of a training step, and print them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", help="BACKBONE:PIXELS:BATCH")
     parser.add_argument("--steps", type=int, default=4, help="timed, after one that is not")

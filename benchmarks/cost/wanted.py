@@ -1,4 +1,4 @@
-"""What was wanted of the cost of training and inference, what was found, and whether it holds."""
+"""Comparison of the goals for the cost of training and inference with the measurements."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ Row = tuple[str, str, str]
 
 
 def wanted(training: Mapping[str, Any], inference: Mapping[str, Any], two_readers: Mapping[str, Any]) -> list[Row]:
-    """Return what was wanted, what was found, and "yes" or "no".
+    """Return for each goal its name, the measurement, and "yes" or "**no**".
 
     Args:
         training: `results` of training_cost.json.
         inference: inference_cost.json.
-        two_readers: inference.json.
+        two_readers: inference.json, measured with two processes that read images.
     """
     found = [*_speedups(training), *_memory(training), *_throughput(inference, two_readers), *_growth(inference)]
     return [(name, said, "yes" if holds else "**no**") for name, said, holds in found]
 
 
 def highest_speedup(parts: Mapping[str, float]) -> float:
-    """Return how many times faster a step is if all that the cache replaces cost nothing but reading the features."""
+    """Return how many times faster a step could be if all that the cache replaces cost only the reading of features."""
     step = sum(parts.values()) - parts["reading features"]
     return step / (sum(parts.values()) - sum(parts[part] for part in ("trunk", "pyramid", "reading images")))
 
 
 def setting_of(result: Mapping[str, Any]) -> str:
-    """Return a setting in words."""
+    """Describe the setting of a result in words."""
     return f"{result['backbone']}, {result['image_size']} pixels, batch {result['batch_size']}"
 
 

@@ -1,9 +1,10 @@
-"""What each part of the inference workflow costs: reading, the network, writing, and what a run costs once.
+"""Measure the parts of the inference workflow: reading, the network, writing, and what a run costs once.
 
     python -m benchmarks.cost.workflow --num_images 20 --longest_side 256
 
-One line of JSON. The images are phantoms at 512 pixels; everything runs in one process, one part after the other.
-`benchmarks.cost.inference_workflow` runs it for several numbers of images, each in a process of its own.
+The output is one line of JSON. The images are phantoms at 512 pixels; everything runs in one process, one part after
+the other. `benchmarks.cost.inference_workflow` runs this command for several numbers of images, each in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from benchmarks.cost.measure import now, peak_memory
 
 
 class WorkflowClock:
-    """Adds up what an evaluator spends on reading, on the network with its windows and vote, and on writing.
+    """Handler: add up the seconds of reading, of the network with its windows and vote, and of writing.
 
     Args:
-        device: Where the evaluator runs.
+        device: Device on which the evaluator runs.
     """
 
     def __init__(self, device: str) -> None:
@@ -34,7 +35,7 @@ class WorkflowClock:
         self.seconds = {"reading": 0.0, "network": 0.0, "writing": 0.0}
 
     def attach(self, engine: Engine) -> None:
-        """Listen to an evaluator; writing ends with the handlers that were attached before."""
+        """Register with an evaluator; the time of writing includes the handlers attached before this one."""
         for event in (Events.GET_BATCH_STARTED, Events.ITERATION_STARTED):
             engine.add_event_handler(event, self._note)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._end, "reading")
@@ -52,7 +53,7 @@ class WorkflowClock:
 def measure(num_images: int, side: int, longest_side: int, device: str) -> dict[str, Any]:
     """Run the workflow over phantoms, and return its seconds, those of its parts, and the peak memory.
 
-    `once` is what a run costs beside its images: reading the weights, checking them, the report.
+    The part `once` is the time that a run takes beside its images: reading and checking the weights, and the report.
     """
     clock = WorkflowClock(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +69,7 @@ def measure(num_images: int, side: int, longest_side: int, device: str) -> dict[
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
+    """Measure the parts of the workflow, and print them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_images", type=int, default=20)
     parser.add_argument("--side", type=int, default=512, help="of the images")

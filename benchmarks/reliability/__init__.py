@@ -1,1 +1,1 @@
-"""What calibrated figures hold on test images."""
+"""Measurements of how well calibrated figures hold on test images."""

@@ -1,12 +1,12 @@
-"""Whether risk-controlled masks keep their promise: the false-negative rate over random splits of labelled images.
+"""Measure whether risk-controlled masks keep their false-negative rate, over random splits of labelled images.
 
     python -m benchmarks.reliability.risk_control --dataset_dir D --checkpoint C --output FILE.json
 
-The network goes once over the validation and the test images, which it was not trained on. Then both are mixed, and
+The network segments the validation and the test images, which it was not trained on, once. Then both are mixed, and
 each of `--num_splits` random halves chooses a threshold for the other half. A split *holds* if the 95 % bootstrap
-interval of the rate of the other half reaches down to alpha. No calibration is used or changed: this says how well the
-method keeps its promise where images are exchangeable, as a random split makes them. `official` is the same with the
-validation images for the threshold and the test images for the rate.
+interval of the rate of the other half reaches down to alpha. No calibration is used or changed: the result says how
+well the method keeps its promise where images are exchangeable, as a random split makes them. `official` is the same
+measurement with the validation images for the threshold and the test images for the rate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOADERS = ("icmoe_monai.weights.LoadFrozen", "icmoe_monai.weights.CheckpointLoa
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, write the file, and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--checkpoint", required=True)
@@ -92,7 +92,7 @@ def _curves_of(split: str, arguments: argparse.Namespace) -> np.ndarray:
 
 
 class CollectCurves:
-    """Handler that keeps each image's `miss_curve`; images without foreground have none."""
+    """Handler: keep the `miss_curve` of each image; images without foreground have none."""
 
     def __init__(self) -> None:
         self.curves: list[np.ndarray] = []
@@ -111,12 +111,15 @@ class CollectCurves:
 
 
 def random_splits(curves: np.ndarray, alpha: float, *, num_splits: int) -> dict[str, Any]:
-    """Choose a threshold on a random half of the images and judge it on the other, some times.
+    """Choose a threshold on a random half of the images and judge it on the other half, several times.
 
     Args:
         curves: `miss_curve` of each image, (n, L).
-        alpha: The rate to keep.
-        num_splits: How often.
+        alpha: The false-negative rate to keep, 0..1.
+        num_splits: Number of random splits.
+
+    Returns:
+        Mean and standard deviation of the rates, the number of splits that hold, and the splits.
     """
     splits = []
     for seed in range(num_splits):
@@ -133,13 +136,13 @@ def random_splits(curves: np.ndarray, alpha: float, *, num_splits: int) -> dict[
 
 
 def judge(fitted: np.ndarray, others: np.ndarray, alpha: float, *, seed: int) -> dict[str, Any]:
-    """Return the threshold of some images' curves, and the rate of others at it with its bootstrap interval.
+    """Choose a threshold by some images' curves, and return the rate of other images at it, with its interval.
 
     Args:
         fitted: Curves that choose the threshold, (n, L).
-        others: Curves of other images.
-        alpha: The rate to keep.
-        seed: Of the bootstrap.
+        others: Curves of other images, (m, L).
+        alpha: The false-negative rate to keep, 0..1.
+        seed: Seed of the bootstrap.
     """
     control = control_risk(fitted, alpha=alpha)
     rates = others[:, level_index(control.threshold)]

@@ -1,7 +1,7 @@
-"""The table of docs/reliability.md from docs/results/reliability_SET.json and risk_control_SET.json.
+"""Write the table of docs/reliability.md from docs/results/reliability_SET.json and risk_control_SET.json.
 
-python -m benchmarks.reliability.table            # write it
-python -m benchmarks.reliability.table --check    # exit status 1 if it is not what stands there
+python -m benchmarks.reliability.table            # write the table
+python -m benchmarks.reliability.table --check    # exit status 1 if docs/reliability.md has another table
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check the table.
 
     Args:
-        arguments: Of the command line; the process's own by default.
+        arguments: Words of the command line; by default those of this process.
     """
     return write_or_check("reliability", "reliability_table", _with_table, __doc__, arguments)
 
@@ -32,10 +32,10 @@ def _with_table(text: str, results: Path) -> str:
 
 
 def table(folder: Path) -> str:
-    """Return the table, a column per set.
+    """Return the table in Markdown, with a column per data set.
 
     Args:
-        folder: Where the files are.
+        folder: Folder of the files.
     """
     names = sorted(path.stem.removeprefix("reliability_") for path in folder.glob("reliability_*.json"))
     columns = [

@@ -1,1 +1,1 @@
-"""Studies: rows of configs over sets and seeds, collected, and their tables."""
+"""Studies: run configs over data sets and seeds, collect the results, and make their tables."""

@@ -1,12 +1,12 @@
-"""Run a named study: every row on every data set with every seed, resumed where it stopped, collected as it goes.
+"""Run a study: every row on every data set with every seed. It resumes where it stopped, and collects results.
 
     python -m benchmarks.study configs/studies/reduced.yaml --data_dir DATA --trunk FILE --tune
     python -m benchmarks.study configs/studies/reduced.yaml --data_dir DATA --trunk FILE --jobs 2
     python -m benchmarks.study.tables
 
-A run is two processes of a user's commands (`study_run`). Called again, the study skips what is finished with the same
-settings, goes on with what was half trained, and tries again what failed. After every run all that is finished is
-collected into `docs/results/NAME` (`collect`).
+A run is a training and an evaluation by a user's commands, each in its own process (`run`). Called again, the study
+skips runs that are finished with the same settings, resumes half-trained ones, and repeats failed ones. After every run
+all finished runs are collected into `docs/results/NAME` (`collect`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SECONDS_TO_END = 5.0
 
 
 class Children:
-    """The processes of the runs that go on; they stop with the study, after they have saved where they are."""
+    """Start and stop the processes of the runs; when the study is stopped, they save their state and end."""
 
     def __init__(self) -> None:
         self.running: list[subprocess.Popen] = []
@@ -48,7 +48,7 @@ class Children:
         with self.lock, log.open("a") as file:
             if self.is_stopped:
                 return 1
-            # a session of its own: Ctrl-C is passed on by `stop`, once, as a second one would stop the saving
+            # a session of its own, so that only `stop` passes Ctrl-C on, once: a second one would stop the saving
             process = subprocess.Popen(
                 command, cwd=ROOT, env=dict(environment), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -84,15 +84,15 @@ def run_all(
 
     Args:
         study: The study.
-        runs: Its runs, in order.
-        place: Where.
+        runs: Runs of the study, in order.
+        place: Folders and settings of the runs.
         rates: Learning rate of each row that has its own.
         execute: Runs a command.
-        finished: Called after every run that was finished now.
-        stop: Ends the commands that go on, after Ctrl-C.
+        finished: Called after every run that this call has finished.
+        stop: Ends the running commands, after Ctrl-C.
 
     Returns:
-        What failed, with the last line of its log.
+        The runs that failed, each with the last line of its log.
     """
     pending = [run for run in runs if state_of(study, run, place, rate_of(run, rates)) != "finished"]
     _tell(f"{len(runs)} runs, {len(runs) - len(pending)} of them finished before")
@@ -120,7 +120,7 @@ def run_all(
 
 
 def check_sets(study: Study, runs: Sequence[Run], place: Place, rates: Mapping[str, float]) -> None:
-    """Look at every image of the sets that are still needed, once for all runs."""
+    """Check every image of the data sets that unfinished runs need, once for all runs."""
     needed = {run.dataset for run in runs if state_of(study, run, place, rate_of(run, rates)) != "finished"}
     for name in sorted(needed):
         settings = study.settings | study.datasets[name]
@@ -129,7 +129,7 @@ def check_sets(study: Study, runs: Sequence[Run], place: Place, rates: Mapping[s
 
 
 def _check_tuned(study: Study, runs: Sequence[Run], rates: Mapping[str, float]) -> None:
-    """Refuse a study half of which has learning rates of its own, which would favour that half."""
+    """Raise if only some of the rows to tune have a tuned learning rate, since this would favour them."""
     listed = study.tuning.rows if study.tuning is not None and rates else []
     untuned = list(dict.fromkeys(run.row for run in runs if run.row in listed and run.row not in rates))
     if untuned:
@@ -139,7 +139,7 @@ def _check_tuned(study: Study, runs: Sequence[Run], rates: Mapping[str, float]) 
 
 
 def main(arguments: list[str] | None = None, execute: Execute | None = None) -> int:
-    """Run, tune, collect, or tell what would be run; return the exit status."""
+    """Run or tune a study, collect its runs or list its commands; return the exit status."""
     options = _parser().parse_args(arguments)
     study = read_study(options.study)
     trunk = options.trunk

@@ -1,9 +1,9 @@
-"""The finished runs of a study as the files that are committed: `runs.csv`, `DATASET_dice.csv`, `study.json`.
+"""Collect a study's finished runs into the files that are committed: `runs.csv`, `DATASET_dice.csv`, `study.json`.
 
 `runs.csv` has a line for each run, `DATASET_dice.csv` a line for each test image and a column for each run and method:
-of every row `ROW/seed_K/voted`, of the row icmoe also `mean_vote`, each expert and `oracle`. Data sets, rows and seeds
-stand in the study's order, whatever the order in which they were run. Runs that are in the files already, of another
-machine, stay there as long as the study still asks for them; `study.json` says what it asked for then.
+for every row `ROW/seed_K/voted`, for the row icmoe also `mean_vote`, each expert and `oracle`. Data sets, rows, seeds
+are in the study's order, whatever the order in which they were run. Runs that the files already hold, made on another
+machine, are kept as long as the study still asks for them; `study.json` records the study as it was collected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VOTES = (
 
 
 class Finished(NamedTuple):
-    """A finished run and what it wrote."""
+    """Hold a finished run and the content of its `run.json`, `summary.json` and `cases.csv`."""
 
     run: Run
     content: dict[str, Any]
@@ -40,9 +40,9 @@ class Finished(NamedTuple):
 
 
 def collect(study: Study, place: Place, results: Path) -> int:
-    """Write the files from all runs that are finished as the study would make them now; return their number.
+    """Write the files from all runs that are finished with the study's present settings; return the number of runs.
 
-    A run that is not finished here keeps the lines that it has in the files, if these were made as the study asks.
+    A run that is not finished here keeps its lines in the files, if they were made with the study's present settings.
     """
     rates = tuned_rates(results / "tuning.csv")
     found = {run: finished for run in _in_order(study) if (finished := _read(study, run, place, rates)) is not None}
@@ -62,7 +62,7 @@ def collect(study: Study, place: Place, results: Path) -> int:
 
 
 def write_tuning(study: Study, place: Place, results: Path) -> None:
-    """Write `tuning.csv`: the best validation Dice of every finished trial, and which is chosen once a row has all."""
+    """Write `tuning.csv`: the best validation Dice of every finished trial, and the best trial of each complete row."""
     keys = ("row", "dataset", "seed", "learning_rate", "best_val_dice", "steps", "commit", "trunk")
     contents = [_content(study, run, place, {}) for run in trials_of(study)]
     lines: list[dict[str, Any]] = [{key: content[key] for key in keys} for content in contents if content]
@@ -75,7 +75,7 @@ def write_tuning(study: Study, place: Place, results: Path) -> None:
 
 
 def tuned_rates(path: Path) -> dict[str, float]:
-    """Return the chosen learning rate of every row in a `tuning.csv`; none if there is no file."""
+    """Return the chosen learning rate of every row in a `tuning.csv`; empty if there is no file."""
     if not path.is_file():
         return {}
     return {line["row"]: float(line["learning_rate"]) for line in reversed(read_csv(path)) if line["chosen"]}
@@ -84,7 +84,7 @@ def tuned_rates(path: Path) -> dict[str, float]:
 def rate_of(run: Run, rates: Mapping[str, float]) -> float | None:
     """Return a run's learning rate: a trial's own, else the tuned one of its row, else None for the config's.
 
-    A row that was not tuned takes IC-MoE's, so that an ablation differs from it in one thing only.
+    A row that was not tuned takes the rate of the row icmoe, so that an ablation differs from it in one thing only.
     """
     if run.trial is not None:
         return run.trial
@@ -134,12 +134,12 @@ def _line(finished: Finished) -> dict[str, Any]:
 
 
 def _lines_before(study: Study, place: Place, results: Path, rates: Mapping[str, float]) -> dict[Run, dict[str, Any]]:
-    """Return the lines of `runs.csv` that were made elsewhere, as the study asks now."""
+    """Return the lines of `runs.csv` that were made elsewhere, with the study's present settings."""
     if not (results / "runs.csv").is_file() or not (results / "study.json").is_file():
         return {}
     before = json.loads((results / "study.json").read_text())
     asked, overlays = set(_in_order(study)), _overlays_of(study)
-    overlays_before = before.get("overlays", overlays)  # older files only have their names
+    overlays_before = before.get("overlays", overlays)  # older files hold only the overlays' names
 
     def is_asked(run: Run, line: Mapping[str, str]) -> bool:
         return (
@@ -164,14 +164,14 @@ def _overlays_of(study: Study) -> dict[str, Any]:
 
 
 def _is_of_rate(line: Mapping[str, str], rate: float | None) -> bool:
-    """Say whether a line's run was given this learning rate; None: no rate, but the config's."""
+    """Return whether a line's run had this learning rate; None stands for the config's own."""
     if rate is None:
         return "--learning_rate" not in line["command_training"]
     return float(line["learning_rate"]) == rate
 
 
 def _columns_of(path: Path, runs: Sequence[Run]) -> dict[str, dict[str, str]]:
-    """Return the Dice of every case in a file, of these runs only."""
+    """Return the Dice of every case in a file, for the given runs only."""
     prefixes = tuple(f"{run.row}/seed_{run.seed}/" for run in runs)
     if not prefixes or not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""What a study is: rows (overlays of `configs/train.json`), data sets and seeds, read from one YAML file.
+"""Definition of a study: rows (overlays of `configs/train.json`), data sets and seeds, read from a YAML file.
 
     seeds: [0, 1, 2]
     datasets:            # folder below --data_dir -> settings that only this set has
@@ -14,7 +14,7 @@
       learning_rates: [0.003, 0.001]
       rows: [icmoe, unet]  # optional: the others take row icmoe's learning rate
 
-Of one setting in several places a row's holds before a data set's, and that before the study's.
+If a setting is given in several places, a row's overrides a data set's, and a data set's overrides the study's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KEYS = ("seeds", "datasets", "settings", "rows")
 
 
 class Tuning(NamedTuple):
-    """Which learning rates are tried, on which set and seed, for which rows."""
+    """Hold the learning rates that are tried, the data set and seed to try them on, and the rows to tune."""
 
     dataset: str
     seed: int
@@ -43,7 +43,7 @@ class Tuning(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A study as its file describes it; `rows` names overlays by their path in the repository."""
+    """Hold a study as its file describes it; `rows` names overlays by their path in the repository."""
 
     name: str
     seeds: list[int]
@@ -54,7 +54,7 @@ class Study(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One training: of a row on a set with a seed; of a tuning if it has a `trial`, the learning rate under trial."""
+    """Hold one training: its row, data set and seed, and in a tuning the learning rate that it tries, `trial`."""
 
     row: str
     dataset: str
@@ -63,7 +63,7 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Its folder below the study's."""
+        """Return the run's folder, relative to the study's."""
         if self.trial is None:
             return Path(self.dataset, self.row, f"seed_{self.seed}")
         return Path("tuning", self.row, f"learning_rate_{self.trial:g}")
@@ -73,7 +73,7 @@ def read_study(path: str | Path) -> Study:
     """Read a study's file.
 
     Args:
-        path: The file; the study is called as it.
+        path: The file; its stem is the study's name.
 
     Raises:
         InputError: If something is missing, unknown or of the wrong kind.
@@ -101,7 +101,7 @@ def read_study(path: str | Path) -> Study:
 
 
 def select(study: Study, kind: str, names: Sequence[str] | None) -> list[Any]:
-    """Return the study's rows, datasets or seeds, or those of them that are asked for, in the study's order."""
+    """Return the study's rows, datasets or seeds (`kind`), all or those in `names`, in the study's order."""
     known = list(getattr(study, kind))
     _check_names(names or [], known, kind.removesuffix("s"))
     return [name for name in known if not names or name in names]
@@ -113,9 +113,9 @@ def runs_of(
     datasets: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[Run]:
-    """List the study's runs in the order in which they are made: seed by seed, in it row by row.
+    """List the study's runs in the order in which they are made: seed by seed, and row by row for each seed.
 
-    An interrupted study then has whole seeds, and of the last one the first rows on all sets.
+    An interrupted study then has complete seeds, and for the last seed the first rows on all data sets.
     """
     chosen = [select(study, *pair) for pair in (("seeds", seeds), ("rows", rows), ("datasets", datasets))]
     return [Run(row, dataset, seed) for seed in chosen[0] for row in chosen[1] for dataset in chosen[2]]
@@ -135,9 +135,9 @@ def trials_of(study: Study, rows: Sequence[str] | None = None) -> list[Run]:
 
 
 def settings_of(study: Study, run: Run) -> dict[str, Any]:
-    """Return what makes a run this run besides its seed: by it a finished run is known again.
+    """Return the settings that identify a run besides its seed, by which a finished run is recognised.
 
-    The row's overlay comes with its content, as it may change.
+    The row's overlay is given by its content, since the file may change.
     """
     overlay = study.rows[run.row]
     content = yaml.safe_load((ROOT / overlay).read_text()) if overlay else {}

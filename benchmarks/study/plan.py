@@ -1,4 +1,4 @@
-"""How a run of a study is made: its folder, what it depends on, its commands and the overlay that they are given."""
+"""Plan of a study's run: its folder, the settings that it depends on, its commands and their overlay."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from icmoe_monai.utils.files import write_atomically
 
 
 class Place(NamedTuple):
-    """Where a study's runs are made, and with what.
+    """Hold the folders, the encoder's weights and the number of processes with which a study's runs are made.
 
     Attributes:
         data_dir: The folder of the data sets.
         runs_dir: The folder of the studies' runs.
-        trunk: File of the encoder's weights, or a name of official ones; None for any, to collect only.
-        jobs: How many runs go on at the same time.
-        commit: The code's commit where there is no git to ask.
+        trunk: File of the encoder's weights, or a name of official ones; None for any, if runs are only collected.
+        jobs: Number of runs at the same time.
+        commit: The code's commit, for a copy without git.
     """
 
     data_dir: Path
@@ -40,20 +40,20 @@ class Place(NamedTuple):
         return self.runs_dir / study.name / run.folder
 
     def cache(self, study: Study) -> Path:
-        """Return the folder of the images that all runs share."""
+        """Return the folder of cached images that all runs of a study share."""
         return self.runs_dir / study.name / "cache"
 
     @property
     def threads(self) -> int:
-        """Threads of one process."""
+        """Return the number of threads of one process."""
         return max(1, len(os.sched_getaffinity(0)) // self.jobs)
 
 
 def check_place(place: Place) -> None:
-    """Check the folders and the trunk.
+    """Check the data folder, the trunk and the number of jobs.
 
     Raises:
-        InputError: If one is missing.
+        InputError: If the folder or the trunk's file is missing, or `jobs` is below 1.
     """
     if not place.data_dir.is_dir():
         raise InputError(f"There is no folder {place.data_dir}: set --data_dir to the folder of the data sets.")
@@ -64,7 +64,7 @@ def check_place(place: Place) -> None:
 
 
 def identity_of(study: Study, run: Run, place: Place, learning_rate: float | None) -> dict[str, Any]:
-    """Return all that a run's results depend on, but for the code and the images."""
+    """Return everything that a run's results depend on, except the code and the images."""
     settings = settings_of(study, run)
     takes_trunk = settings["row"].get("pretrained", True) is not None
     return {
@@ -78,7 +78,7 @@ def identity_of(study: Study, run: Run, place: Place, learning_rate: float | Non
 
 
 def state_of(study: Study, run: Run, place: Place, learning_rate: float | None) -> str:
-    """Return "finished", "half" (there is a `last.pt`) or "new", all of them of these settings."""
+    """Return a run's state under its present settings: "finished", "half" (there is a `last.pt`) or "new"."""
     folder = place.folder(study, run)
     if not is_of(folder, identity_of(study, run, place, learning_rate)):
         return "new"
@@ -88,20 +88,20 @@ def state_of(study: Study, run: Run, place: Place, learning_rate: float | None) 
 
 
 def is_of(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Say whether a folder was begun with these settings."""
+    """Return whether the run in a folder was begun with the settings of an `identity_of`."""
     started = folder / "started.json"
     return started.is_file() and json.loads(started.read_text()) == identity
 
 
 def describe_file(source: str | None) -> str | None:
-    """Return a file's name and the beginning of its SHA-256; of official weights, the name."""
+    """Return a file's name and the beginning of its SHA-256; for official weights, only the name."""
     if source is None or not Path(source).is_file():
         return source
     return _describe(source, os.stat(source).st_mtime_ns)
 
 
 def commands_of(study: Study, run: Run, place: Place, learning_rate: float | None) -> dict[str, list[str]]:
-    """Return the commands of a run: "training" and, but for a trial, "evaluating"; to be run in the repository."""
+    """Return the commands of a run, run in the repository: "training" and, unless it is a trial, "evaluating"."""
     folder = place.folder(study, run)
     files = ["configs/train.json", str(folder / "settings.yaml"), study.rows[run.row]]
     common = ["--dataset_dir", str(place.data_dir / run.dataset), "--seed", str(run.seed)]
@@ -117,19 +117,19 @@ def commands_of(study: Study, run: Run, place: Place, learning_rate: float | Non
 
 
 def write_settings(study: Study, run: Run, place: Place) -> None:
-    """Write the overlay of the study's and the set's settings, with images cached on disk for all runs."""
+    """Write a run's overlay: settings of the study and the data set, with a cache of images on disk for all runs."""
     settings: dict[str, Any] = {"num_workers": 0} | study.settings | study.datasets[run.dataset]
     if place.trunk is not None:
         settings["pretrained"] = place.trunk
-    settings["cases#check"] = False  # the study has checked the set
+    settings["cases#check"] = False  # `check_sets` has checked the data set
     for part, split, with_meta in (("train", "train", False), ("validate", "val", True)):
         settings[f"{part}#dataset"] = {
             "_target_": "PersistentDataset",
             "data": f"$@cases['{split}']",
             "transform": f"@{part}#preprocessing",
             "cache_dir": str(place.cache(study) / f"{run.dataset}_{settings.get('image_size', 'default')}" / split),
-            "hash_transform": "$monai.data.utils.pickle_hashing",  # another preprocessing, another cache
-            "track_meta": with_meta,  # by which a prediction is brought to the label's size
+            "hash_transform": "$monai.data.utils.pickle_hashing",  # another preprocessing gets other cache files
+            "track_meta": with_meta,  # needed to bring a prediction to the label's size
             "weights_only": not with_meta,
         }
     text = "# Written by benchmarks.study; comes before the row's own overlay.\n"
@@ -139,8 +139,8 @@ def write_settings(study: Study, run: Run, place: Place) -> None:
 
 
 def environment_of(study: Study, place: Place) -> dict[str, str]:
-    """Return the environment of a run's processes: their share of the cores, and a place for temporary files."""
-    temporary = place.cache(study) / "tmp"  # on the cache's own disk, so that MONAI's move into it is atomic
+    """Return the environment of a run's processes: their number of threads, and the folder of temporary files."""
+    temporary = place.cache(study) / "tmp"  # on the cache's disk, so that MONAI moves files into the cache atomically
     temporary.mkdir(parents=True, exist_ok=True)
     threads = {name: str(place.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **threads, "TMPDIR": str(temporary)}
@@ -152,7 +152,7 @@ def quoted(command: list[str]) -> str:
 
 
 def portable(command: list[str], place: Place) -> str:
-    """Return a command without what is this machine's."""
+    """Return a command as text, with this machine's paths replaced by python, DATA and RUNS."""
     text = quoted(command)
     names = {sys.executable: "python", str(place.data_dir): "DATA", str(place.runs_dir): "RUNS"}
     for path, name in names.items():

@@ -1,12 +1,12 @@
-"""One run of a study: the plain commands of a user, each in a process of its own, then `run.json`.
+"""Make one run of a study: a user's plain commands, each in a process of its own, and then `run.json`.
 
 A run's folder holds what the commands write (`best.pt`, `last.pt`, `metrics.csv`, `evaluation/`), and
 
-- `settings.yaml`, the overlay that the commands are given: the study's and the set's settings;
-- `started.json`, what the run is a run of; a folder of other settings is moved aside to `seed_K.replaced`;
-- `train.log`, `evaluate.log`;
+- `settings.yaml`, the overlay that the commands are given: the study's and the data set's settings;
+- `started.json`, the row, data set, seed and settings; a folder of other settings is moved to `seed_K.replaced`;
+- `train.log`, `evaluate.log`, the output of the commands;
 - `trained.json`, written when the training has ended;
-- `run.json`, written last: with it the run is finished.
+- `run.json`, written last: its presence means that the run is finished.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from icmoe_monai.utils.engines import versions
 from icmoe_monai.utils.files import read_csv, write_json
 from icmoe_monai.weights.tensor_files import read_checkpoint
 
-# what runs: a command, the file for its output, its environment -> exit status
+# function that runs a command: the command, the file for its output, its environment -> exit status
 Execute = Callable[[list[str], Path, Mapping[str, str]], int]
 
 
 class RunFailedError(RuntimeError):
-    """A command of a run has failed; the message is the last line of its log."""
+    """Signal that a command of a run has failed; the message is the last line of its log."""
 
 
 def make_run(study: Study, run: Run, place: Place, learning_rate: float | None, execute: Execute) -> None:
-    """Train and evaluate, from wherever an earlier attempt stopped.
+    """Train and evaluate one run, from where an earlier attempt stopped.
 
     Raises:
         RunFailedError: If one of the commands fails.
@@ -83,7 +83,7 @@ def make_run(study: Study, run: Run, place: Place, learning_rate: float | None, 
 
 
 def machine(study: Study, place: Place) -> dict[str, Any]:
-    """Describe what the runs are made on."""
+    """Describe the machine on which the runs are made."""
     device = str(study.settings.get("device", "cuda" if torch.cuda.is_available() else "cpu"))
     found = hardware(device)
     cores = len(os.sched_getaffinity(0))
@@ -91,14 +91,14 @@ def machine(study: Study, place: Place) -> dict[str, Any]:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log that says something; of a progress bar, its last state."""
+    """Return the last line of a log that is not blank; of a progress bar, its last state."""
     lines = log.read_text(errors="replace").replace("\r", "\n").splitlines() if log.is_file() else []
     said = [line.strip() for line in lines if line.strip()]
     return said[-1] if said else ""
 
 
 def _move_aside(folder: Path) -> None:
-    """Move what a run of other settings left out of the way; of several such runs the last is kept."""
+    """Move the folder of a run with other settings aside; of several such folders only the last is kept."""
     if folder.is_dir():
         replaced = folder.with_name(folder.name + ".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
@@ -112,14 +112,14 @@ def _do(command: list[str], log: Path, environment: Mapping[str, str], execute: 
 
 
 def _is_trained(folder: Path, study: Study, run: Run) -> bool:
-    """Say whether a training has come to its end, and its last epoch been validated."""
+    """Return whether a training has ended and its last epoch has been validated."""
     settings = settings_of(study, run)
     max_epochs = {"max_epochs": None, **settings["study"], **settings["row"]}["max_epochs"]
     return max_epochs is not None and _epochs_in(folder / "metrics.csv") == max_epochs
 
 
 def _can_go_on(folder: Path) -> bool:
-    """Say whether a training can be resumed: not if it was stopped between its last step and the validation of it."""
+    """Return whether a training can be resumed: not if it stopped between its last step and that step's validation."""
     trainer = read_checkpoint(folder / "last.pt")["trainer"]
     return trainer["iteration"] < trainer["max_epochs"] * trainer["epoch_length"]
 
@@ -145,7 +145,7 @@ def _of_training(metrics: Path) -> dict[str, Any]:
 
 
 def _of_network(study: Study, run: Run, place: Place) -> dict[str, Any]:
-    """Return what the configs say: how many parameters the network has, and the learning rate."""
+    """Return the learning rate and the numbers of parameters, as the run's configs give them."""
     settings, overlay = place.folder(study, run) / "settings.yaml", study.rows[run.row]
     files = [str(ROOT / "configs" / "train.json"), str(settings), *([str(ROOT / overlay)] if overlay else [])]
     parser = ConfigParser(ConfigParser.load_config_files(files))
@@ -162,7 +162,7 @@ def _inference_seconds(path: Path) -> float | None:
 
 
 def _commit() -> str:
-    """Return the code's commit, with "-dirty" if the code has changes; results written into docs/ are none."""
+    """Return the code's commit, with "-dirty" if the code has changes; changes in docs/ do not count."""
     try:
         commit = _git("rev-parse", "HEAD")
         changes = _git("status", "--porcelain", "--", "icmoe_monai", "configs", "benchmarks")

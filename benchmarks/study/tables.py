@@ -1,6 +1,6 @@
-"""The tables of docs/results.md, from the files of `benchmarks.study.collect` alone.
+"""Write the tables of docs/results.md, from the files of `benchmarks.study.collect` alone.
 
-    python -m benchmarks.study.tables          # write them
+    python -m benchmarks.study.tables          # write the tables
     python -m benchmarks.study.tables --check  # exit status 1 if docs/results.md is not what would be written
 
 A study's tables stand between `<!-- study NAME: begin -->` and `<!-- study NAME: end -->`; a study without these marks
@@ -38,12 +38,12 @@ _EXPERT_HEADS = (
 
 
 class Results(NamedTuple):
-    """The files of one study.
+    """Hold the content of one study's files.
 
     Attributes:
         study: `study.json`.
         runs: The lines of `runs.csv`.
-        dice: Of each data set: the Dice of every test image, (N,), by (row, seed, method).
+        dice: For each data set the Dice of every test image, (N,), by (row, seed, method).
     """
 
     study: dict[str, Any]
@@ -52,7 +52,11 @@ class Results(NamedTuple):
 
 
 def read_results(folder: Path) -> Results:
-    """Read the files of one study."""
+    """Read the files of one study.
+
+    Raises:
+        InputError: If a test image lacks the Dice of a run.
+    """
     study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     runs = read_csv(folder / "runs.csv") if (folder / "runs.csv").is_file() else []
     dice = {}
@@ -86,20 +90,22 @@ def tables_of(results: Results) -> str:
 def mean_over_seeds(
     columns: Mapping[tuple[str, int, str], np.ndarray], row: str, method: str, seeds: Iterable[int]
 ) -> np.ndarray:
-    """Return the Dice of every image, the mean over seeds, (N,)."""
+    """Return the Dice of every image, as the mean over seeds, (N,)."""
     return np.mean([columns[row, seed, method] for seed in seeds], axis=0)
 
 
 def seeds_of(columns: Mapping[tuple[str, int, str], np.ndarray], row: str) -> list[int]:
-    """Return the seeds with which a row is finished."""
+    """Return the seeds for which a row is finished."""
     return [seed for name, seed, method in columns if name == row and method == "voted"]
 
 
 def interval(statistic: Callable[..., Any], *columns: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of a statistic of columns' means; images are drawn together.
+    """Return the 95 % percentile bootstrap interval of a statistic of columns' means.
+
+    A sample draws the same images from all columns.
 
     Args:
-        statistic: Maps the columns' means in every sample to its value in it.
+        statistic: Maps the columns' means in every sample to the statistic's value in that sample.
         columns: Dice of every image, (N,) each.
     """
 
@@ -113,7 +119,7 @@ def interval(statistic: Callable[..., Any], *columns: np.ndarray) -> tuple[float
 
 
 def document(text: str, all_results: Sequence[Results]) -> str:
-    """Return a document with the tables of all studies in it."""
+    """Return the text of a document with the tables of all studies replaced, or added at its end."""
     for results in all_results:
         name = results.study["name"]
         begin, end = f"<!-- study {name}: begin -->", f"<!-- study {name}: end -->"
@@ -125,13 +131,13 @@ def document(text: str, all_results: Sequence[Results]) -> str:
 
 
 def results_in(folder: Path) -> list[Results]:
-    """Read all studies below a folder that have a finished run."""
+    """Read all studies in a folder that have a finished run."""
     found = [read_results(path.parent) for path in sorted(folder.glob("*/study.json"))]
     return [results for results in found if results.runs]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the tables, or compare them with what is written."""
+    """Write the tables, or with `--check` compare them; return the exit status, 1 if they differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of results.md and results/")
@@ -167,7 +173,7 @@ def _rows(results: Results, dataset: str) -> list[list[str]]:
 
 
 def _costs(runs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return learning rate, trained parameters, step, peak and inference: of each the median over a row's runs."""
+    """Return a row's learning rates, and the medians of trained parameters, step, peak and inference over its runs."""
     peaks = [run["peak_gpu_mb"] or run["peak_mb"] for run in runs]
     rates = sorted({float(run["learning_rate"]) for run in runs})
     return [
