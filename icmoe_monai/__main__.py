@@ -140,7 +140,7 @@ def _checked_packs(root: Path, packs: list[str]) -> list[str]:
     for name in packs:
         if name not in known:
             names = ", ".join(known)
-            raise InputError(f"--experts knows no {name!r}: choose of {names}, several with a comma between.")
+            raise InputError(f"--experts knows no {name!r}: choose from {names}, several with a comma between.")
         if packs.count(name) > 1:
             raise InputError(f"--experts names {name} twice: name each once.")
     return packs

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Words of the command line; by default those of this process.
     """
-    return write_or_check("cost", "cost_tables", _with_tables, __doc__, arguments)
+    return write_or_check("cost", "cost.tables", _with_tables, __doc__, arguments)
 
 
 def _with_tables(text: str, results: Path) -> str:

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Words of the command line; by default those of this process.
     """
-    return write_or_check("reliability", "reliability_table", _with_table, __doc__, arguments)
+    return write_or_check("reliability", "reliability.table", _with_table, __doc__, arguments)
 
 
 def _with_table(text: str, results: Path) -> str:

@@ -108,7 +108,9 @@ def _check_replaceable(target: Path) -> None:
     for path in sorted(target.rglob("*")):
         name = path.relative_to(target).as_posix()
         if not _OURS.fullmatch(name):
-            raise InputError(f"{target} holds {name}, which is not of the demo set: give the demo set an own folder.")
+            raise InputError(
+                f"{target} holds {name}, which is not of the demo set: give the demo set a folder of its own."
+            )
 
 
 def _write(made: Path, content: dict[str, int]) -> None:

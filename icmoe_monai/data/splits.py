@@ -97,14 +97,17 @@ def find_lock_problems(folder: str, splits: Mapping[str, Sequence[str]]) -> list
         with open(path, encoding="utf-8") as file:
             locked = dict(json.load(file)["splits"])
     except (ValueError, OSError, TypeError, KeyError) as error:
-        return [f"{path} is not what prepare wrote ({error!r}): prepare the set again, or remove it to use own lists."]
+        return [
+            f"{path} is not what prepare wrote ({error!r}): prepare the set again, or remove it to use lists of "
+            "your own."
+        ]
     found = lock(splits)
     changed = [split for split in SPLITS if locked.get(split) != found.get(split)]
     if not changed:
         return []
     return [
         f"The lists of {', '.join(changed)} in {os.path.join(folder, 'splits.json')} are not those that protocol.json "
-        "locks: prepare the set again, or remove protocol.json to use own lists."
+        "locks: prepare the set again, or remove protocol.json to use lists of your own."
     ]
 
 

@@ -1,7 +1,10 @@
 """The numbers of the documents are those of the files that the commands wrote."""
 
 import csv
+import importlib.util
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,14 @@ def test_what_is_said_of_large_images_is_in_the_files():
         assert sentence in text, sentence
     assert slide["peak_mb"] < 3000
     assert slide["side"] == 20_000
+
+
+@pytest.mark.parametrize(("command", "page"), [(reliability_table, "reliability"), (cost_tables, "cost")])
+def test_a_page_that_differs_names_the_command_that_renews_it(command, page, tmp_path, capsys):
+    shutil.copytree(DOCS, tmp_path / "docs")
+    text = (tmp_path / "docs" / f"{page}.md").read_text()
+    table = next(line for line in text.splitlines() if line.startswith("|") and re.search(r"\d\.\d\d", line))
+    (tmp_path / "docs" / f"{page}.md").write_text(text.replace(table, re.sub(r"\d\.\d\d", "7.77", table)))
+    assert command.main(["--check", "--docs", str(tmp_path / "docs")]) == 1
+    named = re.search(r"python -m (\S+)", capsys.readouterr().err)[1]
+    assert importlib.util.find_spec(named) is not None

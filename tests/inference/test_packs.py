@@ -222,7 +222,7 @@ def test_labels_and_inputs_are_not_overwritten(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--experts", " skin , liver"], "--experts knows no 'liver': choose of breast, skin"),
+        (["--experts", " skin , liver"], "--experts knows no 'liver': choose from breast, skin"),
         (["--experts", "skin,breast", "--checkpoint", "x.pt"], "--checkpoint belongs to one set of experts"),
         (["--experts", "skin,breast", "--calibration", "x.json"], "--calibration belongs to one set of experts"),
         (["--experts", "skin,skin"], "--experts names skin twice"),
