@@ -21,6 +21,7 @@ from benchmarks.cost.measure import hardware, in_own_process, largest_difference
 from benchmarks.cost.peers import explicit_encoder
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.low_rank import add_update
 from icmoe_monai.networks.sam import BACKBONES
 from icmoe_monai.settings import trainable_parameters
 from icmoe_monai.utils.files import write_json
@@ -51,15 +52,16 @@ class StackedExperts(nn.Module):
         """Map tokens (B, h, w, C) to feature maps (B, E, neck_channels, h, w)."""
         network, num_experts = self.network, len(self.network.expert_names)
         adapted = list(network.adapted.values())
-        gains = [expert.gain(tokens) for expert in adapted]
+        of_experts = [expert(tokens) for expert in adapted]
         x = tokens.expand(num_experts, *tokens.shape)  # (E, B, h, w, C); the basic expert, if any, comes first
 
         def updated(frozen: Tensor, kind: str, block: int, seen: Tensor) -> Tensor:
+            zero = torch.zeros_like(frozen[0])
             updates = [
-                getattr(expert.updates, kind)(block, one, gain)
-                for expert, one, gain in zip(adapted, seen[num_experts - len(adapted) :], gains, strict=True)
+                add_update(zero, one, getattr(update[block], kind), update[block].gain)
+                for update, one in zip(of_experts, seen[num_experts - len(adapted) :], strict=True)
             ]
-            return frozen + torch.stack([torch.zeros_like(frozen[0])] * int(network.has_basic) + updates)
+            return frozen + torch.stack([zero] * int(network.has_basic) + updates)
 
         for i, block in enumerate(network.encoder.blocks[network.split :]):
             normed = block.norm1(x)

@@ -58,7 +58,7 @@ class ExplicitBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, h, w, C) to tokens of the same shape."""
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        return self.mlp(self.norm2(x), x)
 
 
 def explicit_encoder(encoder: SamImageEncoder) -> SamImageEncoder:

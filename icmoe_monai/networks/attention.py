@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.networks.low_rank import BlockUpdate, add_update
+
 
 class Attention(nn.Module):
     """Multi-head attention with decomposed relative positions, in windows or over the whole grid.
@@ -42,9 +44,17 @@ class Attention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * table_size - 1, head_width))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * table_size - 1, head_width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, h, w, C) to tokens of the same shape."""
-        return self.attend(self.project(x))
+    def forward(self, x: Tensor, update: BlockUpdate | None = None) -> Tensor:
+        """Map tokens (B, h, w, C) to tokens of the same shape.
+
+        Args:
+            x: Tokens.
+            update: What an expert adds to queries, keys and values; None for nothing.
+        """
+        qkv = self.project(x)
+        if update is not None:
+            qkv = add_update(qkv, x, update.qkv, update.gain)
+        return self.attend(qkv)
 
     def project(self, x: Tensor) -> Tensor:
         """Map tokens (B, h, w, C) to queries, keys and values without their bias, (B, h, w, 3C)."""

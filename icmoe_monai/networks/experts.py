@@ -1,8 +1,8 @@
 """The three experts over one frozen trunk, and how they speak to each other.
 
-An expert is the last T blocks of the frozen encoder with its own low-rank updates of the frozen matrices (LoRA, Hu et
-al., arXiv 2106.09685). The basic expert has none: it is the pretrained representation. Only the abstract of IC-MoE
-(arXiv 2510.17684) was available, so this construction is ours; see docs/method.md.
+An expert is the last T blocks of the frozen encoder with its own low-rank updates of the frozen matrices. The basic
+expert has none: it is the pretrained representation. Only the abstract of IC-MoE (arXiv 2510.17684) was available, so
+this construction is ours; see docs/method.md.
 
 Letters: B batch; h w token grid; C width; E experts; T adapted blocks; r rank; R low-rank updates of one matrix.
 """
@@ -13,52 +13,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-
-class LowRank(nn.Module):
-    """Low-rank updates of one kind of frozen matrix in each of T blocks: x -> U (g * (V x)).
-
-    U starts at zero, so that an untrained expert computes what the frozen encoder computes.
-
-    Args:
-        num_blocks: T.
-        in_features: Columns of the frozen matrix.
-        out_features: Rows of the frozen matrix.
-        rank: Rank r of the update.
-    """
-
-    def __init__(self, *, num_blocks: int, in_features: int, out_features: int, rank: int) -> None:
-        super().__init__()
-        self.down = nn.Parameter(torch.empty(num_blocks, rank, in_features))
-        self.up = nn.Parameter(torch.zeros(num_blocks, out_features, rank))
-        nn.init.normal_(self.down, std=1 / math.sqrt(in_features))
-
-    def forward(self, block: int, x: Tensor, gain: Tensor) -> Tensor:
-        """Return the update for one block.
-
-        Args:
-            block: Which of the T blocks.
-            x: Tokens, (..., in_features).
-            gain: Weight of every rank, broadcastable to (..., r).
-        """
-        return F.linear(gain * F.linear(x, self.down[block]), self.up[block])
-
-
-class BlockUpdates(nn.Module):
-    """The updates of one expert: of queries, keys and values, and of both layers of the MLP.
-
-    Args:
-        num_blocks: T.
-        width: Token channels C.
-        rank: Rank of every update.
-    """
-
-    def __init__(self, *, num_blocks: int, width: int, rank: int) -> None:
-        super().__init__()
-        self.qkv = LowRank(num_blocks=num_blocks, in_features=width, out_features=3 * width, rank=rank)
-        self.lin1 = LowRank(num_blocks=num_blocks, in_features=width, out_features=4 * width, rank=rank)
-        self.lin2 = LowRank(num_blocks=num_blocks, in_features=4 * width, out_features=width, rank=rank)
+from icmoe_monai.networks.low_rank import BlockUpdate, ExpertUpdates
 
 
 class SemanticExpert(nn.Module):
@@ -72,7 +28,15 @@ class SemanticExpert(nn.Module):
 
     def __init__(self, *, num_blocks: int, width: int, rank: int) -> None:
         super().__init__()
-        self.updates = BlockUpdates(num_blocks=num_blocks, width=width, rank=rank)
+        self.updates = ExpertUpdates(num_blocks=num_blocks, width=width, rank=rank)
+
+    def forward(self, tokens: Tensor) -> list[BlockUpdate]:
+        """Return what the expert adds to each of the T blocks.
+
+        Args:
+            tokens: Output t of the trunk, (B, h, w, C).
+        """
+        return self.updates(self.gain(tokens))
 
     def gain(self, tokens: Tensor) -> Tensor:
         """Return 1 for every token and rank, (B, h, w, 1).
@@ -100,8 +64,16 @@ class AdaptiveExpert(nn.Module):
         super().__init__()
         self.rank = rank
         self.num_updates = num_updates
-        self.updates = BlockUpdates(num_blocks=num_blocks, width=width, rank=rank * num_updates)
+        self.updates = ExpertUpdates(num_blocks=num_blocks, width=width, rank=rank * num_updates)
         self.router = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_updates))
+
+    def forward(self, tokens: Tensor) -> list[BlockUpdate]:
+        """Return what the expert adds to each of the T blocks.
+
+        Args:
+            tokens: Output t of the trunk, (B, h, w, C).
+        """
+        return self.updates(self.gain(tokens))
 
     def gain(self, tokens: Tensor) -> Tensor:
         """Return the routed weight of every rank, (B, h, w, R r), R times softmax, so 1 on average.

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
 from icmoe_monai.networks.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.networks.sam import BACKBONES, bands, build_sam_encoder, join
+from icmoe_monai.networks.sam import BACKBONES, build_sam_encoder
 from icmoe_monai.networks.voting import PixelVoting, VoteGate, to_probabilities
 from icmoe_monai.utils.precision import at_least_float32
 
@@ -197,30 +196,7 @@ class ICMoE(nn.Module):
         if self.has_basic:
             features.append(self.encoder.tail(tokens, self.split))
         for expert in self.adapted.values():
-            gain = expert.gain(tokens)
-            x = tokens
-            for i, block in enumerate(self.encoder.blocks):
-                if i >= self.split:
-                    j = i - self.split
-                    parts: list[Tensor] = []
-                    row = 0
-                    for band in bands(x, block.attn.window_size):
-                        g = gain[:, row : row + band.shape[1]]
-                        row += band.shape[1]
-                        normed = block.norm1(band)
-                        qkv = block.attn.project(normed) + expert.updates.qkv(j, normed, g)
-                        parts.append(band + block.attn.attend(qkv))
-                    x = join(parts)
-                    parts = []
-                    row = 0
-                    for band in bands(x, 16):
-                        g = gain[:, row : row + band.shape[1]]
-                        row += band.shape[1]
-                        normed = block.norm2(band)
-                        hidden = F.gelu(block.mlp.lin1(normed) + expert.updates.lin1(j, normed, g))
-                        parts.append(band + block.mlp.lin2(hidden) + expert.updates.lin2(j, hidden, g))
-                    x = join(parts)
-            features.append(self.encoder.neck(x.permute(0, 3, 1, 2)))
+            features.append(self.encoder.tail(tokens, self.split, expert(tokens)))
         return self.communication(torch.stack(features, dim=1))
 
     def decode(self, features: Tensor, levels: list[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.attention import Attention, is_recorded
+from icmoe_monai.networks.low_rank import BlockUpdate, add_update
 from icmoe_monai.utils.precision import at_least_float32
 
 PATCH_SIZE = 16
+MLP_BAND = 16  # rows of tokens that go through an MLP at a time (`bands`)
 
 # Meta's three sizes ("Segment Anything", and the published checkpoints' shapes), and a small one of our own.
 BACKBONES: dict[str, dict] = {
@@ -132,12 +134,13 @@ class SamImageEncoder(nn.Module):
                 x = block(x)
         return x
 
-    def tail(self, tokens: Tensor, start: int) -> Tensor:
+    def tail(self, tokens: Tensor, start: int, updates: list[BlockUpdate] | None = None) -> Tensor:
         """Run the blocks from `start` on, and the neck.
 
         Args:
             tokens: Result of `trunk(image, start)`, (B, h, w, C).
             start: Index of the first block that is run.
+            updates: What an expert adds to each of these blocks; None for the blocks as they are.
 
         Returns:
             Feature map, (B, neck_channels, h, w).
@@ -145,7 +148,7 @@ class SamImageEncoder(nn.Module):
         x = tokens
         for i, block in enumerate(self.blocks):
             if i >= start:
-                x = block(x)
+                x = block(x, None if updates is None else updates[i - start])
         return self.neck(x.permute(0, 3, 1, 2))
 
 
@@ -178,19 +181,25 @@ class Block(nn.Module):
 
     def __init__(self, *, width: int, num_heads: int, window_size: int, table_size: int) -> None:
         super().__init__()
+        self.mlp_band = MLP_BAND
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width=width, num_heads=num_heads, window_size=window_size, table_size=table_size)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLP(width=width, hidden_width=4 * width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, h, w, C) to tokens of the same shape."""
-        x = join([band + self.attn(self.norm1(band)) for band in bands(x, self.attn.window_size)])
-        return join([band + self.mlp(self.norm2(band)) for band in bands(x, 16)])
+    def forward(self, x: Tensor, update: BlockUpdate | None = None) -> Tensor:
+        """Map tokens (B, h, w, C) to tokens of the same shape.
+
+        Args:
+            x: Tokens.
+            update: What an expert adds to the block's matrices; None for the block as it is.
+        """
+        x = join([band + self.attn(self.norm1(band), part) for band, part in bands(x, update, self.attn.window_size)])
+        return join([self.mlp(self.norm2(band), band, part) for band, part in bands(x, update, self.mlp_band)])
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU.
+    """Two linear layers with GELU, and the sum with what they are a step from.
 
     Args:
         width: Token channels C.
@@ -202,9 +211,23 @@ class MLP(nn.Module):
         self.lin1 = nn.Linear(width, hidden_width)
         self.lin2 = nn.Linear(hidden_width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to (..., C)."""
-        return self.lin2(F.gelu(self.lin1(x)))
+    def forward(self, x: Tensor, residual: Tensor, update: BlockUpdate | None = None) -> Tensor:
+        """Return residual + W2 gelu(W1 x), each matrix with its update if there is one.
+
+        Args:
+            x: Normalised tokens, (..., C).
+            residual: The tokens themselves, (..., C).
+            update: What an expert adds to the two matrices; None for nothing.
+
+        Returns:
+            Tokens, (..., C).
+        """
+        hidden = self.lin1(x)
+        if update is not None:
+            hidden = add_update(hidden, x, update.lin1, update.gain)
+        hidden = F.gelu(hidden)
+        x = residual + self.lin2(hidden)
+        return x if update is None else add_update(x, hidden, update.lin2, update.gain)
 
 
 class LayerNorm2d(nn.Module):
@@ -244,19 +267,33 @@ def build_sam_encoder(backbone: str) -> SamImageEncoder:
     return SamImageEncoder(**BACKBONES[backbone])
 
 
-def bands(x: Tensor, num_rows: int) -> list[Tensor]:
-    """Split tokens (B, h, w, C) into bands of rows where that is faster, else return them whole.
+def bands(x: Tensor, update: BlockUpdate | None, num_rows: int) -> list[tuple[Tensor, BlockUpdate | None]]:
+    """Split tokens and their update into bands of rows where that is faster, else return them whole.
 
     Windows do not see each other, nor do tokens in the MLP. On a CPU a band's intermediate results fit the cache, and
     the memory that was just freed, if nothing keeps them for a backward pass.
 
     Args:
-        x: Tokens.
+        x: Tokens, (B, h, w, C).
+        update: What an expert adds to the block's matrices, or None.
         num_rows: Rows of a band; 0 for none, all tokens see each other.
+
+    Returns:
+        Bands, (B, rows, w, C), from top to bottom, each with its part of the update.
     """
+    rows = [x]
     if num_rows > 0 and x.device.type == "cpu" and not is_recorded(x):
-        return list(x.split(num_rows, dim=1))
-    return [x]
+        rows = list(x.split(num_rows, dim=1))
+    parts: list[tuple[Tensor, BlockUpdate | None]] = []
+    i = 0
+    for band in rows:
+        j = i + band.shape[1]
+        part = update
+        if update is not None:
+            part = BlockUpdate(update.gain[:, i:j], update.qkv, update.lin1, update.lin2)
+        parts.append((band, part))
+        i = j
+    return parts
 
 
 def join(parts: list[Tensor]) -> Tensor:

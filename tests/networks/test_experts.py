@@ -4,33 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from icmoe_monai.networks.experts import AdaptiveExpert, BlockUpdates, ExpertCommunication, LowRank, SemanticExpert
+from icmoe_monai.networks.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
+from icmoe_monai.networks.low_rank import LowRank, add_update
 
 
 def randomise(module: nn.Module) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(std=0.5)
-
-
-def test_update_starts_at_zero_and_can_learn() -> None:
-    update = LowRank(num_blocks=2, in_features=6, out_features=9, rank=3)
-    x = torch.randn(2, 4, 5, 6)
-    first = update(0, x, torch.ones(1))
-    assert first.shape == (2, 4, 5, 9)
-    assert torch.count_nonzero(first) == 0
-    first.sum().backward()
-    assert update.up.grad is not None
-    assert update.up.grad[0].abs().max() > 0  # V is not zero, so U leaves zero at the first step
-    assert torch.count_nonzero(update.up.grad[1]) == 0  # the other block's update took no part
-
-
-def test_update_has_the_rank_it_says() -> None:
-    update = LowRank(num_blocks=1, in_features=6, out_features=9, rank=3)
-    randomise(update)
-    matrix = update(0, torch.eye(6), torch.ones(1)).t()
-    torch.testing.assert_close(matrix, update.up[0] @ update.down[0])
-    assert torch.linalg.matrix_rank(matrix) == 3
 
 
 def test_semantic_gain_is_one() -> None:
@@ -64,20 +45,10 @@ def test_adaptive_update_is_a_sum_of_low_rank_updates_weighted_by_softmax(matrix
         delta = update.up[1][:, ranks] @ update.down[1][ranks]
         expected += num_updates * routing[..., r : r + 1] * (x @ delta.t())
     assert expected.std() > 0.1
-    torch.testing.assert_close(update(1, x, expert.gain(tokens)), expected, rtol=0, atol=1e-4)
-
-
-def test_updates_fit_the_block() -> None:
-    updates = BlockUpdates(num_blocks=2, width=8, rank=4)
-    shapes = {name: tuple(value.shape) for name, value in updates.named_parameters()}
-    assert shapes == {
-        "qkv.down": (2, 4, 8),
-        "qkv.up": (2, 24, 4),
-        "lin1.down": (2, 4, 8),
-        "lin1.up": (2, 32, 4),
-        "lin2.down": (2, 4, 32),
-        "lin2.up": (2, 8, 4),
-    }
+    gain, *given = expert(tokens)[1]  # to the second block
+    (matrices,) = (one for name, one in zip(("qkv", "lin1", "lin2"), given, strict=True) if name == matrix)
+    found = add_update(torch.zeros_like(expected), x, matrices, gain)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("num_silent", [0, 1])
@@ -126,10 +97,12 @@ def test_every_weight_gets_a_gradient() -> None:
     for module in (expert, communication):
         randomise(module)
     tokens = torch.randn(2, 3, 4, 8)
-    gain = expert.gain(tokens)
-    hidden = expert.updates.lin1(0, tokens, gain)
-    told = communication(torch.stack([tokens, expert.updates.lin2(0, hidden, gain)], dim=1).permute(0, 1, 4, 2, 3))
-    (told.square().sum() + expert.updates.qkv(0, tokens, gain).square().sum()).backward()
+    (update,) = expert(tokens)
+    zero = torch.zeros(())
+    hidden = add_update(zero, tokens, update.lin1, update.gain)
+    heard = add_update(zero, hidden, update.lin2, update.gain)
+    told = communication(torch.stack([tokens, heard], dim=1).permute(0, 1, 4, 2, 3))
+    (told.square().sum() + add_update(zero, tokens, update.qkv, update.gain).square().sum()).backward()
     for module in (expert, communication):
         for name, parameter in module.named_parameters():
             assert parameter.grad is not None, name

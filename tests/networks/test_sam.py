@@ -7,6 +7,7 @@ import torch
 from modes import randomise
 from torch import Tensor
 
+from icmoe_monai.networks.low_rank import ExpertUpdates
 from icmoe_monai.networks.sam import BACKBONES, SamImageEncoder, build_sam_encoder
 
 # torch calls its own TorchScript deprecated; the Model Zoo still asks for it. Tracing warns of every size it fixes.
@@ -90,6 +91,19 @@ def test_a_band_of_windows_at_a_time_changes_nothing() -> None:
     with torch.no_grad():
         in_bands = block(tokens)
     torch.testing.assert_close(in_bands, block(tokens.requires_grad_()).detach(), rtol=0, atol=1e-5)
+
+
+def test_a_band_takes_its_own_part_of_an_update() -> None:
+    block = small_encoder().blocks[0]
+    updates = ExpertUpdates(num_blocks=1, width=16, rank=2).requires_grad_(False)
+    for kind in (updates.qkv, updates.lin1, updates.lin2):
+        kind.up.normal_()
+    tokens = torch.randn(2, 20, 7, 16)  # windows of 3, and 16 rows a band of the MLP
+    (update,) = updates(torch.rand(2, 20, 7, 2))
+    with torch.no_grad():
+        in_bands = block(tokens, update)
+        assert (in_bands - block(tokens)).abs().mean() > 0.1
+    torch.testing.assert_close(in_bands, block(tokens.requires_grad_(), update).detach(), rtol=0, atol=1e-5)
 
 
 def test_images_of_a_batch_do_not_mix() -> None:
