@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.errors import InputError
-from icmoe_monai.transforms.load import LoadImage2Dd
+from icmoe_monai.transforms.load import LABEL_KEY, LoadImage2Dd
 
 STRENGTHS = (1, 2, 3)
 CLEAN = "none"
@@ -63,8 +63,7 @@ class LoadShifted2Dd(LoadImage2Dd):
     """Transform: load a case as `LoadImage2Dd` does, and degrade its images by the case's `shift` and `strength`.
 
     Args:
-        keys: Keys of the paths to load.
-        label_keys: Those of the keys that are masks, which no shift changes.
+        keys: Keys of the paths to load; "label" is that of the masks, which no shift changes.
         out_channels: Output channels K of the network.
         seed: Seed of the run; with the case's name it gives all random numbers.
 
@@ -78,15 +77,8 @@ class LoadShifted2Dd(LoadImage2Dd):
         ((3, 30, 40), True)
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = ("image", "label"),
-        *,
-        label_keys: KeysCollection = ("label",),
-        out_channels: int = 1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(keys, label_keys=label_keys, out_channels=out_channels)
+    def __init__(self, keys: KeysCollection = ("image", "label"), *, out_channels: int = 1, seed: int = 0) -> None:
+        super().__init__(keys, out_channels=out_channels)
         self.seed = seed
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
@@ -94,7 +86,7 @@ class LoadShifted2Dd(LoadImage2Dd):
         case = super().__call__(data, reader)
         if case.get("strength"):
             for key in self.key_iterator(case):
-                if key not in self.label_keys:
+                if key != LABEL_KEY:
                     seed = case_seed(str(case["name"]), self.seed)
                     case[key] = shift_image(case[key], case["shift"], case["strength"], seed=seed)
         return case

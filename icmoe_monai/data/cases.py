@@ -22,6 +22,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_label, read_size
 from icmoe_monai.utils.distributed import by_first
 
+MIN_SIDE = 16  # pixels, of an image's height and width: one patch of the encoder
 _NUM_PROBLEMS_LOGGED = 20
 _NUM_FILES_WITHOUT_BAR = 50
 
@@ -33,7 +34,6 @@ def find_cases(
     demo_dir: str | None = None,
     out_channels: int = 1,
     seed: int = 0,
-    min_size: int = 16,
     check: bool = True,
     needed: Sequence[str] = ("train", "val"),
 ) -> dict[str, list[Case]]:
@@ -48,7 +48,6 @@ def find_cases(
         demo_dir: Folder where the demo set is, or will be, written.
         out_channels: Output channels of the network, which decide which values a mask may hold.
         seed: Seed of the splits that are cut.
-        min_size: The smallest height and width of an image, pixels.
         check: Decode every file once, so that a bad one is found now and not in the middle of a training.
         needed: Splits that must have a case.
 
@@ -83,7 +82,7 @@ def find_cases(
     if not problems:
         problems += _find_split_problems(dataset_dir, splits, needed)
     if check:
-        problems += _find_file_problems(splits, out_channels=out_channels, min_size=min_size)
+        problems += _find_file_problems(splits, out_channels=out_channels)
     _raise_problems(problems)
     counts = ", ".join(f"{len(cases)} {split}" for split, cases in splits.items())
     logger.info("%s (%s layout): %s.", dataset_dir, found.layout, counts)
@@ -104,20 +103,20 @@ def _find_split_problems(dataset_dir: str, splits: dict[str, list[Case]], needed
     return problems
 
 
-def _find_file_problems(splits: dict[str, list[Case]], *, out_channels: int, min_size: int) -> list[str]:
+def _find_file_problems(splits: dict[str, list[Case]], *, out_channels: int) -> list[str]:
     cases = [case for split in splits.values() for case in split]
-    find = partial(_find_case_problem, out_channels=out_channels, min_size=min_size)
+    find = partial(_find_case_problem, out_channels=out_channels)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found: Iterable[str | None] = pool.map(find, cases)
         few = 2 * len(cases) <= _NUM_FILES_WITHOUT_BAR
         return [problem for problem in tqdm(found, "Checking images", len(cases), disable=few) if problem]
 
 
-def _find_case_problem(case: Case, *, out_channels: int, min_size: int) -> str | None:
+def _find_case_problem(case: Case, *, out_channels: int) -> str | None:
     try:
         height, width = read_size(case["image"], whole=True)
-        if min(height, width) < min_size:
-            return f"{case['image']} is {width}x{height}, and the least is {min_size}x{min_size}: remove it."
+        if min(height, width) < MIN_SIDE:
+            return f"{case['image']} is {width}x{height}, and the least is {MIN_SIDE}x{MIN_SIDE}: remove it."
         if "label" not in case:
             return None
         label = read_label(case["label"], out_channels=out_channels, instances=case.get("label_kind") == "instances")

@@ -19,10 +19,10 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from icmoe_monai.data.cases import MIN_SIDE
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio import nifti
@@ -73,7 +73,6 @@ def find_inputs(
     *,
     output_dir: str,
     demo_dir: str | None = None,
-    min_size: int = 16,
     anonymous: bool | str = False,
     large: bool = False,
 ) -> Inputs:
@@ -84,7 +83,6 @@ def find_inputs(
             images of the demo set, which is made or mended if need be.
         output_dir: Folder of the results, which is not searched.
         demo_dir: Folder of the demo set; by default `<output_dir>/demo`.
-        min_size: Smallest height and width in pixels: the encoder's patch.
         anonymous: Replace file names by salted hashes (HMAC-SHA256). A string is the salt; True takes one from
             `<output_dir>/.salt`, which is made, readable by its owner only, and must not leave with the results.
         large: Take the kinds of files that `slides.images` reads, each as one case; what is in them is not looked at.
@@ -120,7 +118,7 @@ def find_inputs(
         files, left_out = _files_of(root, Path(output_dir), rename, large)
     if not large:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            files = list(pool.map(partial(_look_at, min_size=min_size), files))
+            files = list(pool.map(_look_at, files))
     left_out += [{"name": file.name, "reason": file.no_image} for file in files if file.no_image]
     cases = _refuse_second_of_a_name([case for file in _in_order(files) for case in _cases_of(file)])
     if not cases:
@@ -232,7 +230,7 @@ def _leads_out(path: Path, root: Path) -> bool:
     return path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
 
 
-def _look_at(file: _File, min_size: int) -> _File:
+def _look_at(file: _File) -> _File:
     """Add what a file's header says."""
     if file.failure:
         return file
@@ -252,9 +250,9 @@ def _look_at(file: _File, min_size: int) -> _File:
     if file.num_frames > _MOST_FRAMES:
         sentence = f"{file.name} claims {file.num_frames} frames, more than {_MOST_FRAMES}: split it."
         return file._replace(num_frames=1, failure=sentence)
-    if min(height, width) >= min_size:
+    if min(height, width) >= MIN_SIDE:
         return file
-    sentence = f"{file.name} has {width} x {height} pixels, fewer than a patch of {min_size} x {min_size}"
+    sentence = f"{file.name} has {width} x {height} pixels, fewer than a patch of {MIN_SIDE} x {MIN_SIDE}"
     return file._replace(num_frames=1, failure=f"{sentence}: take it out or give a larger version of it.")
 
 

@@ -48,7 +48,6 @@ class SaveImage2Dd(SaveImaged):
         labels: Names of the foreground classes, for the overlays; "class 1", ... by default.
         background: Write in a thread, while the network goes on; the item's `writing` is then a future that is done
             when the files are there, with the overlay's `thumbnail` if there is an overlay, or holds the error.
-        threshold: A pixel is foreground if its probability is above this; K = 1 only.
 
     A case with a `failure` is passed over. A prediction that is NaN becomes the failure of its case where the item has
     that key, and an error otherwise.
@@ -78,7 +77,6 @@ class SaveImage2Dd(SaveImaged):
         overlays: bool = False,
         labels: Sequence[str] | None = None,
         background: bool = False,
-        threshold: float = 0.5,
     ) -> None:
         super().__init__(keys, output_dir=output_dir, output_ext=".png", print_log=False)
         if not 1 <= out_channels <= 256:
@@ -91,7 +89,6 @@ class SaveImage2Dd(SaveImaged):
         self.labels = list(labels or [f"class {k}" for k in range(1, max(out_channels, 2))])
         if len(self.labels) != max(out_channels, 2) - 1:
             raise InputError(f"labels must name {max(out_channels, 2) - 1} foreground classes, got {self.labels}.")
-        self.threshold = threshold
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writing") if background else None
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +108,7 @@ class SaveImage2Dd(SaveImaged):
         for key in map(str, self.keys):
             try:
                 probabilities = self._probabilities(item[key], name)
-                classes = decide(torch.from_numpy(probabilities), self.threshold)[0].numpy()
+                classes = decide(torch.from_numpy(probabilities))[0].numpy()
                 frame, num_classes = int(item.get("frame", 0)), max(self.out_channels, 2)
                 item |= measure(classes, num_classes=num_classes, source=item.get("source"), frame=frame)
             except InputError as error:

@@ -29,6 +29,9 @@ from icmoe_monai.networks.voting import as_distribution, disagreement, expert_lo
 from icmoe_monai.utils.distributed import batch_mean, total
 from icmoe_monai.utils.precision import at_least_float32
 
+EMPHASIS = 4.0  # of hard pixels: one that all others get wrong weighs 5 for the adaptive expert, one they get right 1
+TEMPERATURE = 0.1  # tau: of experts 0.23 apart in p_e[y] the better is to have ten times the other's vote
+
 
 class ICMoELoss(_Loss):
     """The whole loss over the network's structured output.
@@ -64,7 +67,7 @@ class ICMoELoss(_Loss):
             "balance": balance_weight,
             "contrast": contrast_weight,
         }
-        self.segmentation = WeightedDiceCELoss(out_channels=out_channels)
+        self.segmentation = WeightedDiceCELoss()
         self.pixel_weights = PixelWeights(experts=experts, out_channels=out_channels) if weigh_pixels else None
         self.vote = VotingLoss()
         self.balance = BalanceLoss()
@@ -120,13 +123,9 @@ class ICMoELoss(_Loss):
 
 
 class WeightedDiceCELoss(nn.Module):
-    """A soft Dice loss over the batch plus a cross-entropy with a weight per pixel.
+    """A soft Dice loss over the batch plus a cross-entropy with a weight per pixel."""
 
-    Args:
-        out_channels: K.
-    """
-
-    def __init__(self, *, out_channels: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.dice = BatchDiceLoss()
 
@@ -172,21 +171,19 @@ class BatchDiceLoss(nn.Module):
 class PixelWeights(nn.Module):
     """Give the adaptive expert the pixels that are hard for the others, so that the experts differ.
 
-    A pixel's weight is 1 + emphasis times the others' mean probability of a wrong class, over the mean of that within
+    A pixel's weight is 1 + `EMPHASIS` times the others' mean probability of a wrong class, over the mean of that within
     the pixel's class, so that classes weigh what they weigh for the others. The basic and the semantic expert take all
     pixels alike. Weights carry no gradient.
 
     Args:
         experts: Names of the experts, in the network's order.
         out_channels: K.
-        emphasis: Weight of a pixel that all others get wrong, relative to one that all get right, minus 1.
     """
 
-    def __init__(self, *, experts: tuple[str, ...] | list[str], out_channels: int, emphasis: float = 4.0) -> None:
+    def __init__(self, *, experts: tuple[str, ...] | list[str], out_channels: int) -> None:
         super().__init__()
         self.experts = [name for name in EXPERTS if name in experts]
         self.num_classes = max(out_channels, 2)
-        self.emphasis = emphasis
 
     @torch.no_grad()
     def forward(self, probabilities: Tensor, label: Tensor) -> Tensor:
@@ -201,7 +198,7 @@ class PixelWeights(nn.Module):
         if "adaptive" in self.experts and len(self.experts) > 1:
             e = self.experts.index("adaptive")
             others = (right.sum(dim=1) - right[:, e]) / (right.shape[1] - 1)
-            hardness = 1 + self.emphasis * (1 - others)
+            hardness = 1 + EMPHASIS * (1 - others)
             of_class = F.one_hot(label[:, 0].long(), self.num_classes).to(right.dtype)  # (B, H, W, C)
             sums = torch.stack([torch.einsum("bhw,bhwc->c", hardness, of_class), of_class.sum(dim=(0, 1, 2))])
             of_hardness, num_pixels = total(sums)
@@ -211,15 +208,7 @@ class PixelWeights(nn.Module):
 
 
 class VotingLoss(nn.Module):
-    """Votes go to the expert that is right: cross-entropy of w with q = softmax_e(p_e[y] / tau).
-
-    Args:
-        temperature: tau.
-    """
-
-    def __init__(self, *, temperature: float = 0.1) -> None:
-        super().__init__()
-        self.temperature = temperature
+    """Votes go to the expert that is right: cross-entropy of w with q = softmax_e(p_e[y] / tau)."""
 
     def forward(self, votes: Tensor, probabilities: Tensor, label: Tensor, eps: float = 1e-6) -> Tensor:
         """Return L_vote.
@@ -230,7 +219,7 @@ class VotingLoss(nn.Module):
             label: Class map, (B, 1, H, W).
             eps: Lowest argument of the logarithm.
         """
-        target = torch.softmax(probability_of_label(probabilities.detach(), label) / self.temperature, dim=1)
+        target = torch.softmax(probability_of_label(probabilities.detach(), label) / TEMPERATURE, dim=1)
         return batch_mean(-(target * votes.clamp_min(eps).log()).sum(dim=1))
 
 

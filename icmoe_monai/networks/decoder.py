@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 STEM_CHANNELS = (16, 32)  # of the trained stem at strides 2 and 4
+CONTEXT_CELLS = (1, 2, 4)  # cells a side that a map is averaged over: the whole, halves and quarters
 
 
 class ExpertDecoder(nn.Module):
@@ -84,21 +85,21 @@ class PyramidContext(nn.Module):
 
     Args:
         channels: Channels C of the map.
-        bins: Cells a side of each average.
     """
 
-    def __init__(self, *, channels: int, bins: tuple[int, ...] = (1, 2, 4)) -> None:
+    def __init__(self, *, channels: int) -> None:
         super().__init__()
-        self.bins = bins
-        self.project = nn.ModuleList(nn.Conv2d(channels, channels // len(bins), 1) for _ in bins)
-        self.merge = nn.Conv2d(channels + len(bins) * (channels // len(bins)), channels, 1)
+        self.cells = CONTEXT_CELLS
+        reduced = channels // len(self.cells)
+        self.project = nn.ModuleList(nn.Conv2d(channels, reduced, 1) for _ in self.cells)
+        self.merge = nn.Conv2d(channels + len(self.cells) * reduced, channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C, h, w)."""
         h, w = features.shape[-2], features.shape[-1]
         levels = [features]
         for i, project in enumerate(self.project):
-            pooled = project(F.adaptive_avg_pool2d(features, (self.bins[i], self.bins[i])))
+            pooled = project(F.adaptive_avg_pool2d(features, (self.cells[i], self.cells[i])))
             levels.append(F.interpolate(pooled, size=(h, w), mode="bilinear", align_corners=False))
         return features + self.merge(torch.cat(levels, dim=1))
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from icmoe_monai.networks.low_rank import BlockUpdate, ExpertUpdates
 
+NUM_HEADS = 4  # in which the experts attend to each other, each of a quarter of the features' channels
+
 
 class SemanticExpert(nn.Module):
     """One low-rank update everywhere: what is common to the medical task.
@@ -92,13 +94,12 @@ class ExpertCommunication(nn.Module):
 
     Args:
         channels: Feature channels C.
-        num_heads: Attention heads.
         num_silent: How many of the first experts do not listen.
     """
 
-    def __init__(self, *, channels: int, num_heads: int = 4, num_silent: int = 1) -> None:
+    def __init__(self, *, channels: int, num_silent: int = 1) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads = NUM_HEADS
         self.num_silent = num_silent
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(channels, 2 * channels)

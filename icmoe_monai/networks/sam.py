@@ -18,6 +18,7 @@ from icmoe_monai.networks.low_rank import BlockUpdate, add_update
 from icmoe_monai.utils.precision import at_least_float32
 
 PATCH_SIZE = 16
+NORM_EPS = 1e-6  # added to a variance, as in SAM
 MLP_BAND = 16  # rows of tokens that go through an MLP at a time (`bands`)
 
 # Meta's three sizes ("Segment Anything", and the published checkpoints' shapes), and a small one of our own.
@@ -182,9 +183,9 @@ class Block(nn.Module):
     def __init__(self, *, width: int, num_heads: int, window_size: int, table_size: int) -> None:
         super().__init__()
         self.mlp_band = MLP_BAND
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
         self.attn = Attention(width=width, num_heads=num_heads, window_size=window_size, table_size=table_size)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = MLP(width=width, hidden_width=4 * width)
 
     def forward(self, x: Tensor, update: BlockUpdate | None = None) -> Tensor:
@@ -235,14 +236,13 @@ class LayerNorm2d(nn.Module):
 
     Args:
         num_channels: Channels C.
-        eps: Added to the variance.
     """
 
-    def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
+    def __init__(self, num_channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
-        self.eps = eps
+        self.eps = NORM_EPS
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C, h, w)."""

@@ -25,6 +25,8 @@ from icmoe_monai.utils.distributed import batch_mean
 from icmoe_monai.utils.precision import at_least_float32
 
 STRATEGIES = ("adaptive", "mean", "majority", "confidence", "best")
+GATE_WIDTH = 32  # channels between the gate's convolutions, as many as a decoder has at stride 4
+GATE_GAIN = 10.0  # the gate counts tenfold, so that a few hundred steps of 0.001 can move a vote
 
 
 class PixelVoting(nn.Module):
@@ -95,15 +97,13 @@ class VoteGate(nn.Module):
     Args:
         num_experts: E.
         channels: Channels of each decoder's features.
-        hidden: Channels between the convolutions.
-        gain: Factor of the result, so that a few hundred small steps can move a vote.
     """
 
-    def __init__(self, *, num_experts: int, channels: int, hidden: int = 32, gain: float = 10.0) -> None:
+    def __init__(self, *, num_experts: int, channels: int) -> None:
         super().__init__()
-        self.gain = gain
-        self.mix = nn.Conv2d(num_experts * channels, hidden, 3, padding=1)
-        self.out = nn.Conv2d(hidden, num_experts, 1)
+        self.gain = GATE_GAIN
+        self.mix = nn.Conv2d(num_experts * channels, GATE_WIDTH, 3, padding=1)
+        self.out = nn.Conv2d(GATE_WIDTH, num_experts, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 

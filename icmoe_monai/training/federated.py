@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from monai.fl.utils.exchange_object import ExchangeObject
@@ -10,23 +10,17 @@ from monai.fl.utils.filters import Filter
 
 from icmoe_monai.weights.checkpoint import state_without
 
-FROZEN = ("encoder", "detail")
+FROZEN = ("encoder", "detail")  # parts of the network that every client has from the same file
 
 
 class TrainedWeights(Filter):
     """Remove the frozen parts from the weights, or weight differences, that a client sends.
-
-    Args:
-        frozen: Names of the network's parts that every client has from the same file.
 
     Example:
         >>> sent = TrainedWeights()(ExchangeObject(weights={"encoder.a": 1, "gate.b": 2}))
         >>> sent.weights
         {'gate.b': 2}
     """
-
-    def __init__(self, *, frozen: Sequence[str] = FROZEN) -> None:
-        self.frozen = frozen
 
     def __call__(self, data: ExchangeObject, extra: Mapping[str, Any] | None = None) -> ExchangeObject:
         """Remove the frozen parts from what a client sends.
@@ -39,5 +33,5 @@ class TrainedWeights(Filter):
             The same object.
         """
         if data.weights is not None:
-            data.weights = state_without(self.frozen, data.weights)
+            data.weights = state_without(FROZEN, data.weights)
         return data

@@ -23,6 +23,7 @@ from monai.utils.type_conversion import convert_to_numpy
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image, read_label
 
+LABEL_KEY = "label"  # of the masks; every other key holds images
 _SIDE_OF_NOTHING = 16  # pixels of the black image in the place of one that cannot be read
 
 
@@ -37,8 +38,7 @@ class LoadImage2Dd(LoadImaged):
     The meta data say `spatial_shape` (H, W) and `filename_or_obj` (of several files, the first).
 
     Args:
-        keys: Keys of the paths to load.
-        label_keys: Those of the keys that are masks.
+        keys: Keys of the paths to load; "label" is that of the masks, the others are images'.
         out_channels: Output channels K of the network.
         allow_missing_keys: Whether a case may lack a key, as one without a label does.
         keep_going: Let an image that cannot be read not stop a run of many: the sentence goes to the case's `failure`,
@@ -59,7 +59,6 @@ class LoadImage2Dd(LoadImaged):
         self,
         keys: KeysCollection = ("image", "label"),
         *,
-        label_keys: KeysCollection = ("label",),
         out_channels: int = 1,
         allow_missing_keys: bool = False,
         keep_going: bool = False,
@@ -67,7 +66,6 @@ class LoadImage2Dd(LoadImaged):
     ) -> None:
         # Not LoadImaged's constructor: it builds all of MONAI's readers, one of which warns that it misses a library.
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.label_keys = ensure_tuple(label_keys)
         self.out_channels = out_channels
         self.keep_going = keep_going
         self.keep_picture = keep_picture
@@ -110,7 +108,7 @@ class LoadImage2Dd(LoadImaged):
         return self._loader(case[key], _Nothing())
 
     def _reader(self, key: Hashable, case: Mapping[Hashable, Any]) -> Image2DReader:
-        if key not in self.label_keys:
+        if key != LABEL_KEY:
             return Image2DReader(frame=case.get("frame"))
         return Image2DReader(
             label=True, out_channels=self.out_channels, instances=case.get("label_kind") == "instances"

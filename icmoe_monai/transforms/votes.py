@@ -148,19 +148,19 @@ def voting_methods(expert_names: Sequence[str] = EXPERT_NAMES) -> tuple[str, ...
     return ("voted", "mean_vote", *expert_names, "oracle")
 
 
-def decide(probabilities: Tensor, threshold: float = 0.5) -> Tensor:
+def decide(probabilities: Tensor) -> Tensor:
     """Decide a label map.
 
     Args:
         probabilities: (K, H, W) in 0..1.
-        threshold: A pixel is foreground if its probability is above this; K = 1 only.
 
     Returns:
-        Classes, (1, H, W), uint8 up to 256 classes and int32 above: 0 and 1 for K = 1, else the most probable.
+        Classes, (1, H, W), uint8 up to 256 classes and int32 above: for K = 1 whether a pixel is above 0.5, else the
+            most probable.
     """
     K = probabilities.shape[0]
     if K == 1:
-        return (probabilities > threshold).to(torch.uint8)
+        return (probabilities > 0.5).to(torch.uint8)
     return probabilities.argmax(0, keepdim=True).to(torch.uint8 if K <= 256 else torch.int32)
 
 

@@ -27,6 +27,7 @@ CLASS_COLOURS = (
     *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
 )
 _MIN_WIDTH = 220
+_THUMBNAIL_SIDE = 160  # pixels, the longer side
 _SHRINK = Image.Resampling.BOX
 _PAPER, _INK, _FAINT, _BLACK, _WHITE = (17, 17, 17), (240, 240, 240), (165, 165, 165), (0, 0, 0), (255, 255, 255)
 
@@ -79,19 +80,17 @@ def draw_overlay(
 
 def thumbnail(
     overlay: Image.Image,
-    side: int = 160,
     *,
     size: tuple[int, int] | None = None,
     num_labels: int = len(CLASS_COLOURS) - 1,
 ) -> bytes:
-    """Return a small JPEG of an overlay, on which its contours are seen.
+    """Return a JPEG of an overlay, 160 pixels on its longer side, on which its contours are seen.
 
     Shrunk with the picture a contour would fade; so what has a class's very colour is drawn again, where it fills
     enough of a pixel to be a line.
 
     Args:
         overlay: The overlay.
-        side: The longer side of the JPEG, in pixels.
         size: Width and height of the picture in the overlay, so that the legend, not to be read so small, is left out.
         num_labels: The number of classes whose contours there may be.
 
@@ -101,7 +100,7 @@ def thumbnail(
         (160, 120)
     """
     small = (overlay if size is None else overlay.crop((0, 0, *size))).convert("RGB")
-    scale = side / max(small.size)
+    scale = _THUMBNAIL_SIDE / max(small.size)
     if scale < 1:
         red, green, blue = (np.asarray(channel) for channel in small.split())
         small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))), _SHRINK)

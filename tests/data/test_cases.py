@@ -11,9 +11,10 @@ import pytest
 from folders import HEIGHT, WIDTH, put_image, put_mask, put_plain
 from PIL import Image
 
-from icmoe_monai.data.cases import find_cases
+from icmoe_monai.data.cases import MIN_SIDE, find_cases
 from icmoe_monai.data.splits import cut_missing_splits, take_evenly
 from icmoe_monai.errors import InputError
+from icmoe_monai.networks.sam import PATCH_SIZE
 from icmoe_monai.transforms.load import LoadImage2Dd
 
 
@@ -290,3 +291,7 @@ def test_a_split_does_not_change_where_others_stay() -> None:
     assert len(cut["val"]) == 2
     assert take_evenly([1, 2, 3], 3) == ([1, 2, 3], [])
     assert take_evenly([1, 2, 3], 0) == ([], [1, 2, 3])
+
+
+def test_the_smallest_image_is_one_patch_of_the_encoder():
+    assert MIN_SIDE == PATCH_SIZE

@@ -40,12 +40,10 @@ def test_binary_mask_comes_back_from_disk(tmp_path: Path, name: str) -> None:
 
 
 def test_threshold_is_exclusive_as_in_the_metrics(tmp_path: Path) -> None:
-    pred = torch.tensor([[[0.69, 0.5, 0.7, 0.71]]], dtype=torch.float64)
-    counts = [
-        SaveImage2Dd(output_dir=tmp_path, threshold=threshold)({"pred": pred, "name": "a.png"})["foreground_pixels"]
-        for threshold in (0.5, 0.75)
-    ]
-    assert counts == [[3], [0]]
+    pred = torch.tensor([[[0.49, 0.5, 0.5000001, 0.71]]], dtype=torch.float64)
+    item = SaveImage2Dd(output_dir=tmp_path)({"pred": pred, "name": "a.png"})
+    assert item["foreground_pixels"] == [2]
+    assert np.asarray(Image.open(tmp_path / "masks" / "a.png")).tolist() == [[0, 0, 255, 255]]
 
 
 def test_classes_are_indices_with_visible_colours_in_eight_bits(tmp_path: Path) -> None:

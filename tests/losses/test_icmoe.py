@@ -80,7 +80,7 @@ def test_whole_loss_is_the_weighted_sum_of_its_terms(out_channels: int) -> None:
 def test_weighted_dice_ce_is_the_reference(out_channels: int) -> None:
     logits, label = draw_output(out_channels).logits, draw_label(out_channels)
     weights = torch.rand(2, *SIZE, dtype=torch.float64) + 0.1
-    loss = WeightedDiceCELoss(out_channels=out_channels)
+    loss = WeightedDiceCELoss()
     expected = reference.dice_ce(logits.numpy(), label.numpy(), weights.numpy())
     assert abs(expected - reference.dice_ce(logits.numpy(), label.numpy())) > 1e-3
     assert loss(logits, label, weights).item() == pytest.approx(expected, abs=1e-6)
@@ -122,7 +122,7 @@ def test_adaptive_expert_looks_where_the_others_are_wrong_within_a_class() -> No
 def test_gradients_of_dice_ce(out_channels: int) -> None:
     logits, label = draw_output(out_channels).logits.requires_grad_(), draw_label(out_channels)
     weights = torch.rand(2, *SIZE, dtype=torch.float64) + 0.1
-    loss = WeightedDiceCELoss(out_channels=out_channels)
+    loss = WeightedDiceCELoss()
     assert torch.autograd.gradcheck(lambda x: loss(x, label, weights), (logits,))
 
 

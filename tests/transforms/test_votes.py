@@ -6,10 +6,9 @@ from monai.data import MetaTensor
 from icmoe_monai.transforms.votes import DecideMaskd, decide
 
 
-def test_one_foreground_is_what_lies_above_the_threshold():
+def test_one_foreground_is_what_lies_above_one_half():
     probabilities = torch.tensor([[[0.1, 0.5, 0.51, 0.9]]])
     assert decide(probabilities).tolist() == [[[0, 0, 1, 1]]]
-    assert decide(probabilities, 0.05).tolist() == [[[1, 1, 1, 1]]]
 
 
 def test_of_several_classes_the_most_probable():
