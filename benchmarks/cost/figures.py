@@ -16,24 +16,24 @@ from matplotlib.figure import Figure
 
 from benchmarks.cost.wanted import setting_of
 from icmoe_monai.utils.files import write_atomically
+from icmoe_monai.visualize.colours import BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION, YELLOW
 
 DOCS = Path(__file__).parents[2] / "docs"
-_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#595959"
-_SKY, _RED, _YELLOW = "#56B4E9", "#D55E00", "#F0E442"
+_GREY = "#595959"
 _MEGABYTES = (500, 1000, 2000, 4000)
 _STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 # group in the figure: its colour, its hatch, and the parts in the files that it sums
 _GROUPS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "reading": (_GREY, "", ("reading images", "reading features", "reading")),
-    "trunk": (_BLUE, "", ("trunk",)),
-    "pyramid": (_SKY, "//", ("pyramid",)),
-    "experts": (_GREEN, "", ("experts", "experts, forward", "experts, backward")),
-    "decoders": (_ORANGE, "//", ("decoders", "decoders, forward", "decoders, backward")),
+    "trunk": (BLUE, "", ("trunk",)),
+    "pyramid": (SKY_BLUE, "//", ("pyramid",)),
+    "experts": (GREEN, "", ("experts", "experts, forward", "experts, backward")),
+    "decoders": (ORANGE, "//", ("decoders", "decoders, forward", "decoders, backward")),
     "vote (and loss)": (
-        _PURPLE, "", ("gate", "windows and vote", "vote, forward", "loss, forward", "loss and vote, backward")
+        PURPLE, "", ("gate", "windows and vote", "vote, forward", "loss, forward", "loss and vote, backward")
     ),
-    "optimizer": (_YELLOW, "//", ("optimizer",)),
-    "writing": (_RED, "", ("writing",)),
+    "optimizer": (YELLOW, "//", ("optimizer",)),
+    "writing": (VERMILION, "", ("writing",)),
 }  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def draw_growth(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             figure.subplots(1, 2),
             ("seconds", "peak_mb"),
             ("seconds", "peak memory (MB)"),
-            (_BLUE, _ORANGE),
+            (BLUE, ORANGE),
             strict=True,
         ):
             values = [row[key] for row in rows]
@@ -107,7 +107,7 @@ def draw_trainings(results: Mapping[str, Mapping[str, Any]], path: Path) -> None
         grid = figure.subplots(len(results), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
         for row, result in zip(grid, results.values(), strict=True):
             names = list(result["trainings"])
-            for axes, key, colour in zip(row, ("step_seconds", "peak_mb"), (_BLUE, _ORANGE), strict=True):
+            for axes, key, colour in zip(row, ("step_seconds", "peak_mb"), (BLUE, ORANGE), strict=True):
                 bars = axes.barh(names, [one[key] for one in result["trainings"].values()], color=colour)
                 axes.bar_label(bars, fmt="%.1f" if key == "step_seconds" else "%.0f", padding=3, fontsize=9)
                 axes.margins(x=0.15)

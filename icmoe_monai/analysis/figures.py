@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from icmoe_monai.analysis.pixels import REGIONS, CasePixels
+from icmoe_monai.visualize.colours import EXPERT_COLOURS
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 MARKERS = "osD^vP*"
 DASHES: tuple[Any, ...] = ("solid", "dashed", "dotted", "dashdot", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 WIDTH_INCHES, _DPI = 10.0, 120
@@ -69,14 +69,14 @@ def draw_votes(cases: Sequence[CasePixels], expert_names: Sequence[str]) -> Figu
             drawn, positions=places, widths=step * 0.8, whis=(5, 95), showfliers=False, patch_artist=True,
             medianprops={"color": INK, "linewidth": 2},
         )  # fmt: skip
-        for box, colour in zip(boxes["boxes"], COLOURS, strict=False):
+        for box, colour in zip(boxes["boxes"], EXPERT_COLOURS, strict=False):
             box.set_facecolor(colour)
     axis.axhline(1 / E, color=INK, linewidth=1, linestyle="dotted")
     axis.text(len(present) - 0.5, 1 / E, "equal\nvotes", va="center", ha="left", fontsize=9)
     axis.set(xlim=(-0.5, len(present) - 0.5), ylim=(0, 1), ylabel="vote (weight of the expert at a pixel, 0 to 1)")
     axis.set_xticks(range(len(present)), present)
     axis.set_xlabel("region of the picture, by its label; ambiguous: where experts decide differently")
-    handles = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, expert_names, strict=False)]
+    handles = [Patch(color=colour, label=name) for colour, name in zip(EXPERT_COLOURS, expert_names, strict=False)]
     axis.legend(handles=handles, loc="upper left", ncols=E, fontsize=10)
     return figure
 
@@ -92,7 +92,7 @@ def draw_load(loads: Mapping[str, float], dead_below: float) -> Figure:
     axis = figure.subplots()
     names = list(loads)
     hatches = ["///" if loads[name] < dead_below else "" for name in names]
-    bars = axis.barh(names, [100 * loads[name] for name in names], color=COLOURS[: len(names)], hatch=hatches)
+    bars = axis.barh(names, [100 * loads[name] for name in names], color=EXPERT_COLOURS[: len(names)], hatch=hatches)
     axis.bar_label(bars, fmt="%.1f %%", padding=4)
     axis.axvline(100 * dead_below, color=INK, linestyle="dashed", linewidth=1.5)
     axis.text(100 * dead_below, -0.85, f" alarm below {100 * dead_below:g} %", fontsize=9, va="top")
@@ -177,5 +177,5 @@ def _draw_lines(axis: Axes, rows: Sequence[Mapping[str, Any]], columns: Mapping[
     for i, (name, column) in enumerate(columns.items()):
         points = [(row["epoch"], row[column]) for row in rows if column in row]
         if points:
-            style: dict[str, Any] = {"color": COLOURS[i], "linestyle": DASHES[i], "marker": MARKERS[i]}
+            style: dict[str, Any] = {"color": EXPERT_COLOURS[i], "linestyle": DASHES[i], "marker": MARKERS[i]}
             axis.plot(*zip(*points, strict=True), markersize=4, linewidth=1.8, label=name, **style)

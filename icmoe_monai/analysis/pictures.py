@@ -16,12 +16,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from icmoe_monai.analysis.ambiguity import LEVELS, MEASURES
-from icmoe_monai.analysis.figures import COLOURS, DASHES, GRID, MARKERS, WIDTH_INCHES, new_figure
+from icmoe_monai.analysis.figures import DASHES, GRID, INK, MARKERS, WIDTH_INCHES, new_figure
+from icmoe_monai.visualize.colours import BLUE, EXPERT_COLOURS, GREEN, PURPLE, SKY_BLUE, VERMILION, YELLOW, rgb
 
-_CLASS_COLOURS = ("#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#222222")
-_ALL_RIGHT, _SOME_RIGHT, _ALL_WRONG = "#EEEEEE", "#B0B0B0", "#222222"
+_CLASS_COLOURS = (SKY_BLUE, VERMILION, GREEN, PURPLE, YELLOW, BLUE, INK)
+_ALL_RIGHT, _SOME_RIGHT, _ALL_WRONG = "#EEEEEE", "#B0B0B0", INK
 _GAP = 6  # pixels between pictures of a strip
-_PAIR_COLOURS = {"foreground": "#D55E00", "background": "#56B4E9", "between": "#222222"}
+_PAIR_COLOURS = {"foreground": VERMILION, "background": SKY_BLUE, "between": INK}
 DEPTH_TITLES = {"features": "features", "decoded": "decoder", "embeddings": "embeddings"}
 
 
@@ -122,11 +123,11 @@ def draw_wins(cases: Sequence[Mapping[str, Any]], expert_names: Sequence[str]) -
         label = case["label"] > 0
         if label.any() and not label.all():
             left.contour(label, levels=[0.5], colors="white", linewidths=2.4)
-            left.contour(label, levels=[0.5], colors="#0072B2", linewidths=1.2, linestyles="dashed")
+            left.contour(label, levels=[0.5], colors=BLUE, linewidths=1.2, linestyles="dashed")
         name = case["name"].encode("utf-8", errors="replace").decode("utf-8")
         left.set_title(name if len(name) <= 24 else "..." + name[-21:], fontsize=9, parse_math=False)
         right.imshow(_wins_map(case["right"]))
-    patches = [Patch(color=COLOURS[i], label=f"only {name}") for i, name in enumerate(expert_names)]
+    patches = [Patch(color=EXPERT_COLOURS[i], label=f"only {name}") for i, name in enumerate(expert_names)]
     rest = {_ALL_RIGHT: "all right", _SOME_RIGHT: "some right", _ALL_WRONG: "all wrong"}
     if len(expert_names) == 2:
         del rest[_SOME_RIGHT]  # of two experts, "some right" is always "only one right"
@@ -174,8 +175,8 @@ def _draw_measures(axis: Axes, family: Mapping[str, Any]) -> None:
         mean, low, high = ([entry[key][name] for entry in family["levels"]] for key in ("mean", "low", "high"))
         rho = family["spearman"][name]["within_phantoms"]
         words = f"{name.replace('_', ' ')} (rho {'-' if rho is None else format(rho, '+.2f')})"
-        axis.plot(levels, mean, color=COLOURS[i], linestyle=DASHES[i], marker=MARKERS[i], label=words)
-        axis.fill_between(levels, low, high, color=COLOURS[i], alpha=0.15, linewidth=0)
+        axis.plot(levels, mean, color=EXPERT_COLOURS[i], linestyle=DASHES[i], marker=MARKERS[i], label=words)
+        axis.fill_between(levels, low, high, color=EXPERT_COLOURS[i], alpha=0.15, linewidth=0)
     axis.legend(fontsize=8.5, loc="upper center", ncols=2)
 
 
@@ -204,15 +205,11 @@ def _wins_map(right: np.ndarray) -> np.ndarray:
     num_right = right.sum(0)
     E = len(right)
     colours = np.empty((*num_right.shape, 3))
-    colours[:] = _rgb(_SOME_RIGHT)
-    colours[num_right == E], colours[num_right == 0] = _rgb(_ALL_RIGHT), _rgb(_ALL_WRONG)
-    for one, colour in zip(right, COLOURS, strict=False):
-        colours[one & (num_right == 1)] = _rgb(colour)
-    return colours
-
-
-def _rgb(colour: str) -> list[float]:
-    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    colours[:] = rgb(_SOME_RIGHT)
+    colours[num_right == E], colours[num_right == 0] = rgb(_ALL_RIGHT), rgb(_ALL_WRONG)
+    for one, colour in zip(right, EXPERT_COLOURS, strict=False):
+        colours[one & (num_right == 1)] = rgb(colour)
+    return colours / 255
 
 
 def _class_name(index: int) -> str:

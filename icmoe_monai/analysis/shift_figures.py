@@ -15,16 +15,18 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from icmoe_monai.analysis.figures import GRID
 from icmoe_monai.analysis.shifts import CLEAN, SHIFTS, STRENGTHS, case_seed, shift_image
 from icmoe_monai.imageio.read import read_image
 from icmoe_monai.utils.files import write_atomically
+from icmoe_monai.visualize.colours import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION
 
-_DICE_COLOUR, _QUALITY_COLOURS = "#000000", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+_DICE_COLOUR, _QUALITY_COLOURS = BLACK, (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
 _MARKERS = "osD^vP*X<>"
 _DASHES = ("dashed", "dotted", "dashdot", (0, (5, 1)), (0, (1, 1)))
 _WIDTH_INCHES, _DPI = 12.0, 120
 _SIDE = 320  # pixels of a picture in the sheet of examples
-_SHIFT_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#666666")
+_SHIFT_COLOURS = (BLACK, BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY_BLUE, "#8C6D31", "#666666")
 
 
 def draw_conditions(summary: Mapping[str, Any], path: str | Path) -> None:
@@ -82,7 +84,7 @@ def draw_quality(summary: Mapping[str, Any], path: str | Path) -> None:
         rho = summary["spearman"][name]["over_conditions"]
         axis.set_title("Spearman " + ("undefined" if rho is None else f"{rho:+.2f}"), fontsize=10)
         axis.set_xlabel(f"mean {name.replace('_', ' ')}, 0 to 1")
-        axis.grid(color="#dddddd", linewidth=0.6)
+        axis.grid(color=GRID, linewidth=0.6)
     axes[0].set_ylabel("mean Dice of the voted mask")
     handles, labels = axes[0].get_legend_handles_labels()
     style: dict[str, Any] = {"loc": "outside lower center", "ncols": 10, "fontsize": 9}
@@ -143,7 +145,7 @@ def _draw_condition(axis: Axes, entries: Sequence[Mapping[str, Any]]) -> None:
     axis.text(0.02, 0.03, words, transform=axis.transAxes, fontsize=8.5)
     axis.set_ylim(0, 1)
     axis.set_xticks(strengths)
-    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.grid(color=GRID, linewidth=0.6)
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -15,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from icmoe_monai.utils.files import write_atomically
+from icmoe_monai.visualize.colours import BLUE, GREEN, ORANGE, PURPLE
 
-_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#595959"
+_GREY = "#595959"
 _STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}
-_LINES = ((_BLUE, "-"), (_ORANGE, "--"), (_PURPLE, "-."), (_GREY, ":"), (_GREEN, (0, (5, 1, 1, 1))))
+_LINES = ((BLUE, "-"), (ORANGE, "--"), (PURPLE, "-."), (_GREY, ":"), (GREEN, (0, (5, 1, 1, 1))))
 _SIZE, _DPI = (10.0, 5.6), 120
 
 
@@ -35,7 +36,7 @@ def draw_reliability(bins: Mapping[str, np.ndarray], path: str | Path, *, is_top
         right, count = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.15, 1]})
         right.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="perfect")
         edges = np.linspace(0, 1, next(iter(bins.values())).shape[1] + 1)
-        for (when, sums), colour, mark in zip(bins.items(), (_ORANGE, _BLUE), ("s", "o"), strict=False):
+        for (when, sums), colour, mark in zip(bins.items(), (ORANGE, BLUE), ("s", "o"), strict=False):
             n = sums[0]
             used = n > 0
             error = np.abs(sums[1] - sums[2]).sum() / n.sum()
@@ -93,11 +94,11 @@ def draw_predicted_dice(
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="as predicted")
         advised = predicted < (-1.0 if review_below is None else review_below)
-        _mark(axes, predicted[~advised], dice[~advised], "o", _BLUE, "case")
+        _mark(axes, predicted[~advised], dice[~advised], "o", BLUE, "case")
         if review_below is not None:
-            _mark(axes, predicted[advised], dice[advised], "^", _ORANGE, "case, review advised")
+            _mark(axes, predicted[advised], dice[advised], "^", ORANGE, "case, review advised")
             axes.axvline(
-                review_below, color=_ORANGE, linestyle="--", linewidth=1.5, label=f"review below {review_below:.2f}"
+                review_below, color=ORANGE, linestyle="--", linewidth=1.5, label=f"review below {review_below:.2f}"
             )
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
         axes.set_xlabel("predicted Dice (0 to 1)")

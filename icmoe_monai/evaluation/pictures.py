@@ -29,9 +29,9 @@ from icmoe_monai.transforms.votes import EXPERT_NAMES
 from icmoe_monai.utils.distributed import collect, gathered, is_first, num_processes, process_index
 from icmoe_monai.utils.engines import CaseHandler, case_items
 from icmoe_monai.utils.files import write_atomically
+from icmoe_monai.visualize.colours import BLUE, EXPERT_COLOURS, ORANGE, rgb
 
-_EXPERT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-_LABEL_COLOUR, _VOTED_COLOUR = "#0072B2", "#E69F00"
+_LABEL_COLOUR, _VOTED_COLOUR = BLUE, ORANGE
 _LONGEST_SIDE = 320
 _WIDTH_INCHES, _DPI = 12.0, 120
 
@@ -105,8 +105,8 @@ def prediction_grid(
         InputError: If the file cannot be written.
     """
     num_experts = len(expert_names)
-    if not 1 <= num_experts <= len(_EXPERT_COLOURS):
-        raise ValueError(f"expert_names must be 1 to {len(_EXPERT_COLOURS)} names, got {num_experts}.")
+    if not 1 <= num_experts <= len(EXPERT_COLOURS):
+        raise ValueError(f"expert_names must be 1 to {len(EXPERT_COLOURS)} names, got {num_experts}.")
     if not cases:
         raise ValueError("cases must hold at least one case, got 0.")
     figure, axes = _page(cases, num_columns=num_experts + 3)
@@ -177,7 +177,7 @@ def _draw_case(axes: Iterable[Axes], case: Mapping[str, Any], num_experts: int) 
     first.text(0, -0.02, name, transform=first.transAxes, va="top", fontsize=9, parse_math=False)
     for axis, probability in zip(rest, maps, strict=False):
         axis.imshow(probability, cmap="cividis", vmin=0, vmax=1)
-    colours = np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in _EXPERT_COLOURS[:num_experts]]) / 255
+    colours = np.array([rgb(colour) for colour in EXPERT_COLOURS[:num_experts]]) / 255
     rest[-2].imshow(np.clip(np.einsum("ehw,ec->hwc", votes, colours), 0, 1))
     rest[-1].imshow(case["disagreement"], cmap="magma", vmin=0, vmax=1)
 
@@ -203,6 +203,6 @@ def _draw_legends(
         lines.append(Line2D([], [], color=_LABEL_COLOUR, linestyle="dashed", label="label"))
     patches = [
         Patch(color=colour, label=f"vote for {name.replace('_', ' ')}")
-        for colour, name in zip(_EXPERT_COLOURS, expert_names, strict=False)
+        for colour, name in zip(EXPERT_COLOURS, expert_names, strict=False)
     ]
     figure.legend(handles=[*lines, *patches], loc="outside lower center", ncols=len(lines) + len(patches), fontsize=10)

@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from icmoe_monai.visualize.colours import BLUE
 from icmoe_monai.visualize.overlay import class_colour
 
-_INK, _MARK = "#010203", "#0072b2"  # the page has its own for light and dark
+_INK, _MARK = "#010203", BLUE.lower()  # as an SVG writes it; the page has its own for light and dark
 _MOST_VECTOR_MARKS = 1000
 _MOST_CLASSES_APART = 4
 

@@ -21,11 +21,10 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; class 0, the background, is black.
-CLASS_COLOURS = (
-    *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
-    *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
-)
+from icmoe_monai.visualize.colours import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILION, YELLOW, rgb
+
+# by class; class 0, the background, is black
+CLASS_COLOURS = tuple(map(rgb, (BLACK, ORANGE, SKY_BLUE, GREEN, YELLOW, BLUE, VERMILION, PURPLE)))
 _MIN_WIDTH = 220
 _THUMBNAIL_SIDE = 160  # pixels, the longer side
 _SHRINK = Image.Resampling.BOX
