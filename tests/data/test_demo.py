@@ -82,7 +82,7 @@ def test_foreign_files_are_never_overwritten(demo_set: Path, tmp_path: Path, for
     (folder / foreign).write_text("mine")
     (folder / "splits.json").unlink()
     before = contents(folder)
-    with pytest.raises(InputError, match=rf"own holds {foreign}, which is not of the demo set: give the demo set a folder of"):
+    with pytest.raises(InputError, match=rf"own holds {foreign}, which is not of the demo set: give the demo set"):
         make_demo_set(str(folder), num_images=6, seed=5)
     assert contents(folder) == before
 
