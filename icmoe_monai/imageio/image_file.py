@@ -1,0 +1,219 @@
+"""What every kind of image file has in common: it is opened once, and then asked for its frames, size and pixels.
+
+A format is one module with one class, which derives from `ImageFile`, and one entry in `read.FORMATS`; nothing else
+knows the kinds apart. Arrays are (row, column), upright. A file that cannot be used is an `InputError`: one sentence
+that names the file and the remedy.
+
+Letters: H, W the size of an upright frame.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.utils.files import check_file
+
+_Kind = TypeVar("_Kind", bound="ImageFile")
+_HEAD_BYTES = 132  # the first bytes of a file, by which its kind is told
+
+
+class NotAnImageError(InputError):
+    """A sound file that is no image to segment: of DICOM a structure set, a report, a segmentation, a DICOMDIR."""
+
+
+class BoundedFile(io.BufferedReader):
+    """A file that never takes more memory than it has bytes, whatever length its header claims.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(io.FileIO(path))
+        status = os.fstat(self.fileno())
+        self.num_bytes = status.st_size
+        self.modified_ns = status.st_mtime_ns
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most so many bytes, in no more memory than the whole file takes.
+
+        Args:
+            size: How many bytes; None or a negative number: all that are left.
+        """
+        return super().read(size if size is None or size < 0 else min(size, self.num_bytes))
+
+    def head(self) -> bytes:
+        """Return the first bytes, 132 or fewer, and go to the beginning."""
+        self.seek(0)
+        head = self.read(_HEAD_BYTES)
+        self.seek(0)
+        return head
+
+
+class ImageFile(ABC):
+    """An image file that is open: how many frames it holds, how large they are, and their pixels.
+
+    Opening checks the header; pixels are decoded when they are asked for, one frame at a time. An open file is for one
+    thread; several may each open the same file. It is closed at the end of a `with` block.
+
+    Attributes:
+        suffixes: By which files of this kind are known, in lower case and with the dot.
+        any_name: Whether they may as well have any other name, so that their content tells.
+        path: The file.
+        file: What was opened; the subclass reads from it.
+
+    Args:
+        path: The file, for messages.
+        file: The same file, open at its beginning. The image closes it.
+
+    Raises:
+        InputError: The file is not of this kind, or is damaged.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]]
+    any_name: ClassVar[bool] = False
+
+    def __init__(self, path: str, file: BoundedFile) -> None:
+        self.path = path
+        self.file = file
+
+    @classmethod
+    def open(cls: type[_Kind], path: str) -> _Kind:
+        """Open a file as one of this kind, whatever its name.
+
+        Args:
+            path: The file.
+
+        Raises:
+            InputError: It cannot be opened, is not of this kind, or is damaged.
+        """
+        file = open_file(path)
+        try:
+            return cls(path, file)
+        except BaseException:
+            file.close()
+            raise
+
+    @classmethod
+    def recognises(cls, path: str, head: bytes) -> bool:
+        """Tell whether a file is of this kind: by its suffix, where the subclass knows no better.
+
+        Args:
+            path: The file.
+            head: Its first bytes, 132 or fewer.
+        """
+        return path.lower().endswith(cls.suffixes)
+
+    @property
+    @abstractmethod
+    def num_frames(self) -> int:
+        """How many frames, slices or pages the file holds; no pixels are decoded."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """The upright (H, W) of the first frame, from the header where that tells."""
+
+    @property
+    def series(self) -> str:
+        """What the files that are slices of one stack have in common; "" where a file is none."""
+        return ""
+
+    @property
+    def position(self) -> tuple[float, ...]:
+        """Sorts the files of a series."""
+        return ()
+
+    @abstractmethod
+    def rgb(self, frame: int = 0) -> np.ndarray:
+        """Return the colours of one frame; no other is decoded.
+
+        Args:
+            frame: Which frame, slice or page, from 0.
+
+        Returns:
+            float32 (H, W, 3), RGB in 0..255.
+
+        Raises:
+            InputError: There is no such frame, or it cannot be decoded.
+        """
+
+    @abstractmethod
+    def values(self, frame: int = 0) -> tuple[np.ndarray, bool]:
+        """Return the numbers that a frame of a mask stores.
+
+        Args:
+            frame: Which frame, slice or page, from 0.
+
+        Returns:
+            The values, (H, W), unscaled; and whether they were stored without loss (JPEG does not).
+
+        Raises:
+            InputError: There is no such frame, it cannot be decoded, or it can be no mask.
+        """
+
+    def check_pixels(self) -> None:
+        """Decode all pixels, to find a damaged file.
+
+        Raises:
+            InputError: They cannot be decoded.
+        """
+        for frame in range(self.num_frames):
+            self.rgb(frame)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def __enter__(self: _Kind) -> _Kind:
+        """Return the open file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file at the end of the block."""
+        self.close()
+
+
+def open_file(path: str) -> BoundedFile:
+    """Open a file that shall hold an image.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: There is no such file, it is empty, or the system refuses to open it.
+    """
+    check_file(path)
+    try:
+        return BoundedFile(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}): make it readable or remove it.") from error
+
+
+def read_head(path: str) -> bytes:
+    """Return the first bytes of a file, for `ImageFile.recognises`; none where it cannot be read.
+
+    Args:
+        path: The file.
+    """
+    if os.path.isfile(path):
+        with suppress(OSError), BoundedFile(path) as file:
+            return file.head()
+    return b""
+
+
+def max_pixels() -> float:
+    """Return how many pixels an image may have: as many as Pillow decodes, whose limit guards against bombs."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
