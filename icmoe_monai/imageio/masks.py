@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.pictures import decode_values
+from icmoe_monai.imageio.pictures import PictureFile
 
 _NUM_VALUES_NAMED = 6
 _LOSSY_THRESHOLD = 128
@@ -85,7 +85,8 @@ def read_objects(path: str) -> np.ndarray:
     Raises:
         InputError: If the file cannot be read or does not keep whole numbers from 0 on.
     """
-    values, lossless = decode_values(path)
+    with PictureFile.open(path) as picture:
+        values, lossless = picture.values()
     if not lossless or values.min() < 0 or (values % 1 != 0).any():
         raise InputError(f"{path} does not number objects by 0, 1, 2, ...: save the objects' numbers as PNG.")
     return values.astype(np.int64)

@@ -1,8 +1,6 @@
 """PNG, JPEG, TIFF, BMP and WebP files, upright, by Pillow.
 
-Four functions that every decoder of a kind of file has: `count_frames`, `decode_rgb`, `decode_values`, `decode_size`.
-Arrays are (row, column), upright: the EXIF orientation is applied, to images and masks alike. A file that cannot be
-read is an `InputError`, one sentence with the file's name and the remedy.
+The EXIF orientation is applied, to images and masks alike.
 
 Decisions, for images: what is transparent becomes black; data of more than 8 bits (16- or 32-bit integers, floats) goes
 linearly from the image's own minimum..maximum to 0..255, and a constant image to 0; colour of 16 bits a channel is read
@@ -15,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.utils.files import check_file
+from icmoe_monai.imageio.greys import apply_window
+from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -31,109 +29,155 @@ _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK"
 _WHITE_IS_ZERO = 0
 
 
-def count_frames(path: str) -> int:
-    """Return the number of a TIFF's pages, and 1 for all other pictures.
+class PictureFile(ImageFile):
+    """A PNG, JPEG, TIFF, BMP or WebP file; the frames are the pages of a TIFF, and 1 of all others.
 
     Args:
-        path: The file.
+        path: The file, for messages.
+        file: The same file, open at its beginning.
 
     Raises:
-        InputError: The file cannot be read.
+        InputError: It is none of these, or its header is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (40, 30), 5).save(f"{folder}/a.png")
+        ...     with PictureFile.open(f"{folder}/a.png") as picture:
+        ...         print(picture.num_frames, picture.size, picture.rgb()[0, 0], picture.values()[0][0, 0])
+        1 (30, 40) [5. 5. 5.] 5
     """
-    with _opened(path, decode=False) as picture:
-        return getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
 
+    suffixes = SUFFIXES
 
-def decode_rgb(path: str, frame: int = 0) -> np.ndarray:
-    """Return a picture's colours.
+    def __init__(self, path: str, file: BoundedFile) -> None:
+        super().__init__(path, file)
+        with _told(path):
+            self._start()
 
-    Args:
-        path: The file.
-        frame: Which page of a TIFF.
+    @property
+    def num_frames(self) -> int:
+        """How many pages a TIFF holds, and 1 for all other pictures."""
+        with self._asked():
+            picture = self._turn_to(0)
+            return getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
 
-    Returns:
-        float32 (H, W, 3), RGB in 0..255.
+    @property
+    def size(self) -> tuple[int, int]:
+        """The upright (H, W), of the header; but a PNG is decoded, as its orientation may follow the pixels."""
+        with self._asked():
+            picture = self._turn_to(0)
+            width, height = picture.size
+            # Pillow gives a TIFF's size upright already
+            turned = picture.format != "TIFF" and picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (width, height) if turned else (height, width)
 
-    Raises:
-        InputError: The file cannot be read.
-    """
-    with _opened(path, frame=frame) as picture:
-        if not _is_deep(picture):
-            return np.asarray(_to_rgb(picture), dtype=np.float32)
-        grey = _stretch(np.asarray(picture))
-        # Pillow inverts white-is-zero TIFF of 8 bits, not of more
-        if picture.format == "TIFF" and picture.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
-            grey = 255 - grey
-        return np.repeat(grey[..., None], 3, axis=2)
+    def rgb(self, frame: int = 0) -> np.ndarray:
+        """Return a picture's colours.
 
+        Args:
+            frame: Which page of a TIFF.
 
-def decode_values(path: str, frame: int = 0) -> tuple[np.ndarray, bool]:
-    """Return the numbers that a mask stores, unscaled; a palette's indices, not its colours.
+        Returns:
+            float32 (H, W, 3), RGB in 0..255.
 
-    Args:
-        path: The file.
-        frame: Which page of a TIFF.
+        Raises:
+            InputError: The page cannot be decoded or does not exist.
+        """
+        with self._asked():
+            picture = self._decode(frame)
+            if not _is_deep(picture):
+                return np.asarray(_to_rgb(picture), dtype=np.float32)
+            grey = _stretch(np.asarray(picture))
+            # Pillow inverts white-is-zero TIFF of 8 bits, not of more
+            if _is_white_zero(picture):
+                grey = 255 - grey
+            return np.repeat(grey[..., None], 3, axis=2)
 
-    Returns:
-        The values, (H, W), 0 where transparent; and whether they were stored without loss (JPEG does not).
+    def values(self, frame: int = 0) -> tuple[np.ndarray, bool]:
+        """Return the numbers that a mask stores, unscaled; a palette's indices, not its colours.
 
-    Raises:
-        InputError: The file cannot be read, or its colour channels differ.
-    """
-    with _opened(path, frame=frame) as picture:
-        if picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", "")):
-            return np.asarray(picture.convert("L")), False
-        values = np.asarray(picture)
-        bands = picture.getbands()
-    if values.ndim == 2:
-        return values, True
-    if bands[-1] in ("A", "a"):
-        values = np.where(values[..., -1:] == 0, 0, values[..., :-1])
-    if (values[..., :1] != values).any():
-        raise InputError(f"{path} is in colour, and a mask is not: save it in one channel, 0 for the background.")
-    return values[..., 0], True
+        Args:
+            frame: Which page of a TIFF.
 
+        Returns:
+            The values, (H, W), 0 where transparent; and whether they were stored without loss (JPEG does not).
 
-def decode_size(path: str, *, whole: bool = False) -> tuple[int, int]:
-    """Return a picture's upright (H, W).
+        Raises:
+            InputError: The page cannot be decoded or does not exist, or its colour channels differ.
+        """
+        with self._asked():
+            picture = self._decode(frame)
+            if picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", "")):
+                return np.asarray(picture.convert("L")), False
+            values = np.asarray(picture)
+            bands = picture.getbands()
+        if values.ndim == 2:
+            return values, True
+        if bands[-1] in ("A", "a"):
+            values = np.where(values[..., -1:] == 0, 0, values[..., :-1])
+        if (values[..., :1] != values).any():
+            raise InputError(
+                f"{self.path} is in colour, and a mask is not: save it in one channel, 0 for the background."
+            )
+        return values[..., 0], True
 
-    Args:
-        path: The file.
-        whole: Decode all pixels too, which finds a damaged file. Otherwise the header is enough, except for PNG, whose
-            orientation may follow the pixels.
+    def check_pixels(self) -> None:
+        """Decode all pixels of the first page, to find a damaged file.
 
-    Raises:
-        InputError: The file cannot be read.
-    """
-    with _opened(path, decode=whole) as picture:
-        width, height = picture.size
-        # Pillow gives a TIFF's size upright already
-        turned = picture.format != "TIFF" and picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
+        Raises:
+            InputError: They cannot be decoded.
+        """
+        with self._asked():
+            self._decode(0)
+
+    def close(self) -> None:
+        """Close the file, and let go of what was decoded."""
+        self._picture.close()
+        super().close()
+
+    def _start(self) -> None:
+        self.file.seek(0)
+        # Never Image.open(path): then Pillow maps an uncompressed TIFF into memory, and scrambles it where it is turned
+        self._picture: Image.Image = Image.open(self.file, formats=_FORMATS)
+        self._checked_frame: int | None = None
+        self._is_broken = False
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Start anew after an error: Pillow tells of damage once, and then takes what it has for the picture."""
+        try:
+            with _told(self.path):
+                if self._is_broken:
+                    self._start()
+                yield
+        except InputError:
+            self._is_broken = True
+            raise
+
+    def _decode(self, frame: int) -> Image.Image:
+        """Return a page, decoded and upright."""
+        picture = self._turn_to(frame)
+        ImageOps.exif_transpose(picture, in_place=True)
+        picture.load()
+        return picture
+
+    def _turn_to(self, frame: int) -> Image.Image:
+        """Return a page, checked and not yet decoded."""
+        picture = self._picture
+        if frame != self._checked_frame:
+            if frame != picture.tell():
+                picture.seek(frame)
+            _check_kind(self.path, picture)
+            self._checked_frame = frame
+        return picture
 
 
 @contextmanager
-def _opened(path: str, *, decode: bool = True, frame: int = 0) -> Iterator[Image.Image]:
-    check_file(path)
-    # Never Image.open(path): then Pillow maps an uncompressed TIFF into memory, and scrambles it where it is turned.
+def _told(path: str) -> Iterator[None]:
+    """Turn all that Pillow raises into a sentence."""
     try:
-        handle = open(path, "rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}): make it readable or remove it.") from error
-    with handle:
-        yield from _decoded(path, handle, decode, frame)
-
-
-def _decoded(path: str, handle: BinaryIO, decode: bool, frame: int) -> Iterator[Image.Image]:
-    try:
-        with Image.open(handle, formats=_FORMATS) as picture:
-            if frame:
-                picture.seek(frame)
-            _check_kind(path, picture)
-            if decode:
-                ImageOps.exif_transpose(picture, in_place=True)
-                picture.load()
-            yield picture
+        yield
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -156,6 +200,12 @@ def _is_deep(picture: Image.Image) -> bool:
     return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
 
 
+def _is_white_zero(picture: Image.Image) -> bool:
+    if picture.format != "TIFF":
+        return False
+    return bool(picture.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO)  # type: ignore[attr-defined]
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return picture.convert("RGB")
@@ -164,10 +214,9 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
+    """Take the finite minimum..maximum to 0..255."""
     values = values.astype(np.float64)
-    finite = np.isfinite(values)
-    if not finite.any():
+    finite = values[np.isfinite(values)]
+    if not finite.size:
         return np.zeros(values.shape, dtype=np.float32)
-    low, high = values[finite].min(), values[finite].max()
-    span = high - low if high > low else 1.0
-    return (np.where(finite, values - low, 0.0) * (255 / span)).clip(0, 255).astype(np.float32)
+    return apply_window(values, finite.min(), finite.max()).astype(np.float32)

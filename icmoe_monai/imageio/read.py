@@ -1,28 +1,75 @@
 """Read 2-D images as upright RGB, and their masks as class numbers, from any kind of file.
 
-Images are float32 (H, W, 3) in 0..255, masks float32 (H, W) of whole numbers. A file that cannot be used is an
-`InputError`: one sentence that names the file and the remedy. How each kind of file is decoded is told in `pictures`,
-`dicom.pixels` and `nifti`, what a mask may hold in `masks`.
+Images are float32 (H, W, 3) in 0..255, masks float32 (H, W) of whole numbers. A file is opened once, by `open_image`,
+which finds its kind; its frames, size and pixels come from what was opened. A new format is one module with a class
+that derives from `image_file.ImageFile`, and one entry in `FORMATS`. What a mask may hold is told in `masks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio import nifti, pictures
-from icmoe_monai.imageio.dicom import pixels as dicom
-from icmoe_monai.imageio.dicom.header import SUFFIXES as DICOM_SUFFIXES
-from icmoe_monai.imageio.dicom.header import is_dicom
+from icmoe_monai.imageio import pictures
+from icmoe_monai.imageio.dicom.pixels import DicomFile
+from icmoe_monai.imageio.image_file import ImageFile, open_file, read_head
 from icmoe_monai.imageio.masks import to_classes
+from icmoe_monai.imageio.nifti.pixels import NiftiFile
+from icmoe_monai.imageio.pictures import PictureFile
+
+# All kinds of file that are read; of several that recognise a file, the first reads it. What none recognises is tried
+# by the last, which looks at a file's content whatever its name.
+FORMATS: tuple[type[ImageFile], ...] = (NiftiFile, DicomFile, PictureFile)
 
 # A DICOM file may have any name: its content tells.
-SUFFIXES = (*pictures.SUFFIXES, *nifti.SUFFIXES)
+SUFFIXES = tuple(suffix for kind in reversed(FORMATS) if not kind.any_name for suffix in kind.suffixes)
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide")  # read by `slides.images` only
 LARGE_SUFFIXES = (*pictures.SUFFIXES, *SLIDE_SUFFIXES)
+
+
+def open_image(path: str) -> ImageFile:
+    """Open an image file of any kind.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The open file, which a `with` block closes.
+
+    Raises:
+        InputError: The file cannot be opened, is of no kind that is read, or is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (40, 30), 5).save(f"{folder}/a.png")
+        ...     with open_image(f"{folder}/a.png") as image:
+        ...         print(type(image).__name__, image.num_frames, image.size, image.rgb()[0, 0])
+        PictureFile 1 (30, 40) [5. 5. 5.]
+    """
+    file = open_file(path)
+    try:
+        head = file.head()
+        kind = next((kind for kind in FORMATS if kind.recognises(path, head)), FORMATS[-1])
+        return kind(path, file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def is_image_kind(path: str) -> bool:
+    """Tell whether a file is of a kind that is read, by its name, or else by its first bytes.
+
+    Args:
+        path: The file.
+    """
+    if any(kind.recognises(path, b"") for kind in FORMATS):
+        return True
+    head = read_head(path)
+    return any(kind.recognises(path, head) for kind in FORMATS)
 
 
 def read_image(path: str, *, frame: int | None = None) -> np.ndarray:
@@ -38,7 +85,8 @@ def read_image(path: str, *, frame: int | None = None) -> np.ndarray:
     Raises:
         InputError: The file cannot be used.
     """
-    return _decoder(path).decode_rgb(path, _only_frame(path) if frame is None else frame)
+    with open_image(path) as image:
+        return image.rgb(_only_frame(image) if frame is None else frame)
 
 
 def read_label(path: str | Sequence[str], *, out_channels: int = 1, instances: bool = False) -> np.ndarray:
@@ -56,12 +104,7 @@ def read_label(path: str | Sequence[str], *, out_channels: int = 1, instances: b
         InputError: A file cannot be used, its values do not fit `out_channels`, or the files differ in size.
     """
     paths = [path] if isinstance(path, str) else list(path)
-    masks = [
-        to_classes(
-            one, *_decoder(one).decode_values(one, _only_frame(one)), out_channels=out_channels, instances=instances
-        )
-        for one in paths
-    ]
+    masks = [to_classes(one, *_stored(one), out_channels=out_channels, instances=instances) for one in paths]
     for one, mask in zip(paths, masks, strict=True):
         if mask.shape != masks[0].shape:
             raise InputError(
@@ -81,9 +124,11 @@ def read_size(path: str, *, whole: bool = False) -> tuple[int, int]:
     Raises:
         InputError: The file cannot be used.
     """
-    if whole:
-        _only_frame(path)
-    return _decoder(path).decode_size(path, whole=whole)
+    with open_image(path) as image:
+        if whole:
+            _only_frame(image)
+            image.check_pixels()
+        return image.size
 
 
 def count_frames(path: str) -> int:
@@ -95,7 +140,8 @@ def count_frames(path: str) -> int:
     Raises:
         InputError: The file cannot be used.
     """
-    return _decoder(path).count_frames(path)
+    with open_image(path) as image:
+        return image.num_frames
 
 
 def split_suffix(name: str) -> tuple[str, str]:
@@ -108,32 +154,20 @@ def split_suffix(name: str) -> tuple[str, str]:
         >>> split_suffix("a/b.nii.gz"), split_suffix("a/1.2.840")
         (('a/b', '.nii.gz'), ('a/1.2.840', ''))
     """
-    for suffix in (*SUFFIXES, *DICOM_SUFFIXES, *SLIDE_SUFFIXES):
+    for suffix in (*(suffix for kind in FORMATS for suffix in kind.suffixes), *SLIDE_SUFFIXES):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)], name[-len(suffix) :]
     return name, ""
 
 
-class _Decoder(Protocol):
-    """What a module that decodes a kind of file has; `pictures` documents each function."""
-
-    def count_frames(self, path: str) -> int: ...
-    def decode_rgb(self, path: str, frame: int = 0) -> np.ndarray: ...
-    def decode_values(self, path: str, frame: int = 0) -> tuple[np.ndarray, bool]: ...
-    def decode_size(self, path: str, *, whole: bool = False) -> tuple[int, int]: ...
+def _stored(path: str) -> tuple[np.ndarray, bool]:
+    with open_image(path) as image:
+        return image.values(_only_frame(image))
 
 
-def _decoder(path: str) -> _Decoder:
-    """Choose the decoder: the one place that tells kinds of file apart."""
-    if path.lower().endswith(nifti.SUFFIXES):
-        return nifti
-    if is_dicom(path):
-        return dicom
-    return pictures
-
-
-def _only_frame(path: str) -> int:
-    num_frames = count_frames(path)
-    if num_frames > 1:
-        raise InputError(f"{path} holds {num_frames} frames, slices or pages: save each as a file of its own.")
+def _only_frame(image: ImageFile) -> int:
+    if image.num_frames > 1:
+        raise InputError(
+            f"{image.path} holds {image.num_frames} frames, slices or pages: save each as a file of its own."
+        )
     return 0

@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 from icmoe_monai.data.cases import MIN_SIDE
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio import nifti
-from icmoe_monai.imageio.dicom.header import NotAnImageError, inspect, is_dicom, read_dicomdir
-from icmoe_monai.imageio.read import LARGE_SUFFIXES, SUFFIXES, count_frames, read_size, split_suffix
+from icmoe_monai.imageio.dicom.dicomdir import read_dicomdir
+from icmoe_monai.imageio.image_file import NotAnImageError
+from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
+from icmoe_monai.imageio.read import LARGE_SUFFIXES, SUFFIXES, is_image_kind, open_image, split_suffix
 from icmoe_monai.inference.journal import JOURNAL
 from icmoe_monai.utils.distributed import by_first
 from icmoe_monai.utils.files import write_atomically
@@ -200,7 +201,7 @@ def _search(root: Path, output_dir: Path, rename: _Rename, large: bool) -> tuple
 def _may_be_image(path: Path, large: bool) -> bool:
     if large:
         return path.name.lower().endswith(LARGE_SUFFIXES)
-    return path.name.lower().endswith(SUFFIXES) or is_dicom(str(path))
+    return is_image_kind(str(path))
 
 
 def _kinds(large: bool) -> str:
@@ -236,13 +237,9 @@ def _look_at(file: _File) -> _File:
         return file
     path = str(file.path)
     try:
-        if is_dicom(path):
-            info = inspect(path)
-            height, width = info.height, info.width
-            file = file._replace(num_frames=info.num_frames, series=info.series, position=info.position)
-        else:
-            file = file._replace(num_frames=count_frames(path))
-            height, width = read_size(path)
+        with open_image(path) as image:
+            file = file._replace(num_frames=image.num_frames, series=image.series, position=image.position)
+            height, width = image.size
     except NotAnImageError as error:
         return file._replace(no_image=str(error).replace(path, file.name))
     except InputError as error:
@@ -272,7 +269,7 @@ def _stack_of(file: _File) -> tuple[str, str]:
 
 def _cases_of(file: _File) -> Iterator[dict[str, Any]]:
     stem, suffix = split_suffix(file.name)
-    is_volume = file.path.name.lower().endswith(nifti.SUFFIXES)
+    is_volume = file.path.name.lower().endswith(NIFTI_SUFFIXES)
     several = file.num_frames > 1
     stamp = _stamp(file.path)
     for frame in range(file.num_frames):

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from skimage.measure import label
 
-from icmoe_monai.imageio import nifti
 from icmoe_monai.imageio.dicom.header import is_dicom
 from icmoe_monai.imageio.dicom.scale import read_scale
+from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
+from icmoe_monai.imageio.nifti.scale import areas_mm2, pixel_spacing
 
 
 def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None, frame: int = 0) -> dict[str, Any]:
@@ -43,8 +44,8 @@ def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None,
 
 
 def _scale(classes: np.ndarray, num_classes: int, source: str | None, frame: int) -> dict[str, Any]:
-    if source is not None and source.lower().endswith(nifti.SUFFIXES):
-        return {"area_mm2": nifti.areas_mm2(source, classes, num_classes), "spacing_mm": nifti.pixel_spacing(source)}
+    if source is not None and source.lower().endswith(NIFTI_SUFFIXES):
+        return {"area_mm2": areas_mm2(source, classes, num_classes), "spacing_mm": pixel_spacing(source)}
     if source is not None and is_dicom(source):
         scale = read_scale(source, frame)
         return {"area_mm2": scale.areas_mm2(classes, num_classes), "spacing_mm": scale.spacing_mm(classes)}

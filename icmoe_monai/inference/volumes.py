@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio import nifti
 from icmoe_monai.imageio.dicom.header import is_dicom
 from icmoe_monai.imageio.dicom.seg import NoSegmentationError, as_segment, write_segmentation
-from icmoe_monai.imageio.nifti_labels import write_like
+from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
+from icmoe_monai.imageio.nifti.labels import write_like
 from icmoe_monai.imageio.read import split_suffix
 from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
 from icmoe_monai.inference.writing import probability_paths
@@ -170,7 +170,7 @@ class VolumeWriter:
         """Return where a volume belongs, or None for a picture, which is no volume."""
         source = str(cases[0]["source"])
         stem = split_suffix(cases[0]["name"])[0]
-        if source.lower().endswith(nifti.SUFFIXES):
+        if source.lower().endswith(NIFTI_SUFFIXES):
             suffix = split_suffix(source)[1].lower()
             return Path("volumes", f"{stem.removesuffix('_frame0001') if len(cases) > 1 else stem}{suffix}").as_posix()
         if self.dicom_seg == "none" or not is_dicom(source):

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio import pictures
+from icmoe_monai.imageio.pictures import PictureFile
 from icmoe_monai.imageio.read import SLIDE_SUFFIXES
 from icmoe_monai.slides.tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError, positive_um, unreadable
 from icmoe_monai.utils.files import check_file
@@ -105,7 +105,8 @@ class PlainImage:
         if level:
             raise UnreadableImageError(f"{path} has no level {level}, as it holds no pyramid: set level to 0.")
         try:
-            self._pixels = pictures.decode_rgb(path).round().astype(np.uint8)
+            with PictureFile.open(path) as picture:
+                self._pixels = picture.rgb().round().astype(np.uint8)
         except InputError as error:
             raise UnreadableImageError(str(error)) from error
         self.shape = (self._pixels.shape[0], self._pixels.shape[1])

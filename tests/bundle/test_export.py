@@ -18,7 +18,7 @@ from bundle import segment
 from bundle.export import export
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.pictures import decode_rgb
+from icmoe_monai.imageio.read import read_image
 from icmoe_monai.transforms.resize import ResizeLongestd
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_a_picture_that_the_bundle_reads_by_rules_of_its_own_is_refused(tmp_path
 def test_other_pictures_are_read_as_the_bundle_reads_them(tmp_path, mode):
     picture = Image.fromarray(draw_dermoscopy(np.random.default_rng(0), (12, 20))[0]).convert(mode)
     picture.save(tmp_path / "a.png")
-    assert np.array_equal(segment.read_picture(tmp_path / "a.png"), decode_rgb(str(tmp_path / "a.png")))
+    assert np.array_equal(segment.read_picture(tmp_path / "a.png"), read_image(str(tmp_path / "a.png")))
 
 
 def test_two_pictures_of_one_name_are_refused(tmp_path, monkeypatch):

@@ -7,11 +7,16 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from by_path import ByPath
 from PIL import Image
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio import nifti
-from icmoe_monai.imageio.nifti_labels import write_like
+from icmoe_monai.imageio.nifti import header as nifti_header
+from icmoe_monai.imageio.nifti.labels import write_like
+from icmoe_monai.imageio.nifti.pixels import NiftiFile
+from icmoe_monai.imageio.nifti.scale import areas_mm2, pixel_spacing
+
+nifti = ByPath(NiftiFile)
 
 # In the patient: R L, A P, I S are coordinates of a (4 right-left, 5 anterior-posterior, 3 feet-head) body, whose voxel
 # (r, a, s), counted towards right, anterior and superior, has the value below; no two are equal.
@@ -84,16 +89,16 @@ def test_slices_are_upright_and_come_back(
     affine[:3, :3] = turned_by(degrees) @ affine[:3, :3]
     path = save(tmp_path / f"a.{suffix}", voxels, affine)
     depth = voxels.shape[2]
-    assert nifti.count_frames(path) == depth
+    assert nifti.num_frames(path) == depth
     found = []
     for frame in range(depth):
         expected = upright(plane, frame if towards > 0 else depth - 1 - frame)
-        values, lossless = nifti.decode_values(path, frame)
+        values, lossless = nifti.values(path, frame)
         np.testing.assert_array_equal(values, expected)
         assert lossless
         assert values.dtype == np.int16
-        assert nifti.decode_size(path) == nifti.decode_size(path, whole=True) == expected.shape
-        assert nifti.decode_rgb(path, frame).shape == (*expected.shape, 3)
+        assert nifti.size(path) == nifti.size(path, whole=True) == expected.shape
+        assert nifti.rgb(path, frame).shape == (*expected.shape, 3)
         found.append((values > 20).astype(np.uint8) + (values > 40))
     target = tmp_path / f"mask.{suffix}"
     write_like(target, source=path, slices=found)
@@ -112,12 +117,12 @@ def test_spacing_and_areas_follow_the_unit(
     tmp_path: Path, codes: str, spacing: tuple[float, float], units: str, factor: float
 ) -> None:
     path = save(tmp_path / "a.nii", *reoriented(codes), units=units)
-    assert nifti.pixel_spacing(path) == pytest.approx((spacing[0] * factor, spacing[1] * factor))
-    classes = np.zeros(nifti.decode_size(path), dtype=np.uint8)
+    assert pixel_spacing(path) == pytest.approx((spacing[0] * factor, spacing[1] * factor))
+    classes = np.zeros(nifti.size(path), dtype=np.uint8)
     classes[0, :2] = 1
     classes[1, 0] = 3
     pixel = spacing[0] * spacing[1] * factor**2
-    assert nifti.areas_mm2(path, classes, 4) == pytest.approx([2 * pixel, 0, pixel])
+    assert areas_mm2(path, classes, 4) == pytest.approx([2 * pixel, 0, pixel])
 
 
 @pytest.mark.parametrize("case", ["unknown unit", "no size", "another affine"])
@@ -129,8 +134,8 @@ def test_scale_is_never_a_guess(tmp_path: Path, case: str) -> None:
     if case == "another affine":
         data[80:84] = struct.pack("<f", 1.0)
     path.write_bytes(data)
-    assert nifti.pixel_spacing(str(path)) is None
-    assert nifti.areas_mm2(str(path), np.zeros((5, 4), dtype=np.uint8), 2) is None
+    assert pixel_spacing(str(path)) is None
+    assert areas_mm2(str(path), np.zeros((5, 4), dtype=np.uint8), 2) is None
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 1, 1), (4, 5, 3, 1, 1)])
@@ -138,10 +143,10 @@ def test_a_2d_file_and_trailing_axes_of_one_are_stacks(tmp_path: Path, shape: tu
     voxels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     path = save(tmp_path / "a.nii.gz", voxels, None)
     depth = (*shape, 1)[2]
-    assert nifti.count_frames(path) == depth
+    assert nifti.num_frames(path) == depth
     planes = [voxels.reshape(4, 5, depth)[:, :, z].T for z in range(depth)]  # no affine: x along the columns
     for z, plane in enumerate(planes):
-        np.testing.assert_array_equal(nifti.decode_values(path, z)[0], plane)
+        np.testing.assert_array_equal(nifti.values(path, z)[0], plane)
     write_like(tmp_path / "mask.nii", source=path, slices=planes)
     np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "mask.nii").dataobj), voxels)
 
@@ -158,7 +163,7 @@ def test_write_like_keeps_geometry_and_version_and_drops_texts(tmp_path: Path, k
     image.header["descrip"] = b"DOE^JANE"
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"DOE^JANE"))
     nibabel.save(image, tmp_path / "a.nii")
-    size = nifti.decode_size(str(tmp_path / "a.nii"))
+    size = nifti.size(str(tmp_path / "a.nii"))
     slices = [np.full(size, z, dtype=np.uint8) for z in range(3)]
     for name in ("mask.nii", "mask.nii.gz", "again.nii.gz"):
         write_like(tmp_path / name, source=str(tmp_path / "a.nii"), slices=slices)
@@ -202,7 +207,7 @@ def test_all_slices_share_the_volumes_window(tmp_path: Path) -> None:
     low, high = np.percentile(voxels[np.isfinite(voxels)], [0.5, 99.5])
     for z in range(4):
         expected = ((np.where(np.isfinite(voxels), voxels, low) - low) / (high - low) * 255).clip(0, 255)[..., z].T
-        found = nifti.decode_rgb(path, z)
+        found = nifti.rgb(path, z)
         assert found.dtype == np.float32
         for channel in range(3):
             np.testing.assert_allclose(found[..., channel], expected, atol=1e-3)
@@ -220,10 +225,10 @@ def test_the_scale_of_the_header_is_applied(tmp_path: Path, slope: float) -> Non
     (tmp_path / "a.nii").write_bytes(data)
     path = str(tmp_path / "a.nii")
     true = body() * slope + 3
-    np.testing.assert_allclose(nifti.decode_values(path, 1)[0], true[..., 1].T)
+    np.testing.assert_allclose(nifti.values(path, 1)[0], true[..., 1].T)
     low, high = np.percentile(true, [0.5, 99.5])
     expected = ((true - low) / (high - low) * 255).clip(0, 255)[..., 1].T
-    np.testing.assert_allclose(nifti.decode_rgb(path, 1)[..., 0], expected, atol=1e-3)
+    np.testing.assert_allclose(nifti.rgb(path, 1)[..., 0], expected, atol=1e-3)
 
 
 def test_a_mask_saved_through_a_scale_holds_whole_numbers(tmp_path: Path) -> None:
@@ -232,20 +237,20 @@ def test_a_mask_saved_through_a_scale_holds_whole_numbers(tmp_path: Path) -> Non
     image = nibabel.Nifti1Image(labels, None)
     image.header.set_data_dtype(np.int16)
     nibabel.save(image, tmp_path / "a.nii")
-    np.testing.assert_array_equal(nifti.decode_values(str(tmp_path / "a.nii"), 0)[0], labels[..., 0].T)
+    np.testing.assert_array_equal(nifti.values(str(tmp_path / "a.nii"), 0)[0], labels[..., 0].T)
 
 
 @pytest.mark.parametrize("value", [0, 7])
 def test_constant_is_black(tmp_path: Path, value: int) -> None:
     path = save(tmp_path / "a.nii", np.full((4, 5, 2), value, dtype=np.int16), np.eye(4))
-    assert not nifti.decode_rgb(path, 1).any()
+    assert not nifti.rgb(path, 1).any()
 
 
 def test_mostly_empty_goes_from_minimum_to_maximum(tmp_path: Path) -> None:
     voxels = np.zeros((40, 40, 2), dtype=np.int16)
     voxels[3, 30, 1] = 80
     path = save(tmp_path / "a.nii", voxels, None)
-    np.testing.assert_array_equal(nifti.decode_rgb(path, 1)[..., 0], (voxels[..., 1].T > 0) * 255.0)
+    np.testing.assert_array_equal(nifti.rgb(path, 1)[..., 0], (voxels[..., 1].T > 0) * 255.0)
 
 
 def test_colour(tmp_path: Path) -> None:
@@ -257,25 +262,25 @@ def test_colour(tmp_path: Path) -> None:
     flat = save(tmp_path / "rgb.nii.gz", colours.view(rgb)[..., 0], None)
     clear = save(tmp_path / "rgba.nii", np.concatenate([colours, alpha], axis=-1).view(rgba)[..., 0], None)
     expected = colours[:, :, 1].swapaxes(0, 1)
-    np.testing.assert_array_equal(nifti.decode_rgb(flat, 1), expected)
-    np.testing.assert_array_equal(nifti.decode_rgb(clear, 1), np.where(alpha[:, :, 1].swapaxes(0, 1) > 0, expected, 0))
+    np.testing.assert_array_equal(nifti.rgb(flat, 1), expected)
+    np.testing.assert_array_equal(nifti.rgb(clear, 1), np.where(alpha[:, :, 1].swapaxes(0, 1) > 0, expected, 0))
     with pytest.raises(InputError, match=r"rgb.nii.gz is in colour, and a mask is not"):
-        nifti.decode_values(flat, 1)
+        nifti.values(flat, 1)
     grey = save(tmp_path / "grey.nii", np.repeat(colours[..., :1], 3, axis=-1).view(rgb)[..., 0], None)
-    np.testing.assert_array_equal(nifti.decode_values(grey, 1)[0], expected[..., 0])
+    np.testing.assert_array_equal(nifti.values(grey, 1)[0], expected[..., 0])
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii", np.zeros((4, 5, 2), dtype=np.uint8), None)
-    assert not nifti.decode_values(path, 0)[0].any()
+    assert not nifti.values(path, 0)[0].any()
     save(tmp_path / "a.nii", np.ones((4, 5, 3), dtype=np.uint8), None)
-    assert nifti.decode_values(path, 0)[0].all()
+    assert nifti.values(path, 0)[0].all()
 
 
 def test_content_not_name_tells_compression(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz", *reoriented("LPS"))
     (tmp_path / "a.nii.gz").rename(tmp_path / "a.nii")
-    np.testing.assert_array_equal(nifti.decode_values(str(tmp_path / "a.nii"), 0)[0], upright("axial", 0))
+    np.testing.assert_array_equal(nifti.values(str(tmp_path / "a.nii"), 0)[0], upright("axial", 0))
 
 
 def header_of(*dims: int, datatype: int = 4, magic: bytes = b"n+1\0") -> bytes:
@@ -326,13 +331,13 @@ def test_hostile_files_are_refused_in_a_sentence(
     data, match = HOSTILE[case]
     path = tmp_path / ("a.nii.gz" if data[:2] == b"\x1f\x8b" else "a.nii")
     path.write_bytes(data)
-    for read in (nifti.decode_rgb, nifti.decode_values):
+    for read in (nifti.rgb, nifti.values):
         with pytest.raises(InputError, match=match) as caught:
             read(str(path))
         assert "DOE" not in str(caught.value)
         assert str(caught.value).startswith(str(path))
     with pytest.raises(InputError, match=match):
-        nifti.decode_size(str(path), whole=True)
+        nifti.size(str(path), whole=True)
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
 
@@ -343,28 +348,28 @@ def test_truncated_gz_is_refused(tmp_path: Path, kept: float) -> None:
     path = Path(save(tmp_path / "a.nii.gz", noise, np.eye(4)))
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept)])
-    assert nifti.decode_size(str(path)) == (30, 30)
+    assert nifti.size(str(path)) == (30, 30)
     with pytest.raises(InputError, match=r"a.nii.gz cannot be read or decompressed"):
-        nifti.decode_size(str(path), whole=True)
+        nifti.size(str(path), whole=True)
 
 
 def test_a_bomb_is_refused_before_its_voxels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nifti, "_MAX_VOLUME_BYTES", 10**5)
+    monkeypatch.setattr(nifti_header, "_MAX_VOLUME_BYTES", 10**5)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
     (tmp_path / "a.nii.gz").write_bytes(compressed(header_of(100, 100, 10) + bytes(2 * 10**5)))
     with pytest.raises(InputError, match="holds more than"):
-        nifti.decode_rgb(str(tmp_path / "a.nii.gz"))
+        nifti.rgb(str(tmp_path / "a.nii.gz"))
     (tmp_path / "b.nii").write_bytes(header_of(101, 100, 1) + bytes(20200))
     with pytest.raises(InputError, match="too many pixels"):
-        nifti.decode_size(str(tmp_path / "b.nii"))
+        nifti.size(str(tmp_path / "b.nii"))
 
 
 def test_a_missing_file_and_a_missing_slice_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone.nii is not a file"):
-        nifti.count_frames(str(tmp_path / "gone.nii"))
+        nifti.num_frames(str(tmp_path / "gone.nii"))
     path = save(tmp_path / "a.nii", *reoriented("RAS"))
     with pytest.raises(InputError, match="has 3 slices, and none has the number 3 from 0"):
-        nifti.decode_rgb(path, 3)
+        nifti.rgb(path, 3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
@@ -373,13 +378,13 @@ def test_an_affine_that_is_none_leaves_the_stored_order(tmp_path: Path, bad: flo
     data = bytearray(path.read_bytes())
     data[280:328] = struct.pack("<12f", *[bad] * 12)
     path.write_bytes(data)
-    np.testing.assert_array_equal(nifti.decode_values(str(path), 0)[0], body()[..., 0].T)
+    np.testing.assert_array_equal(nifti.values(str(path), 0)[0], body()[..., 0].T)
 
 
 def test_numbers_that_overflow_do_not_warn(tmp_path: Path) -> None:
     voxels = np.array([-1.7e308, 0, 1.7e308] * 20).reshape(3, 5, 4)
     path = save(tmp_path / "a.nii", voxels, np.diag([1e30, 1e30, 1e30, 1]))
-    assert np.isfinite(nifti.decode_rgb(path, 1)).all()
+    assert np.isfinite(nifti.rgb(path, 1)).all()
     with np.errstate(over="ignore"):  # nibabel's own
         nibabel.save(nibabel.Nifti2Image(voxels, np.diag([1e200, 1e200, 1e200, 1])), tmp_path / "b.nii")
-    assert nifti.decode_size(str(tmp_path / "b.nii")) in ((3, 5), (5, 3))
+    assert nifti.size(str(tmp_path / "b.nii")) in ((3, 5), (5, 3))

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from icmoe_monai.imageio.pictures import decode_rgb
+from icmoe_monai.imageio.read import read_image
 from icmoe_monai.slides.images import UnreadableImageError, open_large_image
 
 SHAPE = (150, 211)
@@ -68,7 +68,7 @@ def test_what_is_transparent_is_black_as_in_ordinary_inference(tmp_path: Path, p
     tifffile.imwrite(tmp_path / "a.tif", rgba, photometric="rgb", extrasamples=["unassalpha"], tile=(64, 64))
     found = read_in_parts(tmp_path / "a.tif")
     assert (found[:, 0] == 0).all()
-    assert np.abs(found - decode_rgb(str(tmp_path / "a.tif"))).max() <= 1
+    assert np.abs(found - read_image(str(tmp_path / "a.tif"))).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["assocalpha", "unspecified"])

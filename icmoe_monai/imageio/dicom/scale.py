@@ -14,7 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom import Dataset
 
-from icmoe_monai.imageio.dicom.header import Opened, check_frame, first_number, guarded, macro, numbers, opened
+from icmoe_monai.imageio.dicom.attributes import first_number, macro, numbers
+from icmoe_monai.imageio.dicom.guard import guarded
+from icmoe_monai.imageio.dicom.header import Header, check_frame, read_header
+from icmoe_monai.imageio.image_file import open_file
 
 _2D, _CENTIMETRES = 1, 3  # RegionSpatialFormat, PhysicalUnitsXDirection
 _MM_OF_CM = 10
@@ -85,7 +88,8 @@ def read_scale(path: str, frame: int = 0) -> Scale:
         InputError: The file cannot be read, or has no such frame.
         NotAnImageError: The file is DICOM, but no image to segment.
     """
-    with opened(path) as image:
+    with open_file(path) as file:
+        image = read_header(path, file)
         check_frame(image, frame)
         spacing = _spacing(image.dataset, frame)
         if spacing is not None:
@@ -101,7 +105,7 @@ def _spacing(dataset: Dataset, frame: int) -> tuple[float, ...] | None:
     return spacing
 
 
-def _steps_of_regions(image: Opened) -> np.ndarray:
+def _steps_of_regions(image: Header) -> np.ndarray:
     """Return the steps in all regions of ultrasound, NaN where two contradict each other."""
     size = (image.rows, image.columns, 2)
     regions = image.dataset.get("SequenceOfUltrasoundRegions")
@@ -119,7 +123,7 @@ def _steps_of_regions(image: Opened) -> np.ndarray:
     return steps
 
 
-def _fits(region: Dataset, image: Opened) -> bool:
+def _fits(region: Dataset, image: Header) -> bool:
     """Tell whether an ultrasound region lies in the image; if not, that was scaled or cut after it was calibrated."""
     # some count the last pixel's number from 1
     return bool(region.RegionLocationMaxX1 <= image.columns and region.RegionLocationMaxY1 <= image.rows)

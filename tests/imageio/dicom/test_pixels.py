@@ -7,10 +7,11 @@ import tracemalloc
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from by_path import ByPath
 from dicom_files import HEIGHT, WIDTH, asymmetric, item, save
 from PIL import Image
 from pydicom import Dataset, dcmread, uid
@@ -19,10 +20,13 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.dicom import header as dicom_header
-from icmoe_monai.imageio.dicom.header import NotAnImageError, inspect, is_dicom, read_dicomdir
-from icmoe_monai.imageio.dicom.pixels import decode_rgb, decode_size, decode_values
+from icmoe_monai.imageio.dicom.dicomdir import read_dicomdir
+from icmoe_monai.imageio.dicom.header import is_dicom
+from icmoe_monai.imageio.dicom.pixels import DicomFile
 from icmoe_monai.imageio.dicom.scale import read_scale
+from icmoe_monai.imageio.image_file import NotAnImageError
+
+dicom = ByPath(DicomFile)
 
 SHIPPED = [
     "693_J2KI.dcm",  # JPEG 2000, signed, window
@@ -56,6 +60,20 @@ SHIPPED = [
     "examples_rgb_color.dcm",
     "examples_ybr_color.dcm",  # 30 frames
 ]
+
+
+class Info(NamedTuple):
+    num_frames: int
+    height: int
+    width: int
+    series: str
+    position: tuple[float, ...]
+
+
+def inspect(path: str) -> Info:
+    """What the header says."""
+    with DicomFile.open(path) as image:
+        return Info(image.num_frames, *image.size, image.series, image.position)
 
 
 def shipped(name: str) -> str:
@@ -101,7 +119,7 @@ def table(entries: np.ndarray, first: int, bits: int, order: str = "<") -> Datas
 
 
 def check_grey(path: str, expected: np.ndarray, frame: int = 0, atol: float = 1e-3) -> None:
-    read = decode_rgb(path, frame)
+    read = dicom.rgb(path, frame)
     assert read.dtype == np.float32
     np.testing.assert_allclose(read, np.repeat(expected[..., None], 3, axis=-1), atol=atol)
 
@@ -112,10 +130,10 @@ def test_equal_to_the_functions_of_pydicom(name: str) -> None:
     dataset, frames = reference(path)
     info = inspect(path)
     assert (info.num_frames, info.height, info.width) == frames.shape[:3]
-    assert decode_size(path) == decode_size(path, whole=True) == (dataset.Rows, dataset.Columns)
+    assert dicom.size(path) == dicom.size(path, whole=True) == (dataset.Rows, dataset.Columns)
     assert frames.std() > 0.5
     for frame in {0, len(frames) // 2, len(frames) - 1}:
-        read = decode_rgb(path, frame)
+        read = dicom.rgb(path, frame)
         assert read.dtype == np.float32
         np.testing.assert_allclose(read, frames[frame], atol=1e-3)
 
@@ -127,7 +145,7 @@ def test_deflated_is_inflated() -> None:
 
 
 def test_frames_of_one_file_differ() -> None:
-    frames = [decode_rgb(shipped("examples_ybr_color.dcm"), frame) for frame in (0, 14, 29)]
+    frames = [dicom.rgb(shipped("examples_ybr_color.dcm"), frame) for frame in (0, 14, 29)]
     assert np.abs(frames[0] - frames[1]).max() > 20
     assert np.abs(frames[1] - frames[2]).max() > 20
 
@@ -155,7 +173,7 @@ def test_arrays_are_row_column(tmp_path: Path, syntax: uid.UID, kind: str) -> No
     )
     check_grey(path, asymmetric(maximum) * (255 / maximum), atol=0.05)
     check_grey(path, asymmetric(maximum)[::-1] * (255 / maximum), frame=1, atol=0.05)
-    assert decode_size(path, whole=True) == (HEIGHT, WIDTH)
+    assert dicom.size(path, whole=True) == (HEIGHT, WIDTH)
 
 
 def test_colour_by_plane_and_by_pixel(tmp_path: Path) -> None:
@@ -163,19 +181,19 @@ def test_colour_by_plane_and_by_pixel(tmp_path: Path) -> None:
     planes = np.ascontiguousarray(coloured().transpose(2, 0, 1))
     by_plane = save(tmp_path / "b.dcm", coloured(), PlanarConfiguration=1, PixelData=planes.tobytes())
     for path in (by_pixel, by_plane):
-        np.testing.assert_array_equal(decode_rgb(path), coloured())
+        np.testing.assert_array_equal(dicom.rgb(path), coloured())
 
 
 def test_ybr_becomes_rgb(tmp_path: Path) -> None:
     ybr = np.asarray(Image.fromarray(coloured()).convert("YCbCr"))
     path = save(tmp_path / "a.dcm", ybr, PhotometricInterpretation="YBR_FULL")
-    np.testing.assert_allclose(decode_rgb(path), coloured(), atol=4)  # both conversions round
+    np.testing.assert_allclose(dicom.rgb(path), coloured(), atol=4)  # both conversions round
 
 
 @pytest.mark.parametrize(("bits", "factor"), [(16, 257), (12, 16)])
 def test_deep_colour_is_its_high_byte(tmp_path: Path, bits: int, factor: int) -> None:
     path = save(tmp_path / "a.dcm", coloured().astype(np.uint16) * factor, BitsStored=bits, HighBit=bits - 1)
-    np.testing.assert_array_equal(decode_rgb(path), coloured())
+    np.testing.assert_array_equal(dicom.rgb(path), coloured())
 
 
 def palette(bits: int, first: int, order: str = "<") -> dict[str, Any]:
@@ -199,7 +217,7 @@ def test_palette_colours(tmp_path: Path, bits: int, syntax: uid.UID) -> None:
     order = "<" if syntax.is_little_endian else ">"
     path = save(tmp_path / "a.dcm", stored, syntax, **palette(bits, 100, order))
     index = (stored.astype(int) - 100).clip(0, 255)
-    np.testing.assert_array_equal(decode_rgb(path), np.stack([index, 255 - index, np.minimum(2 * index, 255)], -1))
+    np.testing.assert_array_equal(dicom.rgb(path), np.stack([index, 255 - index, np.minimum(2 * index, 255)], -1))
 
 
 def test_monochrome1_is_inverted_after_the_window(tmp_path: Path) -> None:
@@ -321,14 +339,14 @@ def test_enhanced_frames_have_their_own_rescale_and_window(tmp_path: Path, share
 def test_number_of_frames_may_be_empty(tmp_path: Path, empty: str | None) -> None:
     path = save(tmp_path / "a.dcm", coloured(), NumberOfFrames=empty)
     assert inspect(path).num_frames == 1
-    np.testing.assert_array_equal(decode_rgb(path), coloured())
+    np.testing.assert_array_equal(dicom.rgb(path), coloured())
 
 
 @pytest.mark.parametrize(("frames", "frame"), [(1, 1), (1, -1), (2, 2)])
 def test_frames_that_do_not_exist(tmp_path: Path, frames: int, frame: int) -> None:
     path = save(tmp_path / "a.dcm", np.zeros((frames, 5, 7), dtype=np.uint8))
     with pytest.raises(InputError, match=rf"a.dcm has no frame {frame}: they are counted from 0"):
-        decode_rgb(path, frame)
+        dicom.rgb(path, frame)
     with pytest.raises(InputError, match=rf"a.dcm has no frame {frame}"):
         read_scale(path, frame)
 
@@ -340,7 +358,7 @@ def test_files_without_preamble_and_meta(tmp_path: Path, implicit: bool) -> None
     del dataset.file_meta, dataset.preamble
     dataset.save_as(path, implicit_vr=implicit, little_endian=True)
     assert not Path(path).read_bytes().startswith(b"\0" * 128)
-    np.testing.assert_array_equal(decode_rgb(path), coloured())
+    np.testing.assert_array_equal(dicom.rgb(path), coloured())
 
 
 def test_is_dicom(tmp_path: Path) -> None:
@@ -368,7 +386,7 @@ def test_is_dicom(tmp_path: Path) -> None:
     ],
 )
 def test_dicom_files_that_are_no_images(name: str, kind: str) -> None:
-    for read in (inspect, decode_rgb, decode_size, read_scale):
+    for read in (inspect, dicom.rgb, dicom.size, read_scale):
         with pytest.raises(NotAnImageError, match=kind):
             read(shipped(name))
 
@@ -383,7 +401,7 @@ def test_unknown_kinds_are_not_named(tmp_path: Path) -> None:
 
 def test_masks_are_not_read_from_dicom() -> None:
     with pytest.raises(InputError, match=r"CT_small.dcm is a DICOM file, and masks .* convert it to PNG or NIfTI"):
-        decode_values(shipped("CT_small.dcm"))
+        dicom.values(shipped("CT_small.dcm"))
 
 
 @pytest.mark.parametrize("name", ["JPGExtended.dcm", "SC_rgb_jpeg_gdcm.dcm"])
@@ -392,7 +410,7 @@ def test_missing_decoder_is_named(name: str) -> None:
         pytest.skip("a decoder of these files is installed")
     path = shipped(name)
     assert inspect(path).height > 0
-    for read in (decode_rgb, lambda path: decode_size(path, whole=True)):
+    for read in (dicom.rgb, lambda path: dicom.size(path, whole=True)):
         with pytest.raises(
             InputError, match=r"its transfer syntax JPEG .* needs a decoder .* python-gdcm, or pylibjpeg"
         ):
@@ -419,7 +437,7 @@ def test_missing_decoder_is_named(name: str) -> None:
 def test_headers_that_cannot_be(tmp_path: Path, tags: dict[str, Any], message: str) -> None:
     path = save(tmp_path / "a.dcm", coloured(), **tags)
     tracemalloc.start()
-    for read in (inspect, decode_rgb, decode_size):
+    for read in (inspect, dicom.rgb, dicom.size):
         with pytest.raises(InputError, match=message):
             read(path)
     peak = tracemalloc.get_traced_memory()[1]
@@ -445,17 +463,17 @@ def test_compressed_frames_that_are_missing_or_of_another_size(tmp_path: Path) -
     size = {"Rows": 45, "Columns": 10}
     syntax = uid.JPEGLSNearLossless
     sound = encapsulated(tmp_path / "a.dcm", [coded, coded], syntax, NumberOfFrames=2, **size)
-    assert decode_size(sound, whole=True) == (45, 10)
+    assert dicom.size(sound, whole=True) == (45, 10)
     missing = encapsulated(tmp_path / "b.dcm", [coded, coded], syntax, NumberOfFrames=10**9, **size)
     with pytest.raises(InputError, match=r"b.dcm holds fewer frames than its header says"):
         inspect(missing)
     other = encapsulated(tmp_path / "c.dcm", [coded], syntax, Rows=10, Columns=45)
     with pytest.raises(InputError, match=r"c.dcm holds a frame of another size than its header says"):
-        decode_rgb(other)
+        dicom.rgb(other)
     bomb = b"\xff\x4f\xff\x51" + b"\0\0\0\0" + b"\0\0\xff\xff" * 2 + b"\0" * 60
     huge = encapsulated(tmp_path / "d.dcm", [bomb], uid.JPEG2000)
     with pytest.raises(InputError, match=r"d.dcm holds a frame of another size than its header says"):
-        decode_rgb(huge)
+        dicom.rgb(huge)
 
 
 def test_deflated_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +511,7 @@ def test_files_that_are_not_dicom(tmp_path: Path, content: bytes | None, message
     path = tmp_path / "a.dcm"
     if content is not None:
         path.write_bytes(content)
-    for read in (inspect, decode_rgb, decode_size, read_scale):
+    for read in (inspect, dicom.rgb, dicom.size, read_scale):
         with pytest.raises(InputError, match=message):
             read(str(path))
 
@@ -511,7 +529,7 @@ def test_random_damage_is_always_an_input_error(tmp_path: Path) -> None:
             data[place] = random.integers(256)
         path.write_bytes(data)
         try:
-            decode_rgb(str(path))
+            dicom.rgb(str(path))
         except InputError as error:
             errors.append(error)
     assert len(errors) > 10
@@ -543,7 +561,7 @@ def test_no_tag_values_in_messages_logs_and_warnings(
     errors = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for read in (inspect, decode_rgb, read_scale):
+        for read in (inspect, dicom.rgb, read_scale):
             try:
                 read(str(path))
             except InputError as error:
@@ -558,9 +576,9 @@ def test_no_tag_values_in_messages_logs_and_warnings(
 
 def test_silence_ends(caplog: pytest.LogCaptureFixture) -> None:
     filters, level = list(warnings.filters), logging.getLogger("pydicom").level
-    decode_rgb(shipped("MR_small_padded.dcm"))
+    dicom.rgb(shipped("MR_small_padded.dcm"))
     with pytest.raises(InputError, match="MR_truncated"):
-        decode_rgb(shipped("MR_truncated.dcm"))
+        dicom.rgb(shipped("MR_truncated.dcm"))
     assert (list(warnings.filters), logging.getLogger("pydicom").level) == (filters, level)
     assert not caplog.records
 
@@ -652,6 +670,6 @@ def test_what_is_no_dicomdir(tmp_path: Path) -> None:
         read_dicomdir(str(tmp_path / "DICOMDIR"))
 
 
-def test_interface_is_that_of_pictures() -> None:
-    assert dicom_header.SUFFIXES == (".dcm", ".dicom", ".ima")
+def test_what_tells_a_file_that_is_dicom() -> None:
+    assert DicomFile.suffixes == (".dcm", ".dicom", ".ima")
     assert issubclass(NotAnImageError, InputError)

@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 
-from icmoe_monai.imageio.nifti import GEOMETRY, HEADERS, SUFFIXES, read_layout
+from icmoe_monai.imageio.nifti.header import HEADERS, SUFFIXES, read_layout
 from icmoe_monai.utils.files import write_atomically
 
 _INTENT_LABEL = 1002
+_GEOMETRY = (
+    *("dim", "pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "sform_code", "srow_x", "srow_y", "srow_z"),
+)
 
 
 def write_like(path: str | Path, *, source: str, slices: Sequence[np.ndarray]) -> None:
@@ -58,7 +62,7 @@ def write_like(path: str | Path, *, source: str, slices: Sequence[np.ndarray]) -
 
 def _label_header(source: Nifti1Header) -> bytes:
     header = type(source)(endianness=source.endianness)
-    for name in GEOMETRY:
+    for name in _GEOMETRY:
         header[name] = source[name]
     header.set_data_dtype(np.uint8)
     header["intent_code"] = _INTENT_LABEL

@@ -1,0 +1,1 @@
+"""NIfTI: headers, voxels, scale and label volumes."""
