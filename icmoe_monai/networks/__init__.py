@@ -1,4 +1,4 @@
-"""The network: encoder, image pyramid, experts, decoders and vote; and the baselines it is compared with.
+"""The networks: IC-MoE (encoder, image pyramid, experts, decoders, vote) and the baselines it is compared with.
 
 May import utils.
 """

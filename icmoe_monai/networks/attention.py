@@ -1,6 +1,7 @@
-"""SAM's attention: windows or the whole grid, with decomposed relative positions, and never a bias of tokens x tokens.
+"""The attention of SAM's image encoder: in windows or over the whole grid, with decomposed relative positions.
 
-softmax(q.k / sqrt(D) + q.R_row + q.R_col) v has two exact forms here that need no such bias:
+softmax(q.k / sqrt(D) + q.R_row + q.R_col) v is computed in one of two exact forms, neither of which stores a bias of
+tokens x tokens:
 
 - folded: with q' = [q / sqrt(D), q.R_row, q.R_col] and k' = [k, onehot(row), onehot(col)] the product q'.k' is the
   whole sum, and PyTorch's fused attention applies, forward and backward, on every device. It multiplies heads of
@@ -49,7 +50,7 @@ class Attention(nn.Module):
 
         Args:
             x: Tokens.
-            update: What an expert adds to queries, keys and values; None for nothing.
+            update: An expert's update of queries, keys and values; None adds nothing.
         """
         qkv = self.project(x)
         if update is not None:
@@ -61,13 +62,13 @@ class Attention(nn.Module):
         return F.linear(x, self.qkv.weight)
 
     def attend(self, qkv: Tensor) -> Tensor:
-        """Let every token attend to its window.
+        """Let every token attend to the tokens of its window.
 
-        The bias of `qkv` is added after the grid is padded to whole windows: in SAM a padding token is the image of
-        zero, which is the bias alone, and it takes part in the attention.
+        The bias of `qkv` is added after the grid is padded to whole windows: in SAM a padding token is the projection
+        of zero, which is the bias alone, and it takes part in the attention.
 
         Args:
-            qkv: Result of `project`, plus an expert's update of it if any, (B, h, w, 3C).
+            qkv: Result of `project`, plus an expert's update if there is one, (B, h, w, 3C).
 
         Returns:
             Tokens, (B, h, w, C).
@@ -93,8 +94,8 @@ def attend_folded(query: Tensor, key: Tensor, value: Tensor, row_bias: Tensor, c
         query: Scaled queries, (G, N, a, b, D).
         key: Keys, (G, N, a, b, D).
         value: Values, (G, N, a, b, D).
-        row_bias: What a query adds to the score of each row, (G, N, a, b, a).
-        column_bias: What a query adds to the score of each column, (G, N, a, b, b).
+        row_bias: Bias q.R_row of a query's scores with the keys of each row, (G, N, a, b, a).
+        column_bias: Bias q.R_col of a query's scores with the keys of each column, (G, N, a, b, b).
 
     Returns:
         Mixed values, (G, N, a, b, D).
@@ -108,9 +109,9 @@ def attend_folded(query: Tensor, key: Tensor, value: Tensor, row_bias: Tensor, c
 
 
 def attend_by_rows(query: Tensor, key: Tensor, value: Tensor, row_bias: Tensor, column_bias: Tensor) -> Tensor:
-    """Attend head by head and some rows of queries at a time; without a backward pass.
+    """Attend head by head, some rows of queries at a time; a backward pass is not supported.
 
-    Takes and returns what `attend_folded` does.
+    Arguments and result are those of `attend_folded`.
     """
     a, b, D = query.shape[2], query.shape[3], query.shape[4]
     # Contiguous: as views of one projection, the rows of a head's matrices would lie 3 C numbers apart.
@@ -133,14 +134,14 @@ def attend_by_rows(query: Tensor, key: Tensor, value: Tensor, row_bias: Tensor, 
 
 
 def is_faster_by_rows(query: Tensor) -> bool:
-    """Say whether `attend_by_rows` is faster than `attend_folded` for queries (G, N, a, b, D)."""
+    """Tell whether `attend_by_rows` is faster than `attend_folded` for queries (G, N, a, b, D)."""
     is_full_precision = query.dtype == torch.float32 or query.dtype == torch.float64
     is_wide = query.shape[2] + query.shape[3] > query.shape[4]
     return query.device.type == "cpu" and is_full_precision and is_wide
 
 
 def is_recorded(x: Tensor) -> bool:
-    """Say whether what is done to a tensor is recorded, for autograd or an export, with every turn of a loop."""
+    """Tell whether operations on a tensor are recorded, for autograd or an export, with every pass of a loop."""
     if torch.jit.is_scripting():
         return x.requires_grad
     return x.requires_grad or torch.jit.is_tracing() or torch.compiler.is_compiling()

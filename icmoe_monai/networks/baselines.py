@@ -1,4 +1,4 @@
-"""Any 2-D segmentation network of MONAI's behind IC-MoE's interface, so that both train and are scored by one config.
+"""Wrapper that gives any 2-D segmentation network IC-MoE's interface, so that one config trains and scores both.
 
 Letters: B batch; H W image; K output channels; E = 1 expert.
 """
@@ -14,13 +14,13 @@ from icmoe_monai.utils.precision import at_least_float32
 
 
 class Baseline(nn.Module):
-    """A network as a mixture of one expert, who has every vote.
+    """A segmentation network, such as one of MONAI's, as a mixture of one expert that has every vote.
 
     With one expert the vote and balance losses are constant, and there are no embeddings to contrast; with
     `expert_weight: 0` the loss is then the network's Dice and cross-entropy alone.
 
     Args:
-        network: Maps an image (B, 3, H, W) to logits (B, K, H, W), or to a list of such whose last is the finest.
+        network: Maps an image (B, 3, H, W) to logits (B, K, H, W), or to a list of logits, the finest last.
         out_channels: K, which the network must have been built with.
 
     Example:
@@ -41,7 +41,7 @@ class Baseline(nn.Module):
         """Segment an image.
 
         Args:
-            image: Normalised RGB, (B, 3, H, W), of a size that the network can halve as often as it does.
+            image: Normalised RGB, (B, 3, H, W), H and W divisible by the network's largest stride.
 
         Returns:
             Logits, (B, K, H, W), in eval mode; an `ICMoEOutput` in training mode, with embeddings (B, 1, 0, 0).
@@ -53,7 +53,7 @@ class Baseline(nn.Module):
         return ICMoEOutput(logits, logits[:, None], votes, logits.new_zeros(len(logits), 1, 0, 0))
 
     def expert_maps(self, image: Tensor) -> Tensor:
-        """Return probabilities, then gate logits of zero, (B, K + 1, H, W), of an image (B, 3, H, W)."""
+        """Return probabilities, then one channel of zero gate logits, (B, K + 1, H, W), of an image (B, 3, H, W)."""
         probabilities = to_probabilities(at_least_float32(self._logits(image)))
         return torch.cat([probabilities, torch.zeros_like(probabilities[:, :1])], dim=1)
 
@@ -61,7 +61,7 @@ class Baseline(nn.Module):
         """Return the network's finest logits.
 
         Raises:
-            ValueError: If they are not (B, K, H, W).
+            ValueError: If the logits are not (B, K, H, W).
         """
         output = self.network(image)
         logits: Tensor = output[-1] if isinstance(output, (list, tuple)) else output

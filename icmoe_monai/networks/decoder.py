@@ -1,8 +1,9 @@
-"""From features to pixels: one small decoder per expert, which also sees the image at strides 2 to 16.
+"""The experts' decoders from features to pixel logits, and the modules that give them context and image detail.
 
-An expert that cannot draw borders has nothing to vote for, so every decoder sees the same levels of the image. The
-experts differ in their features, the semantic expert's context, and what each is trained for (docs/method.md).
-Only the abstract of IC-MoE was available: this is our construction.
+Each expert has one small decoder, which also takes levels of the image (feature maps at strides 2 to 16). All decoders
+take the same levels, since no vote can help an expert that cannot draw borders. The experts differ in their features,
+the semantic expert's context, and the pixels that the loss emphasises for each (docs/method.md). Only the abstract of
+IC-MoE was available: this is our construction.
 
 Letters: B batch; C channels; H W image; h w = H/16, W/16; K output channels.
 """
@@ -14,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 STEM_CHANNELS = (16, 32)  # of the trained stem at strides 2 and 4
-CONTEXT_CELLS = (1, 2, 4)  # cells a side that a map is averaged over: the whole, halves and quarters
+CONTEXT_CELLS = (1, 2, 4)  # cells per side that a map is averaged over: the whole map, halves and quarters
 
 
 class ExpertDecoder(nn.Module):
-    """A U-shaped decoder: at strides 16, 8, 4 and 2 it joins what it has with what it sees of the image there.
+    """A U-shaped decoder that joins an expert's features with the image's levels at strides 16, 8, 4 and 2.
 
     Args:
         in_channels: Channels of the expert's feature map.
         out_channels: K.
-        width: Channels at stride 4; the double and fourfold of it at 8 and 16, half of it at 2.
-        level_channels: Channels of the image's levels at strides 2, 4, 8 and 16 that it sees; 0 where it sees none.
+        width: Channels at stride 4; twice and four times as many at strides 8 and 16, half as many at stride 2.
+        level_channels: Channels of the image's levels at strides 2, 4, 8 and 16; 0 where the decoder takes none.
         context: Module that keeps the feature map's shape and adds context to it, or None.
 
     Example:
@@ -49,7 +50,7 @@ class ExpertDecoder(nn.Module):
         self.context = nn.Identity() if context is None else context
         self.fuse16 = nn.Sequential(
             nn.Conv2d(in_channels + see16, 4 * width, 1),
-            nn.GELU(),  # no normalisation before it: it would take away what experts tell each other everywhere alike
+            nn.GELU(),  # no norm before it, which would remove what communication adds to all places alike
             _convolve(4 * width, 4 * width, stride=1),
         )
         self.up8 = nn.ConvTranspose2d(4 * width, 2 * width, 2, stride=2)
@@ -65,7 +66,7 @@ class ExpertDecoder(nn.Module):
 
         Args:
             features: Feature map, (B, C, h, w).
-            levels: Levels of the image at strides 2, 4, 8 and 16; may be empty if it sees none.
+            levels: Levels of the image at strides 2, 4, 8 and 16; may be empty if the decoder takes none.
 
         Returns:
             Decoder features at stride 4, (B, width, H/4, W/4), and logits, (B, K, H, W).
@@ -81,7 +82,7 @@ class ExpertDecoder(nn.Module):
 
 
 class PyramidContext(nn.Module):
-    """Add averages over the whole map and over its halves and quarters (PSPNet, Zhao et al., arXiv 1612.01105).
+    """Add a feature map's averages over the whole map, its halves and quarters (PSPNet, Zhao et al., arXiv 1612.01105).
 
     Args:
         channels: Channels C of the map.
@@ -105,7 +106,7 @@ class PyramidContext(nn.Module):
 
 
 class DetailStem(nn.Module):
-    """The image's fine structure, which a patch embedding of stride 16 blurs: trained convolutions."""
+    """Trained convolutions that give decoders the image's fine structure, which patches of 16 pixels blur."""
 
     channels: tuple[int, int, int, int] = (*STEM_CHANNELS, 0, 0)  # at strides 2, 4, 8 and 16
 
@@ -122,12 +123,12 @@ class DetailStem(nn.Module):
 
 
 class NoDetail(nn.Module):
-    """Nothing of the image: what a decoder draws has then come through the encoder."""
+    """Detail module that gives decoders no levels of the image, so that they rely on the encoder's features alone."""
 
     channels: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Map an image to no levels."""
+        """Return no levels, an empty list, for an image (B, 3, H, W)."""
         levels: list[Tensor] = []
         return levels
 

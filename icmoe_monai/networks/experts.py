@@ -1,8 +1,8 @@
-"""The three experts over one frozen trunk, and how they speak to each other.
+"""The experts' low-rank updates of the frozen encoder, and the attention by which experts communicate.
 
-An expert is the last T blocks of the frozen encoder with its own low-rank updates of the frozen matrices. The basic
-expert has none: it is the pretrained representation. Only the abstract of IC-MoE (arXiv 2510.17684) was available, so
-this construction is ours; see docs/method.md.
+Each of the three experts is the last T blocks of the frozen encoder with the expert's own low-rank updates of the
+frozen matrices. The basic expert has no updates: it is the pretrained representation. Only the abstract of IC-MoE
+(arXiv 2510.17684) was available, so this construction is ours; see docs/method.md.
 
 Letters: B batch; h w token grid; C width; E experts; T adapted blocks; r rank; R low-rank updates of one matrix.
 """
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from icmoe_monai.networks.low_rank import BlockUpdate, ExpertUpdates
 
-NUM_HEADS = 4  # in which the experts attend to each other, each of a quarter of the features' channels
+NUM_HEADS = 4  # attention heads of the experts' communication; each has a quarter of the features' channels
 
 
 class SemanticExpert(nn.Module):
-    """One low-rank update everywhere: what is common to the medical task.
+    """Expert with the same low-rank update at every token, for what is common to the medical task.
 
     Args:
         num_blocks: T.
@@ -33,7 +33,7 @@ class SemanticExpert(nn.Module):
         self.updates = ExpertUpdates(num_blocks=num_blocks, width=width, rank=rank)
 
     def forward(self, tokens: Tensor) -> list[BlockUpdate]:
-        """Return what the expert adds to each of the T blocks.
+        """Return the expert's low-rank updates of each of the T blocks.
 
         Args:
             tokens: Output t of the trunk, (B, h, w, C).
@@ -41,7 +41,7 @@ class SemanticExpert(nn.Module):
         return self.updates(self.gain(tokens))
 
     def gain(self, tokens: Tensor) -> Tensor:
-        """Return 1 for every token and rank, (B, h, w, 1).
+        """Return the weight of all ranks at every token, 1, (B, h, w, 1).
 
         Args:
             tokens: Output t of the trunk, (B, h, w, C).
@@ -50,10 +50,10 @@ class SemanticExpert(nn.Module):
 
 
 class AdaptiveExpert(nn.Module):
-    """A soft mixture of R low-rank updates per token: what differs between images and places.
+    """Expert with a soft mixture of R low-rank updates per token, for what differs between images and places.
 
-    A router softmax(W LN(t)) weighs the updates. R updates of rank r, weighted, are one update of rank R r whose ranks
-    are weighted in groups, which is how they are computed.
+    A router softmax(W LN(t)) weighs the updates. The weighted sum of R updates of rank r is computed as one update of
+    rank R r whose ranks are weighted in groups of r.
 
     Args:
         num_blocks: T.
@@ -70,7 +70,7 @@ class AdaptiveExpert(nn.Module):
         self.router = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_updates))
 
     def forward(self, tokens: Tensor) -> list[BlockUpdate]:
-        """Return what the expert adds to each of the T blocks.
+        """Return the expert's low-rank updates of each of the T blocks.
 
         Args:
             tokens: Output t of the trunk, (B, h, w, C).
@@ -88,13 +88,13 @@ class AdaptiveExpert(nn.Module):
 
 
 class ExpertCommunication(nn.Module):
-    """Every expert attends once to all experts' features at the same place; residual, with a zero start.
+    """One attention layer in which experts attend to all experts' features at the same place; residual, zero at first.
 
-    The basic expert is heard but does not listen: its features stay the pretrained ones.
+    The basic expert is attended to but attends to none, so that its features stay the pretrained ones.
 
     Args:
         channels: Feature channels C.
-        num_silent: How many of the first experts do not listen.
+        num_silent: Number of experts, counted from the first, that attend to none.
     """
 
     def __init__(self, *, channels: int, num_silent: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""IC-MoE: a frozen foundation encoder, three experts that speak to each other, and a vote at every pixel.
+"""The IC-MoE network: a frozen foundation encoder, three communicating experts, and a vote at every pixel.
 
 After arXiv 2510.17684, of which only the abstract was available: every size and equation is ours (docs/method.md).
 
@@ -25,7 +25,7 @@ DECODER_WIDTH = 32  # channels of every decoder at stride 4
 
 
 class ICMoEOutput(NamedTuple):
-    """What the network returns in training.
+    """Output of the network in training mode.
 
     Attributes:
         logits: Fused logits, (B, K, H, W).
@@ -47,17 +47,17 @@ class ICMoE(nn.Module):
     Args:
         backbone: Size of the encoder, one of `icmoe_monai.networks.sam.BACKBONES`.
         out_channels: K: 1 for one foreground (sigmoid), else the number of classes with background (softmax).
-        experts: Which experts, of "basic", "semantic", "adaptive", in this order, by which results are named.
-        expert_depth: T: how many of the encoder's last blocks each expert runs on its own.
+        experts: Names of the experts: some of "basic", "semantic", "adaptive", in this order. They name the results.
+        expert_depth: T, the number of the encoder's last blocks that each expert runs separately.
         rank: Rank of the experts' low-rank updates.
-        num_updates: R: how many low-rank updates the adaptive expert mixes.
+        num_updates: R, the number of low-rank updates that the adaptive expert mixes.
         communicate: Whether the experts attend to each other's features.
-        detail: What shows the decoders the image beside the encoder: an `ImagePyramid`, frozen; a `DetailStem`, which
-            is trained, if None; or `NoDetail`.
+        detail: Module that gives the decoders levels of the image, beside the encoder: an `ImagePyramid`, frozen; a
+            `DetailStem`, which is trained and the default (None); or `NoDetail`.
         voting: One of `icmoe_monai.networks.voting.STRATEGIES`.
         best_expert: Index of the expert that voting "best" returns.
-        train_trunk: Train the encoder too (without pretrained weights there is nothing to keep).
-        embedding_channels: D.
+        train_trunk: Train the encoder too, as is sensible if its weights are not pretrained.
+        embedding_channels: D, the channels of the pixel embeddings.
 
     Raises:
         InputError: If an argument is out of its range.
@@ -132,14 +132,14 @@ class ICMoE(nn.Module):
         return self.segment(self.trunk(image), self.detail(image))
 
     def segment(self, tokens: Tensor, levels: list[Tensor]) -> Tensor | ICMoEOutput:
-        """Segment an image by what the frozen parts made of it.
+        """Segment an image from the trunk's tokens and the detail module's levels.
 
         Args:
             tokens: Output t of the trunk, (B, h, w, C).
             levels: The detail's features at strides 2, 4, 8 and 16, (B, c, H/s, W/s).
 
         Returns:
-            As `forward` returns it.
+            Logits or an `ICMoEOutput`, as from `forward`.
         """
         decoded, expert_logits, probabilities, gate = self._run_experts(tokens, levels)
         logits, votes = self.voting(probabilities, gate)
@@ -149,7 +149,7 @@ class ICMoE(nn.Module):
 
     @torch.jit.export
     def expert_maps(self, image: Tensor) -> Tensor:
-        """Return all that a vote needs, as one tensor that a sliding window can stitch.
+        """Return the maps that a vote needs, as one tensor that a sliding window can stitch.
 
         Args:
             image: Normalised RGB, (B, 3, H, W), H and W multiples of 16.
@@ -160,12 +160,12 @@ class ICMoE(nn.Module):
         return self.maps_of(self.trunk(image), self.detail(image))
 
     def maps_of(self, tokens: Tensor, levels: list[Tensor]) -> Tensor:
-        """Return what `expert_maps` does, by what the frozen parts made of the image; arguments as in `segment`."""
+        """Return the result of `expert_maps` from tokens and levels; arguments as in `segment`."""
         _, _, probabilities, gate = self._run_experts(tokens, levels)
         return torch.cat([probabilities.flatten(1, 2), at_least_float32(gate)], dim=1)
 
     def _run_experts(self, tokens: Tensor, levels: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-        """Return all that comes before the vote: decoder features, expert logits and probabilities, gate logits."""
+        """Return all that precedes the vote: decoder features, expert logits and probabilities, gate logits."""
         decoded, expert_logits = self.decode(self.expert_features(tokens), levels)
         probabilities = to_probabilities(at_least_float32(expert_logits))
         return decoded, expert_logits, probabilities, self.gate(decoded, expert_logits.shape[-2:])
@@ -177,9 +177,9 @@ class ICMoE(nn.Module):
         return self.embed(decoded[self.expert_names.index("semantic")])
 
     def trunk(self, image: Tensor) -> Tensor:
-        """Run the blocks that all experts share; (B, 3, H, W) to tokens t (B, h, w, C).
+        """Run the blocks that all experts share: map an image (B, 3, H, W) to tokens t (B, h, w, C).
 
-        A frozen trunk leaves no autograd graph, since neither its weights nor the image ask for a gradient.
+        A frozen trunk leaves no autograd graph, since neither its weights nor the image require a gradient.
         """
         return self.encoder.trunk(image, self.split)
 
@@ -219,7 +219,7 @@ class ICMoE(nn.Module):
 
 
 def unwrapped(part: Any) -> Any:
-    """Return what a DistributedDataParallel wrapper holds, or the part itself if it is not wrapped."""
+    """Return the module inside a DistributedDataParallel wrapper, or the argument itself if it is not wrapped."""
     return getattr(part, "module", part)
 
 

@@ -1,9 +1,9 @@
 """Low-rank updates of a block's frozen matrices: W x becomes W x + U (g * (V x)).
 
-After LoRA (Hu et al., arXiv 2106.09685), with a weight g of every rank at every token. What an expert learns is in
-`ExpertUpdates`; a block is given its part of it as a `BlockUpdate`.
+After LoRA (Hu et al., arXiv 2106.09685), with a weight g of every rank at every token. `ExpertUpdates` holds the
+parameters of one expert; each block receives its part of them as a `BlockUpdate`.
 
-Annotations are not postponed here: TorchScript reads the fields of a NamedTuple only where their types are no strings.
+Annotations are not postponed here: TorchScript reads the fields of a NamedTuple only if their types are not strings.
 
 Letters: B batch; h w token grid; C width; T adapted blocks; r rank.
 """
@@ -33,9 +33,9 @@ class BlockUpdate(NamedTuple):
 
     Attributes:
         gain: Weight g of every rank at every token, (B, h, w, r), or (B, h, w, 1) for all ranks alike.
-        qkv: Of queries, keys and values, C to 3C.
-        lin1: Of the MLP's first layer, C to 4C.
-        lin2: Of the MLP's second layer, 4C to C.
+        qkv: Update of queries, keys and values, C to 3C.
+        lin1: Update of the MLP's first layer, C to 4C.
+        lin2: Update of the MLP's second layer, 4C to C.
     """
 
     gain: Tensor
@@ -93,10 +93,10 @@ class ExpertUpdates(nn.Module):
 
 
 def add_update(product: Tensor, x: Tensor, update: MatrixUpdate, gain: Tensor) -> Tensor:
-    """Return W x + U (g * (V x)).
+    """Add a low-rank update to a matrix's product: return W x + U (g * (V x)).
 
     Args:
-        product: W x, perhaps with what it is added to, (..., out_features).
+        product: W x, perhaps with a residual added, (..., out_features).
         x: Tokens, (..., in_features).
         update: V and U.
         gain: g, broadcastable to (..., r).

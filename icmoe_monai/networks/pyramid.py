@@ -1,9 +1,9 @@
-"""A frozen pyramid of an image's features: what a vision transformer with patches of 16 pixels cannot see.
+"""A frozen convolutional network whose features, at strides 2 to 16, show what patches of 16 pixels blur.
 
 The trunk's features have one stride, 16. A small convolutional network that was trained on ImageNet has features at
 strides 2 to 32, and costs little to run. It is EfficientNet (Tan and Le, arXiv 1905.11946) in its authors' "Lite0"
-form: ReLU6, no squeeze-and-excitation, stem and head of fixed width; without its head. It has no normalisation:
-that of the trained network is folded into the convolutions when its weights are read (`weights.pyramid`).
+form: ReLU6, no squeeze-and-excitation, stem and head of fixed width; without its head. There are no normalisation
+layers: those of the trained network are folded into the convolutions when its weights are read (`weights.pyramid`).
 
 Letters: B batch; H W image.
 """
@@ -25,15 +25,15 @@ STAGES = (  # blocks, kernel, stride of the first block, expansion, channels
     (1, 3, 1, 6, 320),
 )
 _STEM_CHANNELS = 32
-_MEAN, _STD = 127.0, 128.0  # what its pixels (0..255) were normalised by in its training
+_MEAN, _STD = 127.0, 128.0  # normalisation of the pixels (0..255) when EfficientNet-Lite0 was trained
 
 
 class ImagePyramid(nn.Module):
     """EfficientNet-Lite0's features of an image at strides 2, 4, 8 and 16; its weights are never trained.
 
     Args:
-        pixel_mean: What the image's channels (0..255) are normalised by here: their mean.
-        pixel_std: Their standard deviation.
+        pixel_mean: Means by which the channels (0..255) of the input image were normalised.
+        pixel_std: Standard deviations by which they were normalised.
 
     Example:
         >>> [tuple(level.shape) for level in ImagePyramid()(torch.zeros(1, 3, 64, 32))]
@@ -68,13 +68,13 @@ class ImagePyramid(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return the levels.
+        """Return the image's levels, its features at four strides.
 
         Args:
             image: Normalised RGB, (B, 3, H, W), H and W multiples of 16.
 
         Returns:
-            Features at strides 2, 4, 8 and 16, (B, c, H/s, W/s); the last holds those of stride 32 too, enlarged.
+            Features at strides 2, 4, 8 and 16, (B, c, H/s, W/s); the last also holds those of stride 32, enlarged.
         """
         at2 = self.to2(image * self.scale + self.shift)
         at4 = self.to4(at2)
@@ -87,13 +87,13 @@ class ImagePyramid(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel by itself, narrow (MobileNetV2, Sandler et al., arXiv 1801.04381).
+    """A block that widens, filters each channel separately and narrows (MobileNetV2, Sandler et al., arXiv 1801.04381).
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         kernel: Side of the filter.
-        stride: Its stride, 1 or 2.
+        stride: Stride of the filter, 1 or 2.
         expansion: How many times wider the filtered features are than the input.
     """
 
@@ -112,10 +112,10 @@ class InvertedResidual(nn.Module):
 
 
 def _convolve(in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolve and bend by ReLU6.
+    """Return a convolution with ReLU6.
 
-    At stride 2 it was trained with TensorFlow's padding, one pixel more at the end than at the start. An even kernel
-    whose first row and column are zero sees the same pixels under equal padding, without a padded copy.
+    At stride 2 the network was trained with TensorFlow's padding, one pixel more at the end than at the start. An even
+    kernel whose first row and column are zero sees the same pixels under equal padding, without a padded copy.
     """
     side = kernel + stride - 1
     convolution = nn.Conv2d(in_channels, out_channels, side, stride, padding=kernel // 2, groups=groups)

@@ -1,4 +1,4 @@
-"""The foundation encoder: SAM's ViT with windowed and global attention and decomposed relative positions.
+"""The foundation encoder: SAM's vision transformer, with windowed and global attention and relative positions.
 
 Written from the description in "Segment Anything" (Kirillov et al., arXiv 2304.02643). Parameter names are those of
 Meta's checkpoints, so that official weights load without a key map.
@@ -53,9 +53,9 @@ class SamImageEncoder(nn.Module):
         width: Token channels C.
         depth: Number of blocks.
         num_heads: Attention heads N of each block.
-        window_size: Side of the attention windows of the other blocks, in tokens.
+        window_size: Side of the attention windows of the blocks that are not global, in tokens.
         global_blocks: Indices of the blocks that attend over the whole grid.
-        neck_channels: Channels of the result.
+        neck_channels: Channels of the resulting feature map.
 
     Example:
         >>> encoder = SamImageEncoder(image_size=64, width=32, depth=2, num_heads=2, window_size=2,
@@ -120,6 +120,9 @@ class SamImageEncoder(nn.Module):
 
         Returns:
             Tokens t, (B, h, w, C).
+
+        Raises:
+            ValueError: If H or W is not a multiple of 16.
         """
         H, W = image.shape[-2], image.shape[-1]
         patch = self.patch_size
@@ -141,7 +144,7 @@ class SamImageEncoder(nn.Module):
         Args:
             tokens: Result of `trunk(image, start)`, (B, h, w, C).
             start: Index of the first block that is run.
-            updates: What an expert adds to each of these blocks; None for the blocks as they are.
+            updates: An expert's updates, one per block that is run; None for the blocks as they are.
 
         Returns:
             Feature map, (B, neck_channels, h, w).
@@ -154,7 +157,7 @@ class SamImageEncoder(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Cut an image into 16x16 patches and project each.
+    """Patch embedding: cut an image into patches of 16 x 16 pixels and project each to a token.
 
     Args:
         width: Token channels C.
@@ -193,14 +196,14 @@ class Block(nn.Module):
 
         Args:
             x: Tokens.
-            update: What an expert adds to the block's matrices; None for the block as it is.
+            update: An expert's updates of the block's matrices; None for the block as it is.
         """
         x = join([band + self.attn(self.norm1(band), part) for band, part in bands(x, update, self.attn.window_size)])
         return join([self.mlp(self.norm2(band), band, part) for band, part in bands(x, update, self.mlp_band)])
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU, and the sum with what they are a step from.
+    """Two linear layers with GELU between, and the sum with a residual.
 
     Args:
         width: Token channels C.
@@ -217,8 +220,8 @@ class MLP(nn.Module):
 
         Args:
             x: Normalised tokens, (..., C).
-            residual: The tokens themselves, (..., C).
-            update: What an expert adds to the two matrices; None for nothing.
+            residual: The tokens before normalisation, (..., C).
+            update: An expert's updates of the two matrices; None adds nothing.
 
         Returns:
             Tokens, (..., C).
@@ -270,13 +273,13 @@ def build_sam_encoder(backbone: str) -> SamImageEncoder:
 def bands(x: Tensor, update: BlockUpdate | None, num_rows: int) -> list[tuple[Tensor, BlockUpdate | None]]:
     """Split tokens and their update into bands of rows where that is faster, else return them whole.
 
-    Windows do not see each other, nor do tokens in the MLP. On a CPU a band's intermediate results fit the cache, and
-    the memory that was just freed, if nothing keeps them for a backward pass.
+    Bands do not affect each other: no token attends beyond its window, and the MLP maps every token separately. On a
+    CPU a band's intermediate results fit the cache and reuse memory just freed, unless a backward pass keeps them.
 
     Args:
         x: Tokens, (B, h, w, C).
-        update: What an expert adds to the block's matrices, or None.
-        num_rows: Rows of a band; 0 for none, all tokens see each other.
+        update: An expert's updates of the block's matrices, or None.
+        num_rows: Rows of a band; 0 for no bands, where all tokens attend to each other.
 
     Returns:
         Bands, (B, rows, w, C), from top to bottom, each with its part of the update.
@@ -297,7 +300,7 @@ def bands(x: Tensor, update: BlockUpdate | None, num_rows: int) -> list[tuple[Te
 
 
 def join(parts: list[Tensor]) -> Tensor:
-    """Undo `bands`."""
+    """Join bands, (B, rows, w, C), from top to bottom into tokens (B, h, w, C)."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 

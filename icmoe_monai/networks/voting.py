@@ -5,6 +5,7 @@
   votes                w   = softmax_e(g_e + alpha a_e + beta c_e)
   fused                P   = sum_e w_e p_e
 
+p_e are the probabilities of expert e, H(p) is the entropy, g are the gate's logits, alpha and beta are trained scalars.
 Only the abstract of IC-MoE (arXiv 2510.17684) was available, which names "pixel probability adaptive voting", label
 consistency and load balancing; these equations are ours (docs/method.md).
 
@@ -26,19 +27,22 @@ from icmoe_monai.utils.precision import at_least_float32
 
 STRATEGIES = ("adaptive", "mean", "majority", "confidence", "best")
 GATE_WIDTH = 32  # channels between the gate's convolutions, as many as a decoder has at stride 4
-GATE_GAIN = 10.0  # the gate counts tenfold, so that a few hundred steps of 0.001 can move a vote
+GATE_GAIN = 10.0  # factor of the gate's logits, so that a few hundred steps at learning rate 0.001 can move a vote
 
 
 class PixelVoting(nn.Module):
-    """Weigh the experts at every pixel.
+    """The vote: weigh the experts' probabilities at every pixel, and sum them.
 
     The strategies "mean", "majority", "confidence" and "best" (one expert alone) are baselines behind the same
-    interface; alpha and beta are then there, so that checkpoints fit, but are not trained.
+    interface; alpha and beta then exist, so that checkpoints fit, but are not trained.
 
     Args:
         num_experts: E.
         strategy: One of `STRATEGIES`.
         best_expert: Index of the expert that "best" returns.
+
+    Raises:
+        InputError: If an argument is out of its range.
 
     Example:
         >>> voting = PixelVoting(num_experts=2, strategy="mean")
@@ -57,12 +61,12 @@ class PixelVoting(nn.Module):
         self.strategy = strategy
         self.best_expert = best_expert
         learns = strategy == "adaptive" and num_experts > 1
-        self.alpha = nn.Parameter(torch.tensor(5.0), requires_grad=learns)  # the certain lead from the start
-        # two experts agree with each other alike, so that beta then moves no vote
+        self.alpha = nn.Parameter(torch.tensor(5.0), requires_grad=learns)  # certain experts lead from the start
+        # of two experts each agrees equally with the other, so that beta then changes no vote
         self.beta = nn.Parameter(torch.tensor(1.0), requires_grad=learns and num_experts > 2)
 
     def forward(self, probabilities: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-        """Vote.
+        """Vote at every pixel.
 
         Args:
             probabilities: Experts' probabilities, (B, E, K, H, W).
@@ -77,7 +81,7 @@ class PixelVoting(nn.Module):
             score = self.alpha * confidence(probabilities) + self.beta * label_consistency(probabilities)
             votes = torch.softmax(gate.to(score.dtype) + score, dim=1)
         elif self.strategy == "confidence":
-            certain = confidence(probabilities) + 1e-6  # all undecided: equal votes
+            certain = confidence(probabilities) + 1e-6  # so that votes are equal where all experts are undecided
             votes = certain / certain.sum(dim=1, keepdim=True)
         elif self.strategy == "majority":
             votes = majority_votes(probabilities)
@@ -92,7 +96,7 @@ class PixelVoting(nn.Module):
 
 
 class VoteGate(nn.Module):
-    """The adaptive part of the vote: a small convolution over all decoders' features; zero at the start.
+    """The vote's gate: two convolutions over all decoders' features, whose logits are zero at the start of training.
 
     Args:
         num_experts: E.
@@ -122,12 +126,12 @@ class VoteGate(nn.Module):
 
 
 class VotedMaps(NamedTuple):
-    """What a vote over an image gives; `pack` makes one tensor of it, which MONAI's transforms can carry.
+    """Maps of a vote over an image; `pack` joins them into one tensor, which MONAI's transforms can carry.
 
     Attributes:
         probabilities: Fused probabilities P, (..., K, H, W).
-        expert_probabilities: (..., E, K, H, W).
-        votes: (..., E, H, W), summing to 1 over E.
+        expert_probabilities: Experts' probabilities p_e, (..., E, K, H, W).
+        votes: Votes w, (..., E, H, W), summing to 1 over E.
     """
 
     probabilities: Tensor
@@ -136,15 +140,15 @@ class VotedMaps(NamedTuple):
 
 
 def pack(maps: VotedMaps) -> Tensor:
-    """Lay a vote's maps behind each other: (..., K + E K + E, H, W), the experts' probabilities expert by expert."""
+    """Concatenate a vote's maps, (..., K + E K + E, H, W), with the experts' probabilities expert by expert."""
     return torch.cat([maps.probabilities, maps.expert_probabilities.flatten(-4, -3), maps.votes], dim=-3)
 
 
 def unpack(packed: Tensor, out_channels: int) -> VotedMaps:
-    """Take apart what `pack` returned.
+    """Split a tensor that `pack` returned into the vote's maps.
 
     Args:
-        packed: (..., K + E K + E, H, W).
+        packed: The tensor, (..., K + E K + E, H, W).
         out_channels: K.
 
     Raises:
@@ -165,10 +169,10 @@ def unpack(packed: Tensor, out_channels: int) -> VotedMaps:
 
 
 def confidence(probabilities: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return a_e = 1 - H(p_e) / log max(K, 2), from 0 (undecided) to 1 (certain).
+    """Return each expert's confidence a_e = 1 - H(p_e) / log max(K, 2), from 0 (undecided) to 1 (certain).
 
     Args:
-        probabilities: (B, E, K, H, W).
+        probabilities: Experts' probabilities, (B, E, K, H, W).
         eps: Lowest argument of the logarithm.
 
     Returns:
@@ -180,10 +184,10 @@ def confidence(probabilities: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def label_consistency(probabilities: Tensor) -> Tensor:
-    """Return c_e = mean over the other experts j of <p_e, p_j>: how far its peers agree with an expert.
+    """Return how far the other experts j agree with each expert e: c_e = mean over j of <p_e, p_j>.
 
     Args:
-        probabilities: (B, E, K, H, W).
+        probabilities: Experts' probabilities, (B, E, K, H, W).
 
     Returns:
         Consistency, (B, E, H, W); 1 for a single expert, which has no peers.
@@ -202,10 +206,12 @@ def disagreement(probabilities: Tensor) -> Tensor:
 
 
 def majority_votes(probabilities: Tensor) -> Tensor:
-    """Share the vote among the experts whose decision most experts share; a tie goes to the larger mean probability.
+    """Share the vote equally among the experts that decide for the most frequent class.
+
+    Of classes that are equally frequent, the one with the larger mean probability counts.
 
     Args:
-        probabilities: (B, E, K, H, W).
+        probabilities: Experts' probabilities, (B, E, K, H, W).
 
     Returns:
         Votes, (B, E, H, W).
@@ -223,7 +229,7 @@ def expert_load(votes: Tensor) -> Tensor:
 
 
 def as_distribution(probabilities: Tensor) -> Tensor:
-    """Return (B, E, max(K, 2), H, W): for K = 1 the pair [1 - p, p], else the probabilities themselves."""
+    """Return distributions over classes, (B, E, max(K, 2), H, W): [1 - p, p] for K = 1, else the argument itself."""
     if probabilities.shape[2] > 1:
         return probabilities
     return torch.cat([1 - probabilities, probabilities], dim=2)
@@ -237,7 +243,7 @@ def to_probabilities(logits: Tensor) -> Tensor:
 
 
 def to_logits(fused: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return logit P (K = 1) or log P (K > 1) of probabilities (B, K, H, W), kept `eps` away from 0 and 1."""
+    """Return logit P (K = 1) or log P (K > 1) of probabilities P (B, K, H, W), kept `eps` away from 0 and 1."""
     if fused.shape[1] == 1:
         return torch.logit(fused, eps=eps)
     return fused.clamp_min(eps).log()
