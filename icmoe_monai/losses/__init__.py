@@ -1,4 +1,4 @@
-"""What the network is trained for: Dice and cross-entropy, vote, balance and contrast.
+"""The loss functions: Dice and cross-entropy, vote, load balance and semantic contrast.
 
 May import networks and utils.
 """

@@ -1,4 +1,4 @@
-"""Semantic-guided contrast: the label says which pixels of the semantic expert should look alike.
+"""The semantic-guided contrastive loss, which makes the semantic expert's pixel embeddings alike within a class.
 
 Only the abstract of IC-MoE (arXiv 2510.17684) was available, which names "semantic-guided contrastive learning"; this
 form, InfoNCE (van den Oord et al., arXiv 1807.03748) against class prototypes with a memory, is ours (docs/method.md).
@@ -19,7 +19,7 @@ UNLABELLED = -1
 
 
 class SemanticContrastiveLoss(nn.Module):
-    """Pull pixel embeddings to their class's prototypes, push them from the others'.
+    """Contrastive loss that pulls pixel embeddings to the prototypes of their class and pushes them from the others'.
 
     Anchors are cells of the embedding map that are purely one class, half drawn at random and half from the hard ones
     (the vote gives less than `hard_below` to the true class). Each is compared with the batch's class means and with a
@@ -31,11 +31,11 @@ class SemanticContrastiveLoss(nn.Module):
         num_classes: C.
         embedding_channels: D.
         temperature: T.
-        num_anchors: Most anchors per class and batch, or in each process's share of it.
-        momentum: Share of the memory that stays at an update.
-        hard_below: Probability of the true class under which a cell is hard.
-        confident: Probability of the voted class over which an unlabelled pixel takes it as its label.
-        agreement: 1 - disagreement over which it does.
+        num_anchors: Largest number of anchors per class in a batch, or in each process's share of the batch.
+        momentum: Share of the memory that is kept at an update.
+        hard_below: Probability of the true class below which a cell is hard.
+        confident: Probability of the voted class above which an unlabelled pixel takes this class as its label.
+        agreement: Value of 1 - disagreement that such a pixel must exceed too.
 
     Example:
         >>> loss = SemanticContrastiveLoss(num_classes=2, embedding_channels=2)
@@ -71,13 +71,13 @@ class SemanticContrastiveLoss(nn.Module):
         self.register_buffer("remembered", torch.zeros(num_classes, dtype=torch.bool))
 
     def forward(self, embeddings: Tensor, label: Tensor, fused: Tensor, disagreement: Tensor) -> Tensor:
-        """Return L_contrast; in training mode the memory is updated.
+        """Return the contrastive loss L_contrast; in training mode, also update the memory.
 
         Args:
             embeddings: (B, D, h, w), not normalised.
-            label: Class map, (B, 1, H, W), or `UNLABELLED`.
+            label: Class map, (B, 1, H, W); `UNLABELLED` at every pixel of an image without a label.
             fused: Voted probabilities P, (B, K, H, W).
-            disagreement: Of the experts, (B, H, W).
+            disagreement: Disagreement of the experts, (B, H, W), in 0..1.
 
         Returns:
             A scalar; 0 when there are not two classes to tell apart.

@@ -1,12 +1,14 @@
-"""What IC-MoE is trained for.
+"""The loss that IC-MoE is trained with, and all its terms but the contrast.
 
   L = DiceCE(P, y) + l_e mean_e DiceCE_e + l_v L_vote + l_b L_balance + l_c L_contrast
+
+P are the voted probabilities, y is the label, DiceCE_e is that of expert e, and l_e, l_v, l_b, l_c are weights.
 
 Only the abstract of IC-MoE (arXiv 2510.17684) was available, which names expert selection by label consistency, load
 balancing and semantic-guided contrast; these equations and weights are ours (docs/method.md).
 
 Labels are class maps (B, 1, H, W): 0 or 1 for K = 1, else 0..K-1; an image whose label is `UNLABELLED` throughout has
-none, and joins only the contrast, through the vote's confident pixels.
+none, and enters only the contrast, by the pixels where the vote is confident.
 
 In a training over several processes each has a share of the batch, and every term is that of the whole batch.
 
@@ -29,12 +31,12 @@ from icmoe_monai.networks.voting import as_distribution, disagreement, expert_lo
 from icmoe_monai.utils.distributed import batch_mean, total
 from icmoe_monai.utils.precision import at_least_float32
 
-EMPHASIS = 4.0  # of hard pixels: one that all others get wrong weighs 5 for the adaptive expert, one they get right 1
-TEMPERATURE = 0.1  # tau: of experts 0.23 apart in p_e[y] the better is to have ten times the other's vote
+EMPHASIS = 4.0  # of hard pixels: to the adaptive expert, one that all others get wrong counts 5, one they get right 1
+TEMPERATURE = 0.1  # tau: of two experts 0.23 apart in p_e[y], the better one's target is ten times the other's
 
 
 class ICMoELoss(_Loss):
-    """The whole loss over the network's structured output.
+    """IC-MoE's whole loss L, the weighted sum of its five terms over the network's structured output.
 
     Args:
         out_channels: K.
@@ -74,10 +76,10 @@ class ICMoELoss(_Loss):
         self.contrast = SemanticContrastiveLoss(num_classes=max(out_channels, 2)) if contrast is None else contrast
 
     def forward(self, output: ICMoEOutput, label: Tensor) -> Tensor:
-        """Return L.
+        """Return the loss L, a scalar.
 
         Args:
-            output: What the network returned in training mode.
+            output: The network's output in training mode.
             label: Class map, (B, 1, H, W).
 
         Raises:
@@ -130,7 +132,7 @@ class WeightedDiceCELoss(nn.Module):
         self.dice = BatchDiceLoss()
 
     def forward(self, logits: Tensor, label: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return Dice + CE.
+        """Return the soft Dice loss plus the weighted cross-entropy, a scalar.
 
         Args:
             logits: (B, K, H, W).
@@ -147,13 +149,13 @@ class WeightedDiceCELoss(nn.Module):
 
 
 class BatchDiceLoss(nn.Module):
-    """One soft Dice over the whole batch, so that an image without the class does not dominate; mean of the classes.
+    """Soft Dice loss over the whole batch, so that an image without the class does not dominate; mean of the classes.
 
-    MONAI's `DiceLoss(batch=True)`, background left out for K > 1, but with the counts of all processes.
+    It is MONAI's `DiceLoss(batch=True)`, background left out for K > 1, but with the counts of all processes.
     """
 
     def forward(self, logits: Tensor, label: Tensor, eps: float = 1e-5) -> Tensor:
-        """Return 1 - Dice.
+        """Return 1 - Dice, a scalar.
 
         Args:
             logits: (B, K, H, W).
@@ -169,11 +171,11 @@ class BatchDiceLoss(nn.Module):
 
 
 class PixelWeights(nn.Module):
-    """Give the adaptive expert the pixels that are hard for the others, so that the experts differ.
+    """Pixel weights that direct the adaptive expert to the pixels hard for the others, so that the experts differ.
 
-    A pixel's weight is 1 + `EMPHASIS` times the others' mean probability of a wrong class, over the mean of that within
-    the pixel's class, so that classes weigh what they weigh for the others. The basic and the semantic expert take all
-    pixels alike. Weights carry no gradient.
+    Its weight for a pixel is 1 + `EMPHASIS` times the other experts' mean probability of a wrong class, divided by the
+    mean of this sum over the pixel's class, so that the classes keep the total weights they have for the others. The
+    basic and the semantic expert weigh all pixels 1. Weights carry no gradient.
 
     Args:
         experts: Names of the experts, in the network's order.
@@ -187,7 +189,7 @@ class PixelWeights(nn.Module):
 
     @torch.no_grad()
     def forward(self, probabilities: Tensor, label: Tensor) -> Tensor:
-        """Return weights, (B, E, H, W).
+        """Return each expert's pixel weights, (B, E, H, W).
 
         Args:
             probabilities: Experts' probabilities, (B, E, K, H, W).
@@ -208,10 +210,10 @@ class PixelWeights(nn.Module):
 
 
 class VotingLoss(nn.Module):
-    """Votes go to the expert that is right: cross-entropy of w with q = softmax_e(p_e[y] / tau)."""
+    """Loss that gives votes to the experts that are right: cross-entropy of w with q = softmax_e(p_e[y] / tau)."""
 
     def forward(self, votes: Tensor, probabilities: Tensor, label: Tensor, eps: float = 1e-6) -> Tensor:
-        """Return L_vote.
+        """Return the voting loss L_vote, a scalar.
 
         Args:
             votes: w, (B, E, H, W).
@@ -224,18 +226,24 @@ class VotingLoss(nn.Module):
 
 
 class BalanceLoss(nn.Module):
-    """E sum_e f_e m_e with f_e the share of pixels where expert e leads and m_e its mean vote; 1 at uniform load.
+    """Load-balancing loss E sum_e f_e m_e, which is 1 at uniform load.
 
-    After the load-balancing loss of the Switch Transformer (Fedus et al., arXiv 2101.03961, Eq. 4).
+    f_e is the share of pixels at which expert e has the largest vote, and m_e its mean vote. After the load-balancing
+    loss of the Switch Transformer (Fedus et al., arXiv 2101.03961, Eq. 4).
     """
 
     def forward(self, votes: Tensor) -> Tensor:
-        """Return L_balance of votes (B, E, H, W)."""
+        """Return the balance loss L_balance, a scalar, of votes (B, E, H, W)."""
         return votes.shape[1] * (expert_load(votes.detach()) * batch_mean(votes, (0, 2, 3))).sum()
 
 
 def probability_of_label(probabilities: Tensor, label: Tensor) -> Tensor:
-    """Return p_e[y], (B, E, H, W), of probabilities (B, E, K, H, W) and class map (B, 1, H, W)."""
+    """Return each expert's probability of the true class, p_e[y], (B, E, H, W).
+
+    Args:
+        probabilities: Experts' probabilities, (B, E, K, H, W).
+        label: Class map, (B, 1, H, W).
+    """
     p = as_distribution(probabilities)
     index = label.long()[:, None].expand(-1, p.shape[1], 1, -1, -1)
     return p.gather(2, index).squeeze(2)
