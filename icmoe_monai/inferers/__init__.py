@@ -1,4 +1,4 @@
-"""How a network runs over an image: one window or many, one vote per pixel, within a budget of memory.
+"""Inferers that run a network over an image in one window or many, with one vote per pixel, and a memory budget.
 
 May import networks and utils.
 """

@@ -1,7 +1,8 @@
-"""How many windows at a time fit into a budget of memory, measured on the network itself before anything is segmented.
+"""The choice of how many windows are segmented at a time within a budget of memory.
 
-Memory grows by the same amount with every further window, so that two measurements tell what any number takes. On a CPU
-it is that of the whole process, without the processes that read images; on a GPU what PyTorch allocates there.
+Memory is measured on the network itself, before anything is segmented. It grows by the same amount with every further
+window, so that two measurements predict the memory of any number. On a CPU it is the memory of the whole process,
+without the processes that read images; on a GPU it is the memory that PyTorch allocates there.
 
 Letters: B windows at a time; E experts; K output channels; H W image.
 """
@@ -19,10 +20,10 @@ from icmoe_monai.inferers.voting import autocast
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.memory import peak_bytes
 
-MOST_WINDOWS = 64  # more at a time save no more
+MOST_WINDOWS = 64  # more at a time save no more time
 _UNITS = {"MB": 1e6, "GB": 1e9}
-_FOR_IMAGES = 0.15  # of the budget, left to the images at their own size, which are read and written beside
-_MAPS_HELD = 4  # the stitched maps, their weights, the voted maps, and what is inverted from them
+_FOR_IMAGES = 0.15  # share of the budget left to the images at their own size, which are read and written meanwhile
+_MAPS_HELD = 4  # full-size maps at a time: stitched, their weights, voted, and inverted from the voted
 _logger = logging.getLogger(__name__)
 
 
@@ -36,16 +37,16 @@ def choose_window_batch(
     device: torch.device | str,
     amp: bool = False,
 ) -> int:
-    """Return how many windows are segmented at a time.
+    """Choose how many windows are segmented at a time.
 
     Args:
-        network: On its device; its weights do not matter.
-        budget: Memory that may be used, such as "4GB" or "800MB"; None asks for no measurement.
-        sw_batch_size: The number without a budget.
+        network: The network, on `device`; its weights do not matter.
+        budget: Memory that may be used, such as "4GB" or "800MB"; None for no budget and no measurement.
+        sw_batch_size: The number to return if there is no budget.
         image_size: Side of a window in pixels.
         longest_side: Longest side of the images as the network sees them, in pixels.
         device: Where the network is.
-        amp: Whether it runs in bfloat16.
+        amp: Whether the network runs in bfloat16.
 
     Returns:
         The largest number that fits, at most `MOST_WINDOWS`.
@@ -70,7 +71,7 @@ def choose_window_batch(
         with torch.no_grad(), autocast(device, amp):
             network.expert_maps(windows)
 
-    segment(1)  # what is loaded at the first use is not a window's
+    segment(1)  # the first use also loads what later ones share, which is not a window's
     few, several = (peak_bytes(partial(segment, n), device) for n in (1, 3))
     of_window = max((several - few) / 2, 1.0)
     network.train(was_training)
@@ -92,13 +93,13 @@ def choose_window_batch(
 
 
 def read_budget(budget: str) -> float:
-    """Return a budget in bytes.
+    """Convert a budget to bytes.
 
     Args:
-        budget: A number and MB or GB.
+        budget: A number with MB (1e6 bytes) or GB (1e9 bytes), such as "4GB".
 
     Raises:
-        InputError: If it is something else.
+        InputError: If the budget is anything else.
 
     Example:
         >>> read_budget("1.5 GB")

@@ -24,7 +24,7 @@ from icmoe_monai.networks.voting import VotedMaps, pack, to_probabilities
 
 
 class AutocastInferer(SimpleInferer):
-    """Run the network in bfloat16 where that is asked for, on CUDA and on CPU.
+    """Run the network, in bfloat16 if `amp` is set, on CUDA and on CPU.
 
     MONAI's engines know mixed precision on CUDA only; `amp` there is silently ignored on a CPU.
 
@@ -47,7 +47,7 @@ class VotingInferer(Inferer):
 
     Args:
         amp: Use bfloat16 inside the network.
-        with_experts: Return probabilities, the voted and the experts', and the votes, instead of voted logits.
+        with_experts: Return voted probabilities, the experts' probabilities and the votes, instead of voted logits.
     """
 
     def __init__(self, *, amp: bool = False, with_experts: bool = False) -> None:
@@ -61,12 +61,12 @@ class VotingInferer(Inferer):
         Args:
             inputs: Normalised RGB, (B, 3, H, W); padded to multiples of 16 with 0 at the bottom and right.
             network: An `ICMoE`, bare or wrapped for several devices.
-            args: Ignored, as MONAI's engines may pass more.
+            args: Ignored; MONAI's engines may pass further arguments.
             kwargs: Ignored likewise.
 
         Returns:
-            Voted logits, (B, K, H, W); with experts, K voted and E K experts' probabilities and E votes,
-            (B, K + E K + E, H, W).
+            Voted logits, (B, K, H, W); with experts, K channels of voted probabilities, E K of the experts'
+            probabilities and E of votes, (B, K + E K + E, H, W).
         """
         H, W = inputs.shape[-2:]
         padded = F.pad(_plain(inputs), (0, -W % PATCH_SIZE, 0, -H % PATCH_SIZE))
@@ -76,14 +76,14 @@ class VotingInferer(Inferer):
 
 
 class SlidingWindowVotingInferer(SlidingWindowInferer):
-    """Segment images of any size over overlapping windows; Gaussian importance, one vote at full size.
+    """Segment images of any size over overlapping windows, weighted by a Gaussian, with one vote at full size.
 
     Args:
         roi_size: Side of the square window, a multiple of 16.
         overlap: Share of a window that its neighbour covers too.
-        sw_batch_size: Windows in one forward pass; changes speed and memory, and of the result the rounding.
+        sw_batch_size: Windows in one forward pass; changes speed and memory, and the result by rounding only.
         amp: Use bfloat16 inside the network.
-        with_experts: Return probabilities, the voted and the experts', and the votes, instead of voted logits.
+        with_experts: Return voted probabilities, the experts' probabilities and the votes, instead of voted logits.
         device: Where the full-size maps are kept; the input's device if None.
 
     Raises:
@@ -123,14 +123,14 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         return like(vote(maps, unwrapped(network), self.with_experts), inputs)
 
     def stitch(self, inputs: Tensor, expert_maps: Callable) -> Tensor | dict[str, Tensor]:
-        """Return what a network says in each window, as maps of full size.
+        """Run a network over the windows, and stitch its outputs to maps of full size.
 
         Args:
             inputs: Normalised RGB, (B, 3, H, W).
-            expert_maps: Maps windows (b, 3, h, w) to (b, channels, h, w), or to several of these by name.
+            expert_maps: Function from windows (b, 3, h, w) to maps (b, channels, h, w), or to a dict of such maps.
 
         Returns:
-            (B, channels, H, W), or several by name.
+            Maps, (B, channels, H, W), or a dict of such maps by the same names.
         """
         image = _plain(inputs)
         with autocast(image.device, self.amp):
@@ -143,7 +143,7 @@ def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
     Args:
         maps: Expert probabilities and gate logits as `ICMoE.expert_maps` returns them, (B, E K + E, H, W).
         network: The network whose voting is used.
-        with_experts: Return voted and experts' probabilities and votes instead.
+        with_experts: Return voted probabilities, the experts' probabilities and the votes, instead of voted logits.
 
     Returns:
         Voted logits, (B, K, H, W), or (B, K + E K + E, H, W) with experts.
@@ -157,7 +157,7 @@ def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
 
 
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    """Return the context in which the network runs in bfloat16, or in which nothing changes.
+    """Return a context in which PyTorch computes in bfloat16 if `enabled`, and which changes nothing otherwise.
 
     Raises:
         InputError: If the device cannot compute in bfloat16.
@@ -168,7 +168,7 @@ def autocast(device: torch.device, enabled: bool) -> torch.autocast:
 
 
 def _plain(inputs: Tensor) -> Tensor:
-    """Drop MONAI's metadata, which costs time in every operation and is not used here; integers and halves as float32.
+    """Drop MONAI's metadata, which costs time in every operation, and convert integers and halves to float32.
 
     The network has float32 weights, and MONAI's sliding window accumulates in the input's type.
     """
@@ -177,5 +177,5 @@ def _plain(inputs: Tensor) -> Tensor:
 
 
 def like(output: Tensor, inputs: Tensor) -> Tensor:
-    """Give an output the metadata of what it was made from, without which `Invertd` leaves it as it is."""
+    """Give an output the metadata of its input, which `Invertd` needs to undo the input's transforms."""
     return convert_to_dst_type(output, inputs, dtype=output.dtype)[0]
