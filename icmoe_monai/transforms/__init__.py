@@ -1,4 +1,4 @@
-"""MONAI transforms: load and resize cases, split and decide votes, take figures of them.
+"""MONAI transforms that load and resize a case's images, split and decide votes, and compute figures of votes.
 
 May import imageio, networks and utils.
 """

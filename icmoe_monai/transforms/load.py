@@ -1,9 +1,9 @@
-"""Load a case's files as tensors, for MONAI's transforms.
+"""The transform that loads a case's image and mask files, and its reader.
 
 `LoadImage2Dd` is MONAI's `LoadImaged` with one reader and nothing else to fall back on: MONAI's own readers transpose
 pictures, ignore their EXIF orientation and disagree on colour, and which of them reads a file depends on what is
 installed. Images become float32 (3, H, W) in 0..255, masks float32 (1, H, W) of whole numbers. A file that cannot be
-used is an `InputError`, or with `keep_going` the case's `failure`.
+used raises an `InputError`, or with `keep_going` sets the case's `failure`.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from monai.utils.type_conversion import convert_to_numpy
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image, read_label
 
-LABEL_KEY = "label"  # of the masks; every other key holds images
-_SIDE_OF_NOTHING = 16  # pixels of the black image in the place of one that cannot be read
+LABEL_KEY = "label"  # key of the masks; every other key holds images
+_SIDE_OF_NOTHING = 16  # side in pixels of the black image that replaces an unreadable one
 
 
 class LoadImage2Dd(LoadImaged):
-    """Load 2-D images and masks of a case: image (3, H, W) in 0..255, label (1, H, W) of class numbers.
+    """Transform: load a case's 2-D images, (3, H, W) in 0..255, and masks, (1, H, W) of class numbers.
 
-    An image is a file, or of a file with several frames, slices or pages the one that the case's `frame` numbers, from
-    0. A label is one file or a list of files, which are merged by their maximum. With `out_channels` 1 the label is 0
-    or 1 and a mask file may hold 0 and one other value; with K > 1 it holds the numbers 0..K-1. A case whose
-    `label_kind` is "instances" numbers objects instead of classes: every value above 0 is class 1.
+    An image is a file, or, of a file with several frames, slices or pages, the one with the number `frame` of the case,
+    from 0. A label is one file or a list of files, which are merged by their maximum. With `out_channels` 1 the label
+    is 0 or 1 and a mask file may hold 0 and one other value; with K > 1 it holds the numbers 0..K-1. In a case whose
+    `label_kind` is "instances" masks number objects instead of classes: every value above 0 is class 1.
 
-    The meta data say `spatial_shape` (H, W) and `filename_or_obj` (of several files, the first).
+    The metadata hold `spatial_shape` (H, W) and `filename_or_obj` (of several files, the first).
 
     Args:
-        keys: Keys of the paths to load; "label" is that of the masks, the others are images'.
+        keys: Keys of the paths to load; "label" is the key of masks, every other key of an image.
         out_channels: Output channels K of the network.
         allow_missing_keys: Whether a case may lack a key, as one without a label does.
-        keep_going: Let an image that cannot be read not stop a run of many: the sentence goes to the case's `failure`,
-            and a small black image takes its place. A case that comes with a `failure` is not read at all.
+        keep_going: Go on where an image cannot be read: the error's sentence becomes the case's `failure`, and a small
+            black image takes its place. A case that comes with a `failure` is not read at all.
         keep_picture: Add `picture`, the first key's image as it was read, uint8 (H, W, 3), for pictures of results.
 
     Example:
@@ -72,21 +72,21 @@ class LoadImage2Dd(LoadImaged):
         self._loader = _OneReader()
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
-        """Replace the paths of a case by what they hold.
+        """Replace the paths of a case by the images and masks that the files hold.
 
         Args:
             data: A case: paths under the keys, and `label_kind` where its masks number instances.
-            reader: Another reader for all keys, as `LoadImaged` has it.
+            reader: Reader to use for all keys instead, as in `LoadImaged`.
 
         Raises:
-            InputError: A file cannot be used.
+            InputError: If a file cannot be used.
         """
         case = dict(data)
         for key in self.key_iterator(case):
             loaded = self._load(key, case, reader)
             if self._loader.image_only:
                 case[key] = loaded
-            else:  # MONAI Label asks for it
+            else:  # MONAI Label sets `image_only` to False
                 case[key], case[f"{key}_meta_dict"] = loaded
         if self.keep_picture:
             image = convert_to_numpy(case[self.keys[0]])
@@ -116,13 +116,13 @@ class LoadImage2Dd(LoadImaged):
 
 
 class Image2DReader(ImageReader):
-    """MONAI's reader interface over `read_image` and `read_label`.
+    """Read images and masks by `read_image` and `read_label`, behind MONAI's reader interface.
 
     Args:
         label: Whether the files are masks.
         out_channels: Output channels of the network, for masks.
         instances: Whether masks number objects instead of classes.
-        frame: Which frame, slice or page of the file, from 0; None: the file holds one.
+        frame: Number of the frame, slice or page in the file, from 0; None for a file that holds one.
 
     Example:
         >>> Image2DReader().verify_suffix("scan.anything")
@@ -138,7 +138,7 @@ class Image2DReader(ImageReader):
         self.frame = frame
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Claim every file, so that no other reader is asked.
+        """Accept every file, so that MONAI tries no other reader.
 
         Args:
             filename: Ignored.
@@ -155,7 +155,7 @@ class Image2DReader(ImageReader):
             float32 (C, H, W).
 
         Raises:
-            InputError: A file cannot be used.
+            InputError: If a file cannot be used.
         """
         paths = [str(path) for path in ensure_tuple(data)]
         if self.label:
@@ -165,7 +165,7 @@ class Image2DReader(ImageReader):
         return np.ascontiguousarray(read_image(paths[0], frame=self.frame).transpose(2, 0, 1))
 
     def get_data(self, img: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the pixels and their meta data.
+        """Return the pixels and their metadata.
 
         Args:
             img: What `read` returned, (C, H, W).
@@ -174,14 +174,14 @@ class Image2DReader(ImageReader):
 
 
 class _Nothing(Image2DReader):
-    """A black image, whatever the path says."""
+    """Return a black image for any path."""
 
     def read(self, data: Sequence[PathLike] | PathLike) -> np.ndarray:  # type: ignore[override]  # has no options
         return np.zeros((3, _SIDE_OF_NOTHING, _SIDE_OF_NOTHING), dtype=np.float32)
 
 
 class _OneReader(LoadImage):
-    """MONAI's `LoadImage` without its readers, so that the own reader's exception reaches the caller."""
+    """MONAI's `LoadImage` without its readers, so that the exception of `Image2DReader` reaches the caller."""
 
     def __init__(self) -> None:
         # what LoadImage's constructor sets, less the registration of MONAI's readers

@@ -1,10 +1,10 @@
-"""MONAI's anti-aliased resizing as products with two narrow matrices: the same but for rounding, in little time.
+"""The transform that resizes images as MONAI does, but faster, by products with two sparse matrices.
 
 To smooth the lines of an image by a Gaussian and to interpolate between their pixels is linear: a channel X (H, W)
 becomes A X B', where A (h, H) and B (w, W) are nearly all zeros. MONAI's `Resized` convolves the image at its full size
-first, which for a photograph takes longer than the network.
+first, which for a photograph takes longer than the network. The results differ by rounding only.
 
-Letters: H W an image's size; h w that of the result; n m both along one axis.
+Letters: H W an image's size; h w the result's size; n m the two sizes along one axis.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _TRACE = {"mode": "bilinear", "align_corners": TraceKeys.NONE, "dtype": "float32
 
 
 class ResizeLongestd(Resized):
-    """Resize images so that their longest side has a length, bilinear and anti-aliased; `Invertd` undoes it.
+    """Transform: resize images to a longest side of `spatial_size`, anti-aliased; `Invertd` undoes it.
 
-    It gives what `Resized(keys, spatial_size, size_mode="longest", mode="bilinear", anti_aliasing=True)` gives, to the
-    rounding of float32, and leaves the same trace; but a side that would vanish is one pixel.
+    Result and trace are those of `Resized(keys, spatial_size, size_mode="longest", mode="bilinear",
+    anti_aliasing=True)`, up to the rounding of float32; but a side that would vanish becomes one pixel.
 
     Args:
         keys: Keys of the images, (C, H, W).
-        spatial_size: Length of the longest side.
+        spatial_size: Length of the longest side, in pixels.
 
     Example:
         >>> item = ResizeLongestd("image", spatial_size=16)({"image": torch.ones(3, 40, 80)})
@@ -48,11 +48,11 @@ class ResizeLongestd(Resized):
         self.spatial_size = spatial_size
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        """Return a copy of the item.
+        """Return a copy of the item with its images resized.
 
         Args:
-            data: The item.
-            lazy: Not used: what is smoothed cannot wait.
+            data: Item with images, (C, H, W), under `keys`.
+            lazy: Ignored: smoothing cannot be deferred.
         """
         item = dict(data)
         for key in self.key_iterator(item):

@@ -1,20 +1,20 @@
-"""Figures of a vote over an image: how sure it is, how far the experts agree, what a calibration predicts quality from.
+"""Transforms that compute figures of a vote: its confidence, the experts' agreement, the inputs of a calibration.
 
-A calibration's are taken on the network's own grid (the resized image), so that they do not depend on the original's
-size. P is the voted probability of any foreground, M the pixels that the vote gives to it, R those that the vote or an
-expert does (all pixels if there are none).
+A calibration, which predicts a mask's quality, takes its inputs on the network's own grid (the resized image), so that
+they do not depend on the original's size. P is the voted probability of any foreground, M the pixels that the vote
+decides as foreground, R the pixels that the vote or an expert decides so (all pixels if there are none).
 
 - `confidence`: mean over R of the voted class's probability;
 - `disagreement`: mean over R and pairs of experts of 1 - <p_i, p_j>;
 - `vote_entropy`: mean over R of -sum_e w_e log w_e / log E;
-- `expert_agreement`: mean over pairs of experts of the Dice overlap of what the two find, 1 where both find nothing;
+- `expert_agreement`: mean over pairs of experts of the Dice overlap of their foregrounds, 1 where both are empty;
 - `soft_dice`: 2 sum_M P / (|M| + sum P), the Dice that P itself expects of M (the "soft Dice confidence" of Borges et
   al., arXiv 2402.10665); 0 where M is empty;
-- `vote_agreement`: mean Dice overlap of M with what each expert finds;
+- `vote_agreement`: mean over the experts of the Dice overlap of M with the expert's foreground;
 - `entropy`: mean over R of P's entropy, in bits;
 - `boundary_entropy`: the same over a band of `_BAND` pixels on both sides of M's border; 1 where M has none;
-- `num_components`: log(1 + the number of M's parts that hold a thousandth of the image);
-- `largest_component`: its share of M, 0 where M is empty;
+- `num_components`: log(1 + the number of M's connected parts that hold at least a thousandth of the image);
+- `largest_component`: share of M in its largest connected part, 0 where M is empty;
 - `foreground_share`: square root of M's share of the image;
 - `peak`: logit of the mean of P over the most probable thousandth of the image;
 - `load_1`, ... `load_E`: mean vote of each expert over R.
@@ -40,18 +40,18 @@ from torch.nn import functional as F
 from icmoe_monai.networks.voting import as_distribution, disagreement, unpack
 from icmoe_monai.transforms.votes import decide
 
-_BAND = 3
-_SMALL = 1e-3  # of the image
+_BAND = 3  # pixels
+_SMALL = 1e-3  # share of the image
 _EPS = 1e-6
 
 
 class TakeVoteFeaturesd(MapTransform):
-    """Add `vote_features`, a dict of floats, and `disagreement`, the experts' at each pixel, (1, H, W) in 0..1.
+    """Transform: add `vote_features`, a dict of floats, and the experts' `disagreement` per pixel, (1, H, W) in 0..1.
 
-    Stands before `Invertd`, which takes both keys; the tensor itself stays as it is.
+    Place it before `Invertd`, which takes both maps back to the image's size; the tensor itself stays as it is.
 
     Args:
-        keys: Key of a voting inferer's tensor, (K + E K + E, H, W): voted probabilities, the experts', votes.
+        keys: Key of a voting inferer's tensor, (K + E K + E, H, W): voted probabilities, experts' probabilities, votes.
         out_channels: K.
 
     Example:
@@ -81,12 +81,12 @@ class TakeVoteFeaturesd(MapTransform):
 
 
 def vote_features(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
-    """Return the figures by name.
+    """Compute the figures that the module's docstring lists, by name.
 
     Args:
         voted: Probabilities of the vote, (K, H, W).
         experts: Probabilities of the experts, (E, K, H, W).
-        votes: (E, H, W), summing to 1 over E.
+        votes: Votes, (E, H, W), summing to 1 over E.
     """
     P = foreground(voted).double().cpu().numpy()
     found, region = find(voted, experts)
@@ -116,7 +116,7 @@ def _binary_entropy(P: np.ndarray) -> np.ndarray:
 
 
 def _boundary_mean(entropy: np.ndarray, mask: np.ndarray) -> float:
-    # Beyond the image's edge is as at it, so that a lesion that it cuts has no border there.
+    # Padded with the values at the image's edge, so that a lesion that the edge cuts has no border there.
     padded = np.pad(mask.astype(np.float32), _BAND, mode="edge")[None, None]
     around = F.avg_pool2d(torch.from_numpy(padded), 2 * _BAND + 1, stride=1)[0, 0].numpy()
     band = (around > _EPS) & (around < 1 - _EPS)
@@ -140,12 +140,12 @@ FIGURES = ("confidence", "disagreement", "vote_entropy", "expert_agreement")
 
 
 class TakeReliabilityd(MapTransform):
-    """Keep the vote's probabilities (K, H, W) of a voting inferer's tensor, and add `reliability`, a dict of floats.
+    """Transform: keep the voted probabilities (K, H, W) of a voting inferer's tensor, and add the dict `reliability`.
 
-    The figures are taken from `vote_features` where `TakeVoteFeaturesd` has them already.
+    It holds the four `FIGURES` as floats, taken from `vote_features` where `TakeVoteFeaturesd` has added them already.
 
     Args:
-        keys: Key of the tensor, (K + E K + E, H, W): voted probabilities, the experts', votes.
+        keys: Key of the tensor, (K + E K + E, H, W): voted probabilities, experts' probabilities, votes.
         out_channels: K.
 
     Example:
@@ -177,7 +177,7 @@ class TakeReliabilityd(MapTransform):
 
 
 def find(voted: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what the vote and each expert find, bool (1 + E, H, W), and R, bool (H, W).
+    """Return the foregrounds of the vote and of each expert, bool (1 + E, H, W), and the region R, bool (H, W).
 
     Args:
         voted: Probabilities of the vote, (K, H, W).
@@ -189,18 +189,18 @@ def find(voted: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reliability(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
-    """Return the four figures.
+    """Compute the four `FIGURES` by name.
 
     Args:
         voted: Probabilities of the vote, (K, H, W).
         experts: Probabilities of the experts, (E, K, H, W).
-        votes: (E, H, W), summing to 1 over E.
+        votes: Votes, (E, H, W), summing to 1 over E.
     """
     return figures_over(*find(voted, experts), voted, experts, votes)
 
 
 def figures_over(found: Tensor, region: Tensor, voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
-    """Return the four figures, given what `find` returns; other arguments as in `reliability`."""
+    """Compute the four `FIGURES` from the foregrounds and region of `find`; other arguments as in `reliability`."""
     voted, experts, votes = voted[:, region], experts[:, :, region], votes[:, region]  # a few pixels of an image
     E = len(experts)
     entropy = torch.special.entr(votes).sum(0).mean() / log(E) if E > 1 else torch.zeros(())

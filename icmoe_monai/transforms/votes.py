@@ -1,9 +1,9 @@
-"""The voting inferer's tensor in an engine: split into what every method decides, and decided.
+"""Transforms that turn a network's votes into label maps: of the vote alone, or of every compared method.
 
-From the one tensor (the vote's probabilities, the experts', the votes; `voting.unpack`) `SplitVotesd` derives a label
-map for each *method*: `voted` (pixel-probability adaptive voting), `mean_vote` (the plain mean of the experts'
-probabilities), every expert alone, and `oracle`, the upper bound of any per-pixel voting: the label wherever at least
-one expert decides it, else the voted decision. `voting_methods` lists them for configs and handlers.
+From a voting inferer's tensor (voted probabilities, experts' probabilities, votes; `voting.unpack`) `SplitVotesd`
+derives a label map for each *method*: `voted` (pixel-probability adaptive voting), `mean_vote` (the plain mean of the
+experts' probabilities), every expert alone, and `oracle`, the upper bound of any per-pixel voting: the label wherever
+at least one expert decides it, else the voted decision. `voting_methods` lists the methods for configs and handlers.
 
 Letters: E experts; K output channels (K=1: sigmoid, classes 0 and 1; K>1: softmax, class 0 is the background); H W the
 size of the label, which is the image's original one.
@@ -28,21 +28,21 @@ EXPERT_NAMES = EXPERTS
 
 
 class SplitVotesd(MapTransform):
-    """Split the voting inferer's tensor into label maps of every method, probabilities and votes.
+    """Transform: split the voting inferer's tensor into label maps of every method, probabilities and votes.
 
     Adds to the item: `voted`, `mean_vote`, each expert's name and, where the item has a "label", `oracle`: label maps
-    (1, H, W), uint8 (int32 above 256 classes), with the prediction's metadata; `probability` (K, H, W), that of the
-    vote; `votes` (E, H, W), summing to 1 over E; `expert_probabilities` (E, K, H, W). A decision is p > 0.5 for K=1
-    and argmax for K>1. The prediction must be at the label's size already (`Invertd` before this).
+    (1, H, W), uint8 (int32 above 256 classes), with the prediction's metadata; the voted `probability`
+    (K, H, W); `votes` (E, H, W), summing to 1 over E; `expert_probabilities` (E, K, H, W). A decision is p > 0.5 for
+    K=1 and argmax for K>1. The prediction must be at the label's size already (`Invertd` before this).
 
     Args:
-        keys: Key of the tensor to split, (K + E*K + E, H, W): voted probabilities, the experts'
+        keys: Key of the tensor to split, (K + E*K + E, H, W): voted probabilities, experts' probabilities
             (expert-major), votes; all are probabilities, so that resampling treats them alike.
         out_channels: K.
         expert_names: The E names, in the tensor's order.
 
     Raises:
-        ValueError: If two names are equal or one is taken.
+        ValueError: If two names are equal or one is a key that items use already.
 
     Example:
         >>> pred = torch.tensor([0.8, 0.9, 0.1, 0.7, 0.3]).reshape(5, 1, 1)
@@ -108,12 +108,12 @@ class SplitVotesd(MapTransform):
 
 
 class TakeVotedd(MapTransform):
-    """Add `voted`, the vote's label map (1, H, W), from the network's structured output in training.
+    """Transform: add `voted`, the vote's label map (1, H, W), from the network's structured output in training.
 
     MONAI's engines take an `ICMoEOutput` apart into a list per case, of which the voted logits are the first.
 
     Args:
-        keys: Key of the output.
+        keys: Key of the network's output.
     """
 
     def __init__(self, keys: str | Sequence[str] = "pred") -> None:
@@ -134,7 +134,7 @@ def voting_methods(expert_names: Sequence[str] = EXPERT_NAMES) -> tuple[str, ...
         expert_names: The E names.
 
     Raises:
-        ValueError: If there is no name, two are equal or one is taken.
+        ValueError: If there is no name, two are equal or one is a key that items use already.
 
     Example:
         >>> voting_methods(("only",))
@@ -149,10 +149,10 @@ def voting_methods(expert_names: Sequence[str] = EXPERT_NAMES) -> tuple[str, ...
 
 
 def decide(probabilities: Tensor) -> Tensor:
-    """Decide a label map.
+    """Decide the class of every pixel.
 
     Args:
-        probabilities: (K, H, W) in 0..1.
+        probabilities: Probabilities, (K, H, W) in 0..1.
 
     Returns:
         Classes, (1, H, W), uint8 up to 256 classes and int32 above: for K = 1 whether a pixel is above 0.5, else the
@@ -165,7 +165,7 @@ def decide(probabilities: Tensor) -> Tensor:
 
 
 class DecideMaskd(MapTransform):
-    """Put the mask in the place of the probabilities, for programs that write it themselves (MONAI Label, Deploy).
+    """Transform: replace probabilities by the mask, for programs that write masks themselves (MONAI Label, Deploy).
 
     Args:
         keys: Keys of probabilities, (K, H, W); items without them, which failed, are left as they are.
