@@ -1,4 +1,4 @@
-"""A run over new images: what is found, written, measured, noted and reported, for one set of experts or several.
+"""Inference over new images: inputs, journal, written files, measures and report, for one set of experts or several.
 
 May import data, weights, inferers, transforms, visualize and below.
 """

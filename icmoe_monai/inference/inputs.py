@@ -1,11 +1,11 @@
-"""Which images an inference run takes, found by their headers before the network starts.
+"""The search for an inference run's images, which reads their headers only and ends before the network starts.
 
 Nothing is left out silently. A file that is no image is named in `Inputs.left_out` with the reason; an image that
 cannot be used is a case with a `failure`, which is reported and does not stop the others. Left out by rule are hidden
 files, the output folder and, in a folder with the training layout (`images/` and `masks/`), all but `images/`; results
 of other runs are named in `left_out`.
 
-A file of several frames, slices or pages is as many cases, in their order; the slices of a DICOM series follow each
+Each frame, slice or page of a file is a case, in the file's order; the slices of a DICOM series follow each
 other by their position.
 """
 
@@ -41,14 +41,14 @@ _logger = logging.getLogger(__name__)
 
 
 class Inputs(NamedTuple):
-    """What an inference run was given.
+    """Images of an inference run, and the files left out of it.
 
     Attributes:
         cases: One item per image, of plain values, all with the same keys. `image` and `source`: the absolute path;
-            `frame`: which frame, slice or page of it, from 0; `stamp`: size and time of the file, by which a changed
-            one is known; `name`: POSIX path relative to the dataset, with "_frame0001" before the suffix where there
-            are several, from which the results are named; `group`: what the cases of one volume share (a DICOM series,
-            a file of several frames), else ""; `failure`: why the image cannot be used, else "".
+            `frame`: number of its frame, slice or page, from 0; `stamp`: size and time of the file, by which a changed
+            file is recognised; `name`: POSIX path relative to the dataset, with "_frame0001" before the suffix where
+            there are several frames, from which the results are named; `group`: key that the cases of one volume share
+            (a DICOM series, a file of several frames), else ""; `failure`: why the image cannot be used, else "".
         left_out: `name` and `reason` of every file that is no image.
     """
 
@@ -57,7 +57,7 @@ class Inputs(NamedTuple):
 
 
 class _File(NamedTuple):
-    """A file on the way to cases: its place, its name in reports, and, once looked at, its frames and its series."""
+    """A file found: its path, its name in reports, and, once its header was read, its frames and its series."""
 
     path: Path
     name: str
@@ -77,7 +77,7 @@ def find_inputs(
     anonymous: bool | str = False,
     large: bool = False,
 ) -> Inputs:
-    """List the images of an inference run; of several processes the first looks, and all take what it found.
+    """List the images of an inference run; of several processes the first searches, and all use its result.
 
     Args:
         dataset_dir: A folder, searched with all its subfolders, one image file, or a DICOMDIR. None takes the test
@@ -86,10 +86,10 @@ def find_inputs(
         demo_dir: Folder of the demo set; by default `<output_dir>/demo`.
         anonymous: Replace file names by salted hashes (HMAC-SHA256). A string is the salt; True takes one from
             `<output_dir>/.salt`, which is made, readable by its owner only, and must not leave with the results.
-        large: Take the kinds of files that `slides.images` reads, each as one case; what is in them is not looked at.
+        large: Take the kinds of files that `slides.images` reads, each as one case; their headers are not read.
 
     Returns:
-        The cases, sorted by name and within a series by position, and what was left out.
+        The cases, sorted by name and within a series by position, and the files left out.
 
     Raises:
         InputError: If there is no such folder or no image in it, or the results would overwrite the input.
@@ -143,11 +143,11 @@ def check_output_dir(root: Path, output_dir: Path) -> None:
     """Refuse folders where writing results would overwrite the input or a data set's labels.
 
     Args:
-        root: What is segmented.
+        root: Folder or file that is segmented.
         output_dir: Folder of the results.
 
     Raises:
-        InputError: If it is such a folder.
+        InputError: If `output_dir` is such a folder.
     """
     source, target = root.resolve(), output_dir.resolve()
     for name in ("masks", "probabilities", "overlays", "segmentations", "volumes", "votes"):
@@ -232,7 +232,7 @@ def _leads_out(path: Path, root: Path) -> bool:
 
 
 def _look_at(file: _File) -> _File:
-    """Add what a file's header says."""
+    """Add the frames, series and position that a file's header gives, or why the file cannot be used."""
     if file.failure:
         return file
     path = str(file.path)
@@ -254,7 +254,7 @@ def _look_at(file: _File) -> _File:
 
 
 def _in_order(files: Sequence[_File]) -> list[_File]:
-    """Sort by name, but the slices of a series by position, where the first of its names stands."""
+    """Sort files by name, but the slices of a series by position, at the place of the first of their names."""
     files = sorted((file for file in files if not file.no_image), key=lambda file: file.name)
     first: dict[tuple[str, str], str] = {}
     for file in files:
@@ -263,7 +263,7 @@ def _in_order(files: Sequence[_File]) -> list[_File]:
 
 
 def _stack_of(file: _File) -> tuple[str, str]:
-    """Return what the slices of a stack share: their folder and their series; a file of no series is alone."""
+    """Return the key that the slices of a stack share, folder and series; a file without a series is a stack alone."""
     return (str(file.path.parent), file.series) if file.series else (str(file.path), "")
 
 

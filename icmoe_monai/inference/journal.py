@@ -1,8 +1,9 @@
-"""What an inference run has done so far, on disk line by line, so that a stopped run goes on where it was.
+"""The journal of an inference run: records of finished cases on disk, from which a stopped run resumes.
 
-`<output_dir>/cases.jsonl` begins with what made the results (the model, the settings); each further line is a record
-with its kind. A line cut short by a crash is passed over. Of several processes each but the first writes a part of its
-own, `cases.1.jsonl` and so on; the first takes them over at the end, or, if the run was stopped, when the next starts.
+`<output_dir>/cases.jsonl` begins with the model and the settings that made the results; each further line is a record
+with its kind. A line cut short by a crash is ignored. Of several processes each but the first writes a part of its own,
+`cases.1.jsonl` and so on; the first copies the parts into its journal at the end, or, if the run was stopped, when the
+next run starts.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ _FILES = ("mask", "overlay", "controlled", "disagreement_map", "votes")
 
 
 class Journal:
-    """The records of all runs into one folder by one model with one set of settings.
+    """Keep the records of all runs into one folder by one model with one set of settings.
 
     Args:
         output_dir: Folder of the results.
         checkpoint: File of the network's weights; its SHA-256 is noted.
         pretrained: File or name of the encoder's weights; a file's SHA-256 is noted.
         pyramid: File of the image pyramid's weights, likewise.
-        settings: Plain values that say how the masks are made; of an absolute path only the last part is kept.
-        overwrite: Begin anew, whatever was there.
+        settings: Plain values of the settings that determine the masks; of an absolute path only the last part is kept.
+        overwrite: Begin an empty journal, whatever the folder holds.
 
     Example:
         >>> import tempfile
@@ -84,7 +85,7 @@ class Journal:
         self.model = {**describe_model(self.checkpoint, self.pretrained, self.pyramid), "icmoe_monai": __version__}
         made_by = json.loads(dump_json({"model": self.model, "settings": self.settings}))
         if not is_first():
-            self._header = made_by  # of its part
+            self._header = made_by  # first line of this process's part
         return self._find_missing(cases, made_by)
 
     @by_first
@@ -103,7 +104,7 @@ class Journal:
         return [case for case in cases if not case.get("failure") and not self.is_done(case)]
 
     def begin(self) -> None:
-        """Be ready to note; a journal begun anew replaces the old one only now, when the run has all that it needs.
+        """Prepare the file for records; a new journal replaces an old one only now, when the run has all that it needs.
 
         Raises:
             InputError: If the folder cannot be written.
@@ -116,7 +117,7 @@ class Journal:
                 self._drop_parts_from(num_processes())
 
     def add(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Note a record, which replaces one of its kind and `name`.
+        """Add a record to the file, in place of an earlier record of the same kind and `name`.
 
         Args:
             kind: CASE, VOLUME or NOTE.
@@ -136,15 +137,15 @@ class Journal:
 
     def _remember(self, kind: str, record: dict[str, Any]) -> None:
         self._records[kind][record["name"]] = record
-        if kind in (VOLUME, NOTE):  # a note says why there is no volume
+        if kind in (VOLUME, NOTE):  # a note gives the reason why there is no volume
             self._records[NOTE if kind == VOLUME else VOLUME].pop(record["name"], None)
 
     def forget(self, kind: str, name: str) -> None:
-        """Drop a record, here and on the disk.
+        """Remove a record from memory and from the file.
 
         Args:
             kind: CASE, VOLUME or NOTE.
-            name: The record's.
+            name: The record's `name`.
         """
         self._append(_FORGOTTEN, {"kind": kind, "name": name})
         self._records[kind].pop(name, None)
@@ -154,7 +155,7 @@ class Journal:
         return self._records[kind]
 
     def is_done(self, case: Mapping[str, Any]) -> bool:
-        """Tell whether a case has its results, made of the file as it is.
+        """Tell whether a case has all its result files, made from the image file as it is now.
 
         Args:
             case: The case, with its `name` and perhaps its `stamp`.
@@ -165,7 +166,7 @@ class Journal:
         return all((self.output_dir / record[key]).is_file() for key in _FILES if record.get(key))
 
     def drop_parts(self) -> None:
-        """Remove the other processes' parts, once all that they note is here."""
+        """Delete the other processes' parts, once this journal holds all their records."""
         self._drop_parts_from(1)
 
     def _drop_parts_from(self, index: int) -> None:
@@ -174,12 +175,12 @@ class Journal:
                 path.unlink()
 
     def _parts(self) -> dict[int, Path]:
-        """Return the parts by their process; other files are the user's."""
+        """Return the parts by the index of their process; files with similar names are the user's and left out."""
         matches = [_IS_PART.fullmatch(path.name) for path in self.output_dir.glob(_PART.format("*"))]
         return {int(match[1]): self.output_dir / match[0] for match in matches if match}
 
     def _take_over(self, made_by: dict[str, Any]) -> None:
-        """Take over the parts of a stopped run, if they were made as this journal was."""
+        """Copy the records of a stopped run's parts with this model and these settings, and delete all parts."""
         for _, path in sorted(self._parts().items()):
             part = Journal(output_dir=self.output_dir)
             part.path = path

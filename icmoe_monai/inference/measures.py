@@ -1,4 +1,4 @@
-"""How much was found in an image: pixels, connected parts, and square millimetres where the file tells its scale.
+"""Measures of a mask: pixels, connected parts, and square millimetres where the image file gives a scale.
 
 Letters: H W image size; K classes with the background.
 """
@@ -22,13 +22,13 @@ def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None,
     Args:
         classes: The class map, (H, W).
         num_classes: K.
-        source: The image file that it lies on; None has no scale.
-        frame: Which of the file's frames.
+        source: The image file that the class map belongs to, which may give a scale; None for no scale.
+        frame: Number of the frame in the file, from 0.
 
     Returns:
         Lists with one value per foreground class: `foreground_pixels`, `foreground_share` of the image, and
-        `num_components`, parts that touch by a side or corner; `area_mm2`, such a list too, or None where the file does
-        not tell its scale; and `spacing_mm`, the (row, column) spacing there, or None.
+        `num_components`, parts that touch by a side or corner; `area_mm2`, a list as well, or None where the file gives
+        no scale; and `spacing_mm`, the (row, column) spacing in mm where the foreground lies, or None.
 
     Example:
         >>> measure(np.array([[1, 0, 1], [1, 0, 0]]), num_classes=2)["num_components"]

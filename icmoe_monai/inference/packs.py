@@ -1,9 +1,9 @@
 """Expert packs: several trained sets of experts over one pass of the frozen encoder and image pyramid they share.
 
 Each pack is an inference workflow of its own, with its weights, calibration, journal, files and report, in a folder of
-its own. What they share is done once an image: reading, the encoder's trunk, the pyramid. No pack sees another, so that
-adding one changes no other's output. Each workflow's evaluator runs as it would alone, with all its handlers; they take
-turns, image by image, and where one asks its inferer for a prediction, it is given its part of the shared pass.
+its own. The shared steps run once per image: reading, the encoder's trunk, the pyramid. No pack uses another's
+results, so that adding a pack changes no other's output. Each workflow's evaluator runs as it would alone, with all its
+handlers; the evaluators take turns, image by image, and the inferer of each returns its pack's part of the shared pass.
 
 Letters: B batch; H W image.
 """
@@ -45,7 +45,7 @@ _Part: TypeAlias = Callable[[str], Any]  # gives a workflow's part by its name i
 
 
 class ExpertPacks:
-    """Several networks over the trunk and the image pyramid of the first, which all of them hold.
+    """Run several networks over one pass of the trunk and the image pyramid, which are the same in all of them.
 
     Args:
         packs: The networks by name, with their weights.
@@ -71,11 +71,11 @@ class ExpertPacks:
                 )
 
     def expert_maps(self, image: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Return what each pack's `expert_maps` returns.
+        """Return each pack's expert maps by its name, as `ICMoE.expert_maps` returns them.
 
         Args:
             image: Normalised RGB, (B, 3, H, W), H and W multiples of 16.
-            names: Of which packs; None: all.
+            names: Names of the packs to run; None for all.
         """
         shared = next(iter(self.packs.values()))
         tokens, levels = shared.trunk(image), shared.detail(image)
@@ -94,7 +94,7 @@ def run_packs(flows: Mapping[str, ConfigWorkflow]) -> None:
         flows: One initialised workflow per pack, with the images and the preprocessing of the first (`shared_parts`).
 
     Raises:
-        InputError: If the packs do not see images alike or do not share a trunk, or images failed.
+        InputError: If the packs' settings for images (`ALIKE`) or their frozen parts differ, or images failed.
     """
     parts = {name: flow.parser.get_parsed_content for name, flow in flows.items()}
     _check_alike(parts)
@@ -104,7 +104,7 @@ def run_packs(flows: Mapping[str, ConfigWorkflow]) -> None:
     missing = {name: {case["name"] for case in part("missing")} for name, part in parts.items()}
     for name, evaluator in evaluators.items():
         evaluator.network.eval()
-        evaluator.state.epoch_length = len(missing[name])  # of one image each, whatever its own dataloader's are
+        evaluator.state.epoch_length = len(missing[name])  # batches of one image, whatever the workflow's batch size
     first = next(iter(parts.values()))
     with taking_turns(list(evaluators.values())) as take_turn:
         network = ExpertPacks({name: evaluator.network for name, evaluator in evaluators.items()})
@@ -118,14 +118,14 @@ def run_packs(flows: Mapping[str, ConfigWorkflow]) -> None:
 
 
 def shared_parts(flow: ConfigWorkflow, pack: str | Path | None = None) -> dict[str, Any]:
-    """Return what the other packs' workflows take from the first: the images found, and how they are read.
+    """Return the parts that other packs' workflows take from the first: the images found, and their preprocessing.
 
     Args:
         flow: The first pack's workflow.
-        pack: File of another pack, which is to say nothing of these parts.
+        pack: Config file of another pack, which must not set the shared parts; None for no check.
 
     Raises:
-        InputError: If it does.
+        InputError: If `pack` sets one of the shared parts.
     """
     own = ConfigParser.load_config_file(str(pack)) if pack is not None else {}
     changed = sorted(key for key in own if key.split("#")[0] in _SHARED)
@@ -155,14 +155,14 @@ def _batches(part: _Part, names: Collection[str]) -> DataLoader:
 def _predict(
     image: Tensor, network: ExpertPacks, names: Collection[str], inferer: SlidingWindowVotingInferer
 ) -> dict[str, Tensor]:
-    """Return what each of these packs votes on an image (1, 3, H, W), by one pass of what they share."""
+    """Return each named pack's voted maps of an image (1, 3, H, W), by one pass of the shared parts."""
     with torch.no_grad():
         maps = cast(dict, inferer.stitch(image, partial(network.expert_maps, names=names)))
         return {name: vote(maps[name], network.packs[name], with_experts=True) for name in names}
 
 
 class _Given(Inferer):
-    """Return the prediction that was made for several packs at once, where an evaluator asks for its own."""
+    """Return a given prediction, one pack's part of the shared pass, in place of running the network."""
 
     def __init__(self, prediction: Tensor) -> None:
         super().__init__()

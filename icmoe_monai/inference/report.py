@@ -1,6 +1,6 @@
-"""The report of an inference run: what it says of the run and of each case, and how it is written from the records.
+"""The report of an inference run: the record of each case, the report's content, and its three files.
 
-All is made of plain values, the records of a journal among them, so that a report can be written again from these.
+A report is made from plain values alone, a journal's records among them, so that it can be written again from these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KEPT_OF_A_FAILURE = ("name", "stamp", "frame", "seconds")
 
 
 class InferenceReport:
-    """Write `report.json`, `report.csv` and `report.html`: what was found in which image, and what made the masks.
+    """Write `report.json`, `report.csv` and `report.html`: the results of every image, and the model and settings.
 
     A report may leave the clinic, so it holds no path of this machine: names are relative to the dataset, masks to
     `output_dir`, of an absolute path among the settings only the last part is kept, of an exception only its class.
@@ -29,8 +29,8 @@ class InferenceReport:
         output_dir: Folder of the results, into which the report is written.
         labels: Names of the foreground classes.
         left_out: Name and reason of the files that are no images.
-        calibration: What is to be said of the run's calibration, as `Calibration.summary` returns it.
-        further: Keys of the items that are told of each case beside the usual ones.
+        calibration: Summary of the run's calibration, as `Calibration.summary` returns it.
+        further: Keys of items whose values are reported for each case, beside the usual keys.
 
     Example:
         >>> import json, tempfile
@@ -60,13 +60,13 @@ class InferenceReport:
         self.further = tuple(further)
 
     def record(self, item: Mapping[str, Any], *, seconds: float = 0.0, tell_frame: bool = False) -> dict[str, Any]:
-        """Return what is noted of a case: its line of the report, and the `stamp` of its file.
+        """Return the record of a case: its line of the report, and the `stamp` of its file.
 
         Args:
-            item: The case with what was made of it: `name`, and as far as it is there `failure`, `mask_path`,
-                `mask_shape` (height, width), what `measure` tells, and what else the postprocessing adds.
+            item: The case with its results: `name`, and where present `failure`, `mask_path`, `mask_shape` (height,
+                width), the values of `measure`, and others that the postprocessing adds.
             seconds: How long the case took.
-            tell_frame: Whether its file holds several frames, of which the record then tells the `frame`.
+            tell_frame: Whether the case's file holds several frames, so that the record includes the `frame`.
         """
         failure = item.get("failure") or None
         height, width = item.get("mask_shape", (None, None))
@@ -102,11 +102,11 @@ class InferenceReport:
         """Return the content of `report.json`.
 
         Args:
-            cases: What was noted of each case, as `record` returns it, in the report's order.
-            volumes: What was noted of each volume: its `file`, and `cases`, the names of those in it.
-            notes: Sentences on what was left undone.
-            model: What made the masks, as `describe_model` returns it.
-            settings: Plain values that say how they were made.
+            cases: Record of each case, as `record` returns it, in the report's order.
+            volumes: Record of each volume: its `file`, and `cases`, the names of the cases in it.
+            notes: Sentences on files that were not made, such as volumes.
+            model: The model that made the masks, as `describe_model` returns it.
+            settings: Plain values of the settings that determine the masks.
             complete: Whether every case was tried.
             stopped_by: Class of the exception that ended the run.
         """
@@ -133,7 +133,7 @@ class InferenceReport:
         """Write `report.json` alone, which is quick.
 
         Args:
-            content: As `content` returns it.
+            content: The report's content, as `content` returns it.
 
         Raises:
             InputError: If the file cannot be written.
@@ -141,12 +141,12 @@ class InferenceReport:
         write_json(self.output_dir / "report.json", content)
 
     def write(self, content: Mapping[str, Any], *, thumbnails: Mapping[str, bytes] | None = None) -> None:
-        """Write all three files.
+        """Write all three files of the report.
 
         Args:
-            content: As `content` returns it.
-            thumbnails: Pictures of the page that are made already, as JPEG by the overlays' paths; the others are made
-                of the overlays.
+            content: The report's content, as `content` returns it.
+            thumbnails: JPEG pictures for the page that are made already, by the overlays' paths; the others are made
+                from the overlays.
 
         Raises:
             InputError: If a file cannot be written.
@@ -159,11 +159,11 @@ class InferenceReport:
 
 
 def failed_record(record: Mapping[str, Any], error: str) -> dict[str, Any]:
-    """Return the record of a case that failed after all, as its files could not be written.
+    """Return the record of a case as failed, because its files could not be written.
 
     Args:
-        record: As `InferenceReport.record` returned it.
-        error: What is said of the failure.
+        record: The case's record, as `InferenceReport.record` returned it.
+        error: Sentence on the failure.
     """
     kept = {key: record[key] for key in _KEPT_OF_A_FAILURE}
     return {**dict.fromkeys(record), **kept, "status": "failed", "error": error}
@@ -182,7 +182,7 @@ def _row(case: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
             missing = "uncalibrated" if key == "area_mm2" and case["status"] == "done" else None
             row |= {key + end: part for end, part in zip(ends, value or [missing] * len(ends), strict=True)}
         else:
-            # a spreadsheet would take such a name for a formula
+            # a spreadsheet would take a text that begins so for a formula
             is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
             row[key] = f"'{value}" if is_formula else value
     return row

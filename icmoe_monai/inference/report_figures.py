@@ -17,13 +17,13 @@ from matplotlib.ticker import MaxNLocator
 from icmoe_monai.visualize.colours import BLUE
 from icmoe_monai.visualize.overlay import class_colour
 
-_INK, _MARK = "#010203", BLUE.lower()  # as an SVG writes it; the page has its own for light and dark
+_INK, _MARK = "#010203", BLUE.lower()  # placeholders as an SVG spells them; `_svg` puts the page's own colours there
 _MOST_VECTOR_MARKS = 1000
 _MOST_CLASSES_APART = 4
 
 
 def draw_figures(done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Return title and SVG of each figure that at least two cases have values for.
+    """Draw the report's figures: return title and SVG of each that at least two cases have values for.
 
     Args:
         done: The cases of a report that are done.
@@ -45,7 +45,7 @@ def draw_figures(done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> li
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value of a report is a number, and finite.
+    """Tell whether a value of a report is a finite number.
 
     Args:
         value: The value.

@@ -1,4 +1,4 @@
-"""The report of an inference run as one page to look at, which opens without a network and asks nothing of one."""
+"""The HTML page of an inference run's report, which opens offline and loads nothing from a network."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def render_report(
 ) -> str:
     """Return a report as one HTML page without a reference to anything outside `output_dir`.
 
-    The page is to lie in `output_dir`, which its links are relative to. It is the same whenever it is made of the same
-    report and overlays.
+    The page must lie in `output_dir`, since its links are relative to that folder. The same report and overlays always
+    give the same page.
 
     Args:
         report: The content of `report.json`.
-        output_dir: Folder of the results; the pictures in the page are made of its overlays, where they are there.
-        max_thumbnails: Most pictures in the page, since each adds about 10 kB.
-        thumbnails: What `thumbnail` made of overlays when they were drawn, by the overlays' relative paths; the others
-            are made anew.
+        output_dir: Folder of the results; the pictures in the page are made from its overlays, where they exist.
+        max_thumbnails: Largest number of pictures in the page, since each adds about 10 kB.
+        thumbnails: JPEGs that `thumbnail` returned when overlays were drawn, by the overlays' relative paths; the
+            others are made anew.
 
     Returns:
         The page, to be written as UTF-8.
@@ -177,7 +177,7 @@ def _duration(seconds: float) -> str:
 def _columns(
     cases: Sequence[Mapping[str, Any]], labels: Sequence[str]
 ) -> list[tuple[str, str, Callable[[Mapping[str, Any]], _Cell]]]:
-    """Return title, explanation and value of the columns after the name; those that no case has are not there."""
+    """Return title, explanation and value of the columns after the name, without optional ones that no case has."""
 
     def values(key: str, show: Callable[[float], str], missing: str = "") -> Callable[[Mapping[str, Any]], _Cell]:
         return lambda case: _values_cell(case.get(key), labels, show, missing if _is_done(case) else "")
@@ -238,7 +238,7 @@ def _size_cell(case: Mapping[str, Any]) -> _Cell:
 
 
 def _values_cell(values: Any, labels: Sequence[str], show: Callable[[float], str], missing: str) -> _Cell:
-    """Return one value per class, with the classes' names if there are several; their sum is sorted by."""
+    """Return a cell with one value per class, named if there are several classes, which sorts by the values' sum."""
     if values is None or not all(map(is_number, values)):
         return _Cell(missing, None, "number faint")
     if len(values) == 1:
@@ -286,7 +286,7 @@ def _pictures(
 
 
 def _index_after(pictures: Sequence[Any], most: int) -> int:
-    """Return after how many cases the pictures were cut off, which is all of them if they were not."""
+    """Return the number of cases before the pictures are cut off at `most`; all cases if they are not cut off."""
     shown = [index for index, picture in enumerate(pictures, start=1) if picture is not None]
     if most == 0:
         return 0
@@ -296,7 +296,7 @@ def _index_after(pictures: Sequence[Any], most: int) -> int:
 def _thumbnail(path: Path, case: Mapping[str, Any], num_labels: int) -> bytes | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own file, made of as large an image
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own file, as large as the input was
             with Image.open(path, formats=["PNG"]) as overlay:
                 overlay.load()
         size = (int(case.get("width") or 0), int(case.get("height") or 0))

@@ -1,4 +1,4 @@
-"""The control of an inference run: when a case is noted and a report is due, who waits for whom, and how a run ends."""
+"""The control of an inference run: when cases are recorded and reports written, how processes wait, how a run ends."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ _MOST_WAITING = 4  # cases whose files are not written yet; each holds its pictu
 
 
 class InferenceRun:
-    """Handler: note each case once its files are written, and keep the report and the volumes up to date.
+    """Handler: record each case once its files are written, and keep the report and the volumes up to date.
 
-    `report.json` is there from the start of a run, so that a folder that cannot be written ends the run at once, and is
-    renewed about every 30 seconds; the other two files of the report are written at the end, a stopped run's too. Cases
-    of earlier runs into the folder are in it. `complete` is true only if every case was tried; after an exception or
-    Ctrl-C the exception goes on. A run with failed cases ends with an `InputError`, once everything is written. ignite
-    runs the first handler of an exception only, so put this handler before `StatsHandler` and `CheckpointSaver`.
+    `report.json` is written at the start of a run, so that a folder that cannot be written ends the run at once, and is
+    renewed about every 30 seconds; the other two files of the report are written at the end, also of a stopped run. The
+    report includes the cases of earlier runs into the folder. Its `complete` is true only if every case was tried; an
+    exception or Ctrl-C is raised again once the report is written. A run with failed cases ends with an `InputError`,
+    once everything is written. ignite runs the first handler of an exception only, so put this handler before
+    `StatsHandler` and `CheckpointSaver`.
 
-    Of several processes the first writes the report and the volumes. At its end each waits for the others, and the
-    first takes over what they did; one that was stopped by an exception raises it then.
+    Of several processes the first writes the report and the volumes. At its end each process waits for the others, and
+    the first takes over their records; a process that was stopped by an exception raises it then.
 
     Args:
-        journal: Where each case is noted as it is done.
+        journal: Journal in which each case is recorded as it is done.
         cases: All cases, in the order of the report.
-        report: What is said of the run, and who writes it.
-        volumes: Who writes volumes, and is told of each case that is done.
+        report: Report of the run, which makes the records and writes the files.
+        volumes: Writer of the volumes, called with each recorded case; None for no volumes.
 
     Example:
         >>> import json, tempfile
@@ -89,7 +90,7 @@ class InferenceRun:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.exception_raised)
 
     def started(self, engine: Engine) -> None:
-        """Write what earlier runs did, and volumes that they had no time for."""
+        """Begin the journal, and write the report so far and the volumes that earlier runs left unwritten."""
         self._complete, self._finished, self._last_case = False, False, time.monotonic()
         self._writing.clear()
         self._thumbnails.clear()
@@ -104,7 +105,7 @@ class InferenceRun:
         self._renew_report()
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Note the cases of one batch; `seconds` is the time since the case before, reading and writing included."""
+        """Record the cases of one batch; `seconds` is the time since the case before, reading and writing included."""
         now = time.monotonic()
         items = case_items(engine)
         for item in items:
@@ -131,12 +132,12 @@ class InferenceRun:
             )
 
     def exception_raised(self, engine: Engine, error: BaseException) -> None:
-        """Write what is there, then raise the exception again, which ignite would otherwise drop."""
+        """Write the report so far, then raise the exception again, which ignite would otherwise drop."""
         if not self._complete:
             try:
                 try:
                     self._note()
-                finally:  # whatever becomes of these, the other processes wait
+                finally:  # even if recording fails, since the other processes wait
                     self._finish(type(find_input_error(error) or error).__name__)
             except InputError as second:
                 logging.getLogger(__name__).warning("The report is not up to date. %s", second)
@@ -147,7 +148,7 @@ class InferenceRun:
         return self.report.record(item, seconds=seconds, tell_frame=source is not None and self._num_frames[source] > 1)
 
     def _note(self, *, most_waiting: int = 0) -> None:
-        """Note the cases whose files are written, in order, and wait for them where too many are not.
+        """Record the cases whose files are written, in order; wait for files while more than `most_waiting` are not.
 
         Raises:
             InputError: If a file could not be written.
@@ -160,7 +161,7 @@ class InferenceRun:
             self._add(record if writing is None else self._written(record, writing))
 
     def _written(self, record: dict[str, Any], writing: Future) -> dict[str, Any]:
-        """Return the record once its files are there, or as failed if the system refuses these very files."""
+        """Return the record once its files are written, or as failed if the system refuses these files' names."""
         try:
             small = writing.result()
         except InputError as error:
@@ -177,7 +178,7 @@ class InferenceRun:
             self.volumes.add(record["name"])
 
     def _finish(self, stopped_by: str | None) -> dict[str, Any]:
-        """Write and return the whole report, of all processes, which wait until it is there."""
+        """Write and return the whole report of all processes, which wait until it is written."""
         is_repeated, self._finished = self._finished, True
         if not is_repeated:
             stopped_by = self._take_over(stopped_by)
@@ -190,7 +191,7 @@ class InferenceRun:
         return content
 
     def _take_over(self, stopped_by: str | None) -> str | None:
-        """Wait for the other processes, note what they did, and return the exception that stopped this or another."""
+        """Wait for the other processes, record their cases, and return the exception that stopped any process."""
         done = [] if is_first() else list(self.journal.records(CASE).values())
         parts = collect((done, self._thumbnails, stopped_by))
         if is_first():
@@ -219,12 +220,12 @@ class InferenceRun:
 
 
 def run_missing(evaluator: SupervisedEvaluator) -> None:
-    """Run an evaluator, or where all cases are done already only what stands at a run's start and end.
+    """Run an evaluator over the missing cases; if there are none, only its handlers of a run's start and end.
 
     Args:
         evaluator: The evaluator, built over the missing cases.
     """
-    evaluator.network.eval()  # MONAI changes the mode of every part, there and back, for each case else
+    evaluator.network.eval()  # else MONAI switches every part's mode and back for each case
     if evaluator.state.epoch_length:
         evaluator.run()
         return

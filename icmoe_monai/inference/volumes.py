@@ -1,7 +1,7 @@
-"""What inference writes per volume: a DICOM Segmentation of a series or of a file's frames, a NIfTI file of a stack.
+"""The writer of one file per volume: a DICOM Segmentation of a series or of a file's frames, a NIfTI file of a stack.
 
 A volume is written when the last of its cases is done, from the masks (or probability maps) on the disk, so that only
-one volume at a time is in memory and a stopped run needs no case again for it.
+one volume at a time is in memory and a resumed run need not segment a case again.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class VolumeWriter:
 
     Args:
         cases: All cases of the run, those of earlier runs too.
-        journal: Where the volumes and the notes are noted.
-        segments: What the foreground classes are, one mapping of `Segment`'s arguments per class.
+        journal: Journal in which the volumes and the notes are recorded.
+        segments: Descriptions of the foreground classes, one mapping of `Segment`'s arguments per class.
         out_channels: K.
-        dicom_seg: One of `DICOM_SEG`; "fractional" holds probabilities and takes `probability_maps` in SaveImage2Dd.
-        probability_maps: Whether these are written.
+        dicom_seg: One of `DICOM_SEG`; "fractional" holds probabilities and needs `probability_maps` in SaveImage2Dd.
+        probability_maps: Whether probability maps are written.
         anonymous: Whether the run is anonymous.
 
     Raises:
-        InputError: If `dicom_seg` is none of these or cannot be had, or `segments` does not fit `out_channels`.
+        InputError: If `dicom_seg` is unknown or lacks its probability maps, or `segments` does not fit `out_channels`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class VolumeWriter:
         for case in cases:
             self.volumes.setdefault(case["group"] or case["name"], []).append(case)
         self._volume_of = {case["name"]: key for key, cases in self.volumes.items() for case in cases}
-        self._files: dict[str, str] = {}  # of each volume, no two alike
+        self._files: dict[str, str] = {}  # path of each volume's file, no two alike
         taken: set[str] = set()
         for key, cases in self.volumes.items():
             path = self._file_of(cases)
@@ -90,7 +90,7 @@ class VolumeWriter:
         self._open: dict[str, int] = {}
 
     def start(self) -> None:
-        """Count the cases that are to come, remove volumes of other cases, and write those that lack only a file."""
+        """Count each volume's open cases, remove volumes of other cases, and write volumes that lack only a file."""
         self._open = {key: sum(not self.journal.is_done(case) for case in cases) for key, cases in self.volumes.items()}
         for record in list(self.journal.records(VOLUME).values()):
             key = self._volume_of.get(record["name"])
@@ -104,10 +104,10 @@ class VolumeWriter:
                 self._write(key)
 
     def add(self, name: str) -> None:
-        """Write the volume of which this case, noted in the journal and with its files on the disk, was the last.
+        """Count a case as recorded, and write its volume if it was the last one open.
 
         Args:
-            name: The case's, which failed or is done.
+            name: Name of the case, failed or done; it is in the journal, and its files are on the disk.
         """
         key = self._volume_of[name]
         self._open[key] -= 1
@@ -115,7 +115,7 @@ class VolumeWriter:
             self._write(key)
 
     def _remove(self, record: Mapping[str, Any]) -> None:
-        """Remove a volume of a series that has other cases now, where some are of this run."""
+        """Remove a volume whose series has other cases now, if some of the volume's cases are of this run."""
         if any(name in self._volume_of for name in record["of"]):
             (self.journal.output_dir / record["file"]).unlink(missing_ok=True)
             self.journal.forget(VOLUME, record["name"])
@@ -167,7 +167,7 @@ class VolumeWriter:
         write_like(self.journal.output_dir / path, source=source, slices=slices)
 
     def _file_of(self, cases: Sequence[Mapping[str, Any]]) -> str | None:
-        """Return where a volume belongs, or None for a picture, which is no volume."""
+        """Return the relative path of a volume's file, or None for a picture, which is no volume."""
         source = str(cases[0]["source"])
         stem = split_suffix(cases[0]["name"])[0]
         if source.lower().endswith(NIFTI_SUFFIXES):
@@ -195,10 +195,10 @@ def labels_of(segments: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the foreground classes.
 
     Args:
-        segments: What the foreground classes are, one mapping of `Segment`'s arguments per class.
+        segments: Descriptions of the foreground classes, one mapping of `Segment`'s arguments per class.
 
     Raises:
-        InputError: If one has no label.
+        InputError: If a class has no label.
     """
     if any("label" not in segment for segment in segments):
         raise InputError("Each of segments must have a label, a category and a type: configs/experts/ has examples.")

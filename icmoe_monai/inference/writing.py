@@ -1,4 +1,4 @@
-"""What inference writes per image: masks, overlays and probability maps, upright, (H, W) as the input is displayed.
+"""The transform that writes an image's mask, overlay and probability maps, upright, (H, W) as the input is displayed.
 
 Letters: K output channels (1: sigmoid, else softmax), H W image size.
 """
@@ -24,17 +24,17 @@ from icmoe_monai.visualize.overlay import class_colour, draw_overlay, thumbnail
 
 
 class SaveImage2Dd(SaveImaged):
-    """Write the mask of each case as a PNG that lies on the input pixel for pixel.
+    """Transform: write each case's mask as a PNG that matches the input pixel for pixel, and further maps if set.
 
     `<output_dir>/masks/<name>.png` holds 0 and 255 for K = 1, and class indices with visible palette colours for K > 1;
     both have 8 bits. Probability maps are grey PNGs of 16 bits (value / 65535) in `<output_dir>/probabilities/`:
-    `<name>.png` for K = 1, `<name>_class1.png`, ... otherwise; of the item's `calibrated` probabilities where it has
-    them. Its risk-controlled mask, `controlled`, is in `<output_dir>/controlled/`. Overlays, the image with what was
-    found outlined, are in `<output_dir>/overlays/`. The mask is written last: where it is, the case is done. `<name>`
-    is the case's without the suffix of its kind of file.
+    `<name>.png` for K = 1, `<name>_class1.png`, ... otherwise; they hold the item's `calibrated` probabilities where
+    it has them. The item's risk-controlled mask, `controlled`, is in `<output_dir>/controlled/`. Overlays, the image
+    with the classes outlined, are in `<output_dir>/overlays/`. The mask is written last, so that a case with a mask is
+    done. `<name>` is the case's name without the suffix of its kind of file.
 
-    The class is a `SaveImaged` because MONAI Label leaves out transforms of that class; nothing of it is used here,
-    since its writers transpose images and name files by their stem alone.
+    The class is a `SaveImaged` because MONAI Label leaves out transforms of that class; nothing of `SaveImaged` is used
+    here, since its writers transpose images and name files by their stem alone.
 
     Args:
         output_dir: Folder of the results.
@@ -54,6 +54,7 @@ class SaveImage2Dd(SaveImaged):
 
     Raises:
         InputError: If a name is absolute or holds "..", a prediction is NaN, or a file cannot be written.
+        ValueError: If `out_channels` is out of range, or a prediction has another shape or holds no probabilities.
 
     Example:
         >>> import tempfile
@@ -95,11 +96,11 @@ class SaveImage2Dd(SaveImaged):
         """Write one case.
 
         Args:
-            data: The item; `source`, the image's file, and `frame` give the scale of what was found.
+            data: The item; `source`, the image's file, and `frame` give the scale of areas.
 
         Returns:
-            The item with `mask_path` and `overlay_path` (POSIX, relative to `output_dir`), `mask_shape` (H, W) and what
-            `measure` tells, all plain Python values.
+            The item with `mask_path` and `overlay_path` (POSIX, relative to `output_dir`), `mask_shape` (H, W) and the
+            values of `measure`, all plain Python values.
         """
         item = dict(data)
         if item.get("failure"):
@@ -147,7 +148,7 @@ class SaveImage2Dd(SaveImaged):
     def _further_images(
         self, item: dict[str, Any], probabilities: np.ndarray, stem: PurePath
     ) -> Callable[[], Iterator[tuple[str | Path, Image.Image]]]:
-        """Note the paths of what is written beside the mask, and return what makes the images, for the thread."""
+        """Add the paths of the further images to the item, and return a function for the thread to make them."""
         controlled = None if item.get("controlled") is None else _array(item["controlled"])[0].astype(np.uint8)
         disagreement = _array(item["disagreement"])[0] if self.disagreement_maps else None
         if item.get("calibrated") is not None:
@@ -192,7 +193,7 @@ class SaveImage2Dd(SaveImaged):
 
 
 def probability_paths(stem: PurePath | str, out_channels: int) -> list[Path]:
-    """Return where a case's probability maps are, relative to the output folder, one per foreground class.
+    """Return the paths of a case's probability maps, relative to the output folder, one per foreground class.
 
     Args:
         stem: The case's name without the suffix of its kind of file.
