@@ -1,4 +1,4 @@
-"""Pictures and pages for people: overlays on images, the HTML templates and their writer.
+"""The parts of pictures and pages: overlays on images, the colours of figures, the HTML templates and their loader.
 
 Imports nothing of this package.
 """

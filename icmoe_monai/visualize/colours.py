@@ -1,4 +1,4 @@
-"""Okabe and Ito's colours, which the colour-blind can tell apart, and what all figures use them for.
+"""The colours of all figures: Okabe and Ito's, which colour-blind readers can tell apart.
 
 From M. Okabe and K. Ito, "Color Universal Design" (https://jfly.uni-koeln.de/color/).
 """
@@ -14,7 +14,7 @@ BLUE = "#0072B2"
 VERMILION = "#D55E00"
 PURPLE = "#CC79A7"
 
-EXPERT_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE, VERMILION, YELLOW)  # of the experts, in their order
+EXPERT_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY_BLUE, VERMILION, YELLOW)  # in the experts' order
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
-"""A picture with the contours of what was found in it, and a legend with a scale bar below it.
+"""Overlays: a picture with the contours of the classes found in it, and below it a legend with a scale bar.
 
-A contour runs just outside its class, so that it hides nothing of what was found; only where a class meets the border
+A contour runs just outside its class, so that it hides no pixel of the class; only where a class meets the border
 of the picture it lies on the class's own outermost pixels. Beside it runs a second line, black along light colours and
 white along dark ones, so that one of the two is seen on any background.
 
@@ -44,7 +44,7 @@ def draw_overlay(
         picture: The picture, uint8, (H, W, 3).
         classes: The class map, uint8, (H, W); 0 is background.
         labels: The names of classes 1, 2, ...
-        spacing: Millimetres between rows and between columns; None if the file does not tell.
+        spacing: Millimetres between rows and between columns; None if the file does not tell them.
 
     Returns:
         An RGB image, at least 220 pixels wide, whose top left (H, W) pixels are the picture.
@@ -83,15 +83,16 @@ def thumbnail(
     size: tuple[int, int] | None = None,
     num_labels: int = len(CLASS_COLOURS) - 1,
 ) -> bytes:
-    """Return a JPEG of an overlay, 160 pixels on its longer side, on which its contours are seen.
+    """Return an overlay as a JPEG, at most 160 pixels on its longer side, with the contours still visible.
 
-    Shrunk with the picture a contour would fade; so what has a class's very colour is drawn again, where it fills
-    enough of a pixel to be a line.
+    A contour would fade as the picture shrinks. So pixels of exactly a class's colour are drawn again, where they fill
+    enough of a pixel of the thumbnail to be a line.
 
     Args:
         overlay: The overlay.
-        size: Width and height of the picture in the overlay, so that the legend, not to be read so small, is left out.
-        num_labels: The number of classes whose contours there may be.
+        size: Width and height of the picture in the overlay, to leave out the legend, which would be too small to read;
+            None keeps the whole overlay.
+        num_labels: Number of foreground classes that may have contours.
 
     Example:
         >>> jpeg = thumbnail(Image.new("RGB", (640, 480)))
@@ -114,7 +115,7 @@ def thumbnail(
 
 
 def class_colour(k: int) -> tuple[int, int, int]:
-    """Return the colour (red, green, blue) of a class, which is that of its pixels in a mask too.
+    """Return the colour (red, green, blue; 0 to 255) of a class in overlays and in palette masks.
 
     Args:
         k: The class, 0 to 255.
@@ -130,7 +131,7 @@ def class_colour(k: int) -> tuple[int, int, int]:
 
 
 class _Entry(NamedTuple):
-    """A word of the legend, after its swatch or its scale bar of so many pixels."""
+    """An entry of the legend: its text, and its swatch's colour or its scale bar's length in pixels."""
 
     text: str
     colour: tuple[int, int, int] | None
@@ -151,11 +152,11 @@ def _check(
 
 
 def _draw_contours(canvas: Image.Image, classes: np.ndarray, found: np.ndarray) -> None:
-    # Seen where the whole picture fills a screen, up to 8000 pixels.
+    # Thick enough to be seen where the whole picture, up to 8000 pixels, fills a screen.
     thick = min(12, max(1, round(max(classes.shape) / 300)))
     beside = max(1, round(thick / 2))
     bands = [(int(k), *_bands(classes, int(k), thick, beside)) for k in found]
-    # The lines beside come first: where classes meet, neither hides the other's colour.
+    # The black and white lines come first, so that they hide no class's colour where classes meet.
     for k, corner, _, outer in bands:
         canvas.paste(_WHITE if _luminance(class_colour(k)) < 0.28 else _BLACK, corner, outer)
     for k, corner, inner, _ in bands:
@@ -184,7 +185,7 @@ def _as_mask(here: np.ndarray) -> Image.Image:
 
 
 def _dilate(mask: np.ndarray, steps: int) -> np.ndarray:
-    """Widen a mask by so many pixels; crosses and squares by turns make an octagon, nearly a disc."""
+    """Widen a mask by `steps` pixels; alternating crosses and squares make an octagon, nearly a disc."""
     for step in range(steps):
         wide = mask.copy()
         wide[1:] |= mask[:-1]
@@ -215,7 +216,7 @@ def _round_length(longest: float) -> float:
 
 
 def _rows(entries: Sequence[_Entry], width: int, size: int) -> Iterator[list[tuple[int, _Entry]]]:
-    """Place the entries from left to right, with the place of each, and begin a row where one does not fit."""
+    """Yield rows of entries, each with its left edge in pixels; an entry that does not fit begins a new row."""
     row: list[tuple[int, _Entry]] = []
     left = size
     for entry in entries:

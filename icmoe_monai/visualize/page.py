@@ -1,4 +1,4 @@
-"""How this package's HTML pages are made: one way to load a template, which shares its style with the others."""
+"""The loader of the HTML templates, which all pages of this package are made from and which share one style."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 @lru_cache
 def page_template(name: str) -> Template:
-    """Return a template of `templates/`; what it is given is escaped, and a name that it is not given is an error.
+    """Load an HTML template of `templates/`; values are escaped, and a missing value is an error.
 
     Args:
-        name: The file's name.
+        name: Name of the template's file.
 
     Raises:
-        jinja2.TemplateNotFound: If there is none.
+        jinja2.TemplateNotFound: If there is no such file.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
