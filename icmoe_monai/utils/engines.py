@@ -1,4 +1,4 @@
-"""Helpers of handlers for MONAI's engines: a base class, the cases of an iteration, versions for reports."""
+"""Helpers for handlers of MONAI's engines: a base class, the cases of an iteration, versions for reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from icmoe_monai.version import __version__
 
 
 class CaseHandler(ABC):
-    """Handler (base class): look at every case of an evaluator's run, and summarise them at its end.
+    """Handler (base class): process every case of an evaluator's run, and summarise the cases at the run's end.
 
     Subclasses are named in a config's list of handlers. Handlers of one event run in the order of that list.
     """
@@ -34,7 +34,7 @@ class CaseHandler(ABC):
 
     @abstractmethod
     def iteration_completed(self, engine: Engine) -> None:
-        """Look at the cases of one iteration."""
+        """Process the cases of one iteration."""
 
     @abstractmethod
     def completed(self, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Engines that take turns: several runs side by side, one iteration of each at a time."""
+"""Running several ignite engines side by side, one iteration of each at a time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ignite.engine.events import RemovableEventHandle
 
 @contextmanager
 def taking_turns(engines: Sequence[Engine]) -> Iterator[Callable[[Engine, Any], None]]:
-    """Run several engines side by side, each over the batches that it is given one by one.
+    """Run several engines side by side, in turns of one batch each.
 
-    Each engine has all its events from ignite and at their time, as in a run alone: its run is left after the start and
-    after each iteration (`Engine.interrupt`), and gone on with at its next turn. All engines start at the block's
-    beginning, and complete at its end. An exception, in the block or in one of them, is raised in every other engine
-    too, at the point where its run was left, so that its handlers of EXCEPTION_RAISED are called. Where several raise
-    exceptions, the first goes on once all have ended.
+    ignite fires each engine's events at the same points as in a run alone: the run is interrupted after its start and
+    after each iteration (`Engine.interrupt`), and resumed at the engine's next turn. All engines start at the block's
+    beginning, and complete at its end. An exception, in the block or in an engine, is raised in every other engine too,
+    at the point where its run was interrupted, so that its handlers of EXCEPTION_RAISED are called. Where there are
+    several exceptions, the first is raised again once all engines have ended.
 
     Args:
-        engines: Not started yet. One whose `state.epoch_length` is 0 only starts and completes, which ignite's `run`
-            refuses; another length must be the number of its turns.
+        engines: Engines that are not started yet. An engine whose `state.epoch_length` is 0 only starts and completes,
+            which ignite's `run` refuses; any other length must be the number of the engine's turns.
 
     Yields:
-        A function that gives an engine a turn: one iteration with a batch. One that was terminated takes no more turns.
+        A function that gives an engine a turn: one iteration with a batch. A terminated engine takes no more turns.
 
     Example:
         >>> words = []
@@ -48,17 +48,17 @@ def taking_turns(engines: Sequence[Engine]) -> Iterator[Callable[[Engine, Any], 
             turns.start()
             yield turns.take
         except BaseException as error:
-            with suppress(BaseException):  # which comes after the first
+            with suppress(BaseException):  # exceptions after the first, which is raised below
                 turns.end(error)
             raise
         turns.end()
 
 
 class _Turns:
-    """Engines whose runs are left between their turns.
+    """Engines whose runs are interrupted between their turns.
 
-    Each must be gone on with to its end: Python ends a run that is left for good with a `GeneratorExit`, which ignite
-    hands to the engine's handlers like any exception.
+    Each run must be resumed to its end: Python ends an abandoned run with a `GeneratorExit`, which ignite hands to the
+    engine's handlers like any exception.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -91,7 +91,7 @@ class _Turns:
         Engine.run(engine, self._batches())  # `Evaluator.run`, MONAI's, would count the iterations from 0 again
 
     def _batches(self) -> Iterator[Any]:
-        """Return the batch of every turn; an engine asks for it at its own."""
+        """Yield the current batch at each turn of an engine, until there is none."""
         while self._batch is not None:
             yield self._batch
 
@@ -99,7 +99,7 @@ class _Turns:
         self._left.add(engine)
 
     def _check(self, engine: Engine) -> None:
-        """Raise what has ended another engine's run, where this one goes on with its own."""
+        """Raise the exception that ended another engine's run, at the point where this engine's run is resumed."""
         if self._error is not None:
             raise self._error
 
