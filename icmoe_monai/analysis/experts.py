@@ -28,6 +28,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.evaluation.votes import vote_statistics
 from icmoe_monai.imageio.read import read_image
 from icmoe_monai.transforms.votes import EXPERT_NAMES
+from icmoe_monai.utils.distributed import check_one_process
 from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import read_csv, without_folders, write_atomically, write_json
 
@@ -89,7 +90,12 @@ class ExpertAnalysis(CaseHandler):
         self._chosen: set[int] = set()
 
     def started(self, engine: Engine) -> None:
-        """Clear the results of an earlier run, and choose the cases to show."""
+        """Clear the results of an earlier run, and choose the cases to show.
+
+        Raises:
+            InputError: If there are several processes.
+        """
+        check_one_process("An analysis")
         num_cases = engine.state.epoch_length or 0
         self._cases, self._votes, self._shown = [], [], []
         self._chosen = set(take_evenly(range(num_cases), min(self.num_pictures, num_cases))[0])

@@ -33,6 +33,7 @@ from icmoe_monai.calibration.file import Calibration
 from icmoe_monai.calibration.fit import mean_dice
 from icmoe_monai.errors import InputError
 from icmoe_monai.transforms.vote_features import FIGURES, reliability
+from icmoe_monai.utils.distributed import check_one_process
 from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import without_folders, write_csv, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rank_correlation, rounded
@@ -111,7 +112,12 @@ class ShiftMetrics(CaseHandler):
         self._example = ""
 
     def started(self, engine: Engine) -> None:
-        """Clear the results of an earlier run."""
+        """Clear the results of an earlier run.
+
+        Raises:
+            InputError: If there are several processes.
+        """
+        check_one_process("An evaluation of shifts")
         self._rows, self._example = [], ""
 
     def iteration_completed(self, engine: Engine) -> None:

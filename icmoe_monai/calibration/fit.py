@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine
 from monai.utils.type_conversion import convert_to_tensor
@@ -31,6 +30,7 @@ from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.errors import InputError
 from icmoe_monai.transforms.vote_features import dice_overlap
+from icmoe_monai.utils.distributed import check_one_process
 from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.statistics import rank_correlation
@@ -114,8 +114,7 @@ class FitCalibration(CaseHandler):
         Raises:
             InputError: If the file cannot be written, or there are several processes.
         """
-        if idist.get_world_size() > 1:
-            raise InputError(f"Calibrate in one process, got {idist.get_world_size()}: sharing out repeats cases.")
+        check_one_process("A calibration")
         trial = self.path.with_name(".calibration.json")
         write_json(trial, {})
         trial.unlink()

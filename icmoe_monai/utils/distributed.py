@@ -44,6 +44,21 @@ def check_torchrun() -> None:
         )
 
 
+def check_one_process(task: str) -> None:
+    """Check that this process works alone, where a task would take its share of the cases for all of them.
+
+    Args:
+        task: What is to be done, as the first word of the sentence.
+
+    Raises:
+        InputError: If several processes work together.
+    """
+    if num_processes() > 1:
+        raise InputError(
+            f"{task} needs one process, got {num_processes()}: leave out torchrun and the multi_gpu overlay."
+        )
+
+
 def num_processes() -> int:
     """Return how many processes work together: 1 where `torch.distributed` is not initialised."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from icmoe_monai.analysis.experts import read_training
+from icmoe_monai.analysis.experts import ExpertAnalysis, read_training
+from icmoe_monai.analysis.shift_metrics import ShiftMetrics
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.utils import distributed
 from icmoe_monai.weights.checkpoint import save_weights
 
 ROOT = Path(__file__).parents[2]
@@ -121,3 +124,12 @@ def test_a_training_without_metrics_is_refused(tmp_path, text):
         (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(InputError, match=r"metrics\.csv (is not there|has no validated epoch)"):
         read_training(str(tmp_path))
+
+
+@pytest.mark.parametrize("make", [lambda to: ExpertAnalysis(output_dir=to, features=None, ambiguity=None),
+                                  lambda to: ShiftMetrics(output_dir=to)], ids=["analysis", "shifts"])  # fmt: skip
+def test_several_processes_are_refused_since_each_would_write_its_share_as_the_whole(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "num_processes", lambda: 2)
+    with pytest.raises(InputError, match="needs one process, got 2"):
+        make(tmp_path).started(Engine(lambda engine, batch: None))
+    assert not list(tmp_path.iterdir())
