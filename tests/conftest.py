@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-# The tensors of these tests are too small to share between threads, which wait for each other on a busy machine.
+# The tensors of these tests are too small to share between threads, which wait for each other on a busy machine; and a
+# process that a test forks (helpers/processes.py) may hang where threads of its parent were in use.
 torch.set_num_threads(1)
 
 
