@@ -18,14 +18,30 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.networks.sam import PATCH_SIZE
 from icmoe_monai.utils.files import write_atomically
 
+_PACKAGE = Path(icmoe_monai.__file__).resolve().parent
+_SHIPPED = _PACKAGE / "bundle"  # setup.py puts it into a wheel
+
 
 def find_bundle_root() -> str:
-    """Return the folder that holds this package and `configs/`, from any working directory.
+    """Return the folder that holds `configs/` and `models/`, from any working directory.
 
-    An installed package has no configs beside it; the working directory is then the bundle, as in all of MONAI.
+    In an installed package it lies inside the package; in a clone or a copy of the bundle, and in an editable
+    installation, it is the package's parent. Where there is neither, the working directory is the bundle, as in all of
+    MONAI.
     """
-    root = Path(icmoe_monai.__file__).resolve().parent.parent
-    return str(root) if (root / "configs" / "metadata.json").is_file() else "."
+    for root in (_SHIPPED, _PACKAGE.parent):
+        if (root / "configs" / "metadata.json").is_file():
+            return str(root)
+    return "."
+
+
+def find_output_root(bundle_root: str) -> str:
+    """Return the folder in which results are written by default: the bundle, or the working directory.
+
+    Args:
+        bundle_root: Folder of the bundle. Inside an installed package nothing is written.
+    """
+    return "." if Path(bundle_root).resolve().is_relative_to(_SHIPPED) else bundle_root
 
 
 def check_settings(

@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 
 import icmoe_monai
-from icmoe_monai.settings import check_settings, find_bundle_root, trainable_parameters
+from icmoe_monai.settings import check_settings, find_bundle_root, find_output_root, trainable_parameters
 
 
 def test_public_names():
@@ -45,7 +45,27 @@ def test_registering_again_changes_nothing():
 
 
 def test_the_bundle_is_found_beside_the_package():
-    assert (Path(find_bundle_root()) / "configs" / "metadata.json").is_file()
+    root = Path(find_bundle_root())
+    assert root == Path(icmoe_monai.__file__).parent.parent
+    assert (root / "configs" / "metadata.json").is_file()
+    assert find_output_root(str(root)) == str(root)
+
+
+def test_the_bundle_of_an_installed_package_is_in_it_and_results_are_not(tmp_path, monkeypatch):
+    installed = tmp_path / "icmoe_monai" / "bundle"
+    monkeypatch.setattr("icmoe_monai.settings._SHIPPED", installed)
+    assert find_bundle_root() == str(Path(icmoe_monai.__file__).parent.parent)
+    (installed / "configs").mkdir(parents=True)
+    (installed / "configs" / "metadata.json").touch()
+    assert find_bundle_root() == str(installed)
+    assert find_output_root(str(installed)) == "."
+    assert find_output_root(str(tmp_path)) == str(tmp_path)
+
+
+def test_without_a_bundle_the_working_directory_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("icmoe_monai.settings._SHIPPED", tmp_path / "none")
+    monkeypatch.setattr("icmoe_monai.settings._PACKAGE", tmp_path / "icmoe_monai")
+    assert find_bundle_root() == "."
 
 
 def test_what_trains_leaves_out_a_frozen_encoder():
