@@ -82,7 +82,7 @@ def test_readme_shows_a_stranger_the_first_prediction_at_once():
     lines = (ROOT / "README.md").read_text().splitlines()
     beginning = "\n".join(lines[:30])
     assert len(lines) <= 120
-    for needed in ("![", "make env", "python -m icmoe_monai predict"):
+    for needed in ("![", "make env", "pip install", "icmoe predict"):
         assert needed in beginning, needed
 
 

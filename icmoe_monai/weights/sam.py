@@ -62,13 +62,28 @@ def save_sam_weights(encoder: SamImageEncoder, path: str | Path, *, dtype: torch
     for name, value in weights.items():
         if not value.isfinite().all():
             raise InputError(f"{name} is not finite as {value.dtype}, so {path} was not written: save it as it is.")
-    fingerprint = _fingerprint(weights, torch.float32)
+    fingerprint = state_fingerprint(weights, torch.float32)
     save_tensors(weights, path, metadata={"backbone": find_backbone(weights) or "custom", "fingerprint": fingerprint})
+
+
+def state_fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """Return the fingerprint of an encoder's weights, as `trunk_fingerprint` does of the encoder.
+
+    Args:
+        weights: The encoder's state dict.
+        dtype: Type to convert the values to first.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):  # one tensor at a time is copied, from a GPU or to another dtype
+        value = weights[name].detach().to(device="cpu", dtype=dtype)
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def trunk_fingerprint(encoder: nn.Module) -> str:
     """Return the SHA-256, hexadecimal, of an encoder's names, dtypes, shapes and values, the same on every device."""
-    return _fingerprint(encoder.state_dict())
+    return state_fingerprint(encoder.state_dict())
 
 
 def find_backbone(weights: Mapping[str, Tensor], *, any_image_size: bool = False) -> str | None:
@@ -148,12 +163,3 @@ def _num_blocks(weights: Iterable[str]) -> int:
 def _build_empty(backbone: str) -> SamImageEncoder:
     with torch.device("meta"):  # the fresh weights of a large encoder take seconds to draw
         return build_sam_encoder(backbone)
-
-
-def _fingerprint(weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):  # one tensor at a time is copied, from a GPU or to another dtype
-        value = weights[name].detach().to(device="cpu", dtype=dtype)
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""Command `icmoe info`: say what a file is, and what it belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from icmoe_monai.calibration.file import FORMAT
+from icmoe_monai.errors import InputError
+from icmoe_monai.weights.checkpoint import MODEL, TRAINER, TRUNK, read_weights
+from icmoe_monai.weights.sam import state_fingerprint
+from icmoe_monai.weights.tensor_files import read_metadata
+
+_TEXTS = (".json", ".yaml", ".yml")
+_ENCODER = "encoder."  # what the encoder's weights are called in a whole network
+
+
+def describe_file(path: str | Path) -> list[str]:
+    """Describe a checkpoint, another file of weights, a calibration, a config or the bundle's metadata.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Lines of text, `NAME: VALUE`; the first is the file's kind.
+
+    Raises:
+        InputError: If there is no such file, it cannot be read, or it is none of these.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    facts = _text_facts(path) if path.suffix.lower() in _TEXTS else _weights_facts(path)
+    return [f"{name}: {value}" for name, value in facts.items()]
+
+
+def _weights_facts(path: Path) -> dict[str, Any]:
+    content = read_weights(path)
+    metadata = read_metadata(path)
+    state, trunk = content.get(MODEL, content), content.get(TRUNK) or {}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise InputError(f"{path} holds no weights by name.")
+    million = sum(tensor.numel() for tensor in tensors.values()) / 1e6
+    facts = {"kind": _kind_of_weights(content, tensors, metadata)}
+    facts["tensors"] = f"{len(tensors)}, with {million:.1f} million numbers"
+    facts |= _encoder_facts(tensors, trunk, metadata)
+    return {**facts, "version": content.get("version", metadata.get("version", "not noted"))}
+
+
+def _kind_of_weights(content: Mapping[str, Any], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    is_whole = any(name.startswith(_ENCODER) for name in tensors)
+    encoder = "with its encoder" if is_whole else "without its encoder"
+    if TRAINER in content:
+        return f"state of a training, {encoder}; `icmoe train` goes on from it by --checkpoint"
+    if TRUNK in content or is_whole:
+        return f"checkpoint, weights of a network {encoder}"
+    if "backbone" in metadata:
+        return f"encoder, {metadata['backbone']}"
+    return metadata.get("network", "other weights")
+
+
+def _encoder_facts(
+    tensors: Mapping[str, Tensor], trunk: Mapping[str, str], metadata: Mapping[str, str]
+) -> dict[str, str]:
+    encoder = {name.removeprefix(_ENCODER): value for name, value in tensors.items() if name.startswith(_ENCODER)}
+    fingerprint = trunk.get("fingerprint") or metadata.get("fingerprint")
+    if encoder:
+        fingerprint = state_fingerprint(encoder)
+    facts = {"encoder's fingerprint": fingerprint} if fingerprint else {}
+    if trunk:
+        facts["encoder's source"] = trunk.get("source") or "not noted"
+    if "detail" in trunk:
+        facts["image pyramid's fingerprint"] = trunk["detail"]
+    return facts
+
+
+def _text_facts(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{path} cannot be read as {path.suffix[1:].upper()}: {str(error).splitlines()[0]}."
+        ) from error
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path} is no config, no calibration and no metadata: those are tables of names and values.")
+    if content.get("format") == FORMAT:
+        return _calibration_facts(content)
+    if "network_data_format" in content:
+        told = {name: content.get(name) for name in ("version", "monai_version", "pytorch_version", "task")}
+        return {"kind": "the bundle's metadata", **told}
+    is_whole = "network_def" in content
+    names = dict.fromkeys(str(name).partition("#")[0] for name in content)
+    return {
+        "kind": "config of a workflow" if is_whole else "config to lay over another",
+        "components": text.count("_target_"),
+        "sets": ", ".join(names),
+    }
+
+
+def _calibration_facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    model, data = content.get("model", {}), content.get("data", {})
+    return {
+        "kind": "calibration",
+        "of the checkpoint": f"{model.get('checkpoint')}, SHA-256 {model.get('sha256')}",
+        "encoder's source": model.get("trunk") or "not noted",
+        "fitted on": f"{data.get('num_images')} images of the split {data.get('split')}",
+        "settings": ", ".join(f"{name} {value}" for name, value in content.get("settings", {}).items()),
+        "version": content.get("version", "not noted"),
+    }

@@ -1,0 +1,89 @@
+"""Command `icmoe predict`: segment images by one pack of experts, or by several side by side."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from icmoe_monai.calibration.file import AUTO, NONE
+from icmoe_monai.commands.workflow import build_workflow, find_config, names_of_packs, overrides_of, pack_file
+from icmoe_monai.errors import InputError
+from icmoe_monai.inference.inputs import check_output_dir
+from icmoe_monai.inference.packs import run_packs, shared_parts
+
+
+def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -> list[str]:
+    """Run one pack of experts, or several side by side.
+
+    Args:
+        root: Folder of the bundle.
+        given: The command's options.
+        further: Settings to override, by name.
+
+    Returns:
+        Lines that name the reports, one per pack.
+
+    Raises:
+        InputError: If images could not be used, or the options do not go together.
+    """
+    packs = _checked_packs(root, [name.strip() for name in given.experts.split(",")]) if given.experts else []
+    output = Path(os.path.abspath(given.output))
+    overrides = {**further, **overrides_of(given)}
+    overrides |= {"dataset_dir": os.path.abspath(given.input), "output_dir": str(output)}
+    overrides |= {"overwrite": given.overwrite, "anonymous": further.get("anonymous") or given.anonymous}
+    configs = [find_config(root, name) for name in given.config]
+    if len(packs) > 1:
+        folders = _predict_packs(root, packs, configs, overrides)
+    else:
+        flow = _workflow(root, packs, configs, overrides)
+        flow.run()
+        flow.finalize()
+        folders = [output]
+    return [f"The report: {folder / 'report.html'}" for folder in folders]
+
+
+def _predict_packs(
+    root: Path, packs: Sequence[str], configs: Sequence[Path], overrides: Mapping[str, Any]
+) -> list[Path]:
+    for name in ("checkpoint", "calibration"):
+        if overrides.get(name) not in (None, AUTO, NONE):
+            raise InputError(f"--{name} belongs to one set of experts: give one name to --experts, or no --{name}.")
+    if configs:
+        raise InputError("--config belongs to one set of experts: give one name to --experts, or no --config.")
+    output = Path(overrides["output_dir"])
+    folders = {name: output / name for name in packs}
+    for folder in folders.values():
+        check_output_dir(Path(overrides["dataset_dir"]), folder)
+    flows: dict[str, ConfigWorkflow] = {}
+    shared: dict[str, Any] = {"inputs#output_dir": str(output), "demo_dir": str(output / "demo")}
+    for name, folder in folders.items():
+        if flows:
+            shared = shared_parts(flows[packs[0]], pack_file(root, name))
+        flows[name] = _workflow(root, [name], [], {**overrides, **shared, "output_dir": str(folder)})
+    run_packs(flows)
+    for flow in flows.values():
+        flow.finalize()
+    return list(folders.values())
+
+
+def _checked_packs(root: Path, packs: list[str]) -> list[str]:
+    known = names_of_packs(root)
+    for name in packs:
+        if name not in known:
+            names = ", ".join(known)
+            raise InputError(f"--experts knows no {name!r}: choose from {names}, several with a comma between.")
+        if packs.count(name) > 1:
+            raise InputError(f"--experts names {name} twice: name each once.")
+    return packs
+
+
+def _workflow(
+    root: Path, packs: Sequence[str], configs: Sequence[Path], overrides: Mapping[str, Any]
+) -> ConfigWorkflow:
+    files = [root / "configs" / "inference.json", *(pack_file(root, name) for name in packs), *configs]
+    return build_workflow(root, files, overrides, workflow_type="infer")

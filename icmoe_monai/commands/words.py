@@ -1,0 +1,208 @@
+"""Words of the command line: the commands and their options, and overrides of the config's settings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+from fire.parser import DefaultParseValue
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.version import __version__
+
+DESCRIPTION = "Segment medical images by experts that vote, and train, judge and understand such experts."
+_FURTHER = " Further options, --NAME VALUE, override the settings of docs/settings.md, such as {}."
+# as the text of a shell script might write them; all else is read as `python -m monai.bundle run` reads it
+_WORDS = {"true": True, "false": False, "null": None}
+
+
+def read_words(words: Sequence[str], packs: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Read a command line.
+
+    Args:
+        words: Words of the command line, without the program.
+        packs: Names of the packs of experts.
+
+    Returns:
+        The command, as `command`, with its own options; and by name the settings to override.
+
+    Raises:
+        InputError: If there is no such command, or an option or value is missing.
+        SystemExit: If help or the version was asked for.
+    """
+    parser, commands = _parsers(packs)
+    if not words or words[0] not in commands or words[0] == "info":
+        return parser.parse_args(words), {}
+    own, overrides = _take_further(words, commands[words[0]].names)
+    return parser.parse_args(own), overrides
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parse a command line, and raise a mistake in it as an `InputError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the parser's complaint."""
+        raise InputError(f"{message}: see {self.prog} --help.")
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of the options."""
+        return self._option_string_actions.keys()
+
+
+def _parsers(packs: Sequence[str]) -> tuple[_Parser, dict[str, _Parser]]:
+    """Return the parser of the command line, and each command's own."""
+    parser = _Parser(prog="icmoe", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"icmoe_monai {__version__}")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND", title="commands")
+    _add_predict(commands, packs)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_calibrate(commands)
+    _add_analyze(commands)
+    commands.add_parser("prepare", help="make a dataset folder of an official archive", add_help=False)
+    info = commands.add_parser(
+        "info",
+        help="say what a file is",
+        description="Say what a checkpoint, a calibration, a config or another file of this package is.",
+    )
+    info.add_argument("file", metavar="FILE")
+    return parser, dict(commands.choices)
+
+
+def _add_predict(commands: Any, packs: Sequence[str]) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="segment images",
+        description="Segment an image, a folder of images (DICOM, PNG, JPEG, TIFF, BMP, WebP, NIfTI) or a DICOMDIR. "
+        "The same command again, without --overwrite, goes on where it was stopped."
+        + _FURTHER.format("--probability_maps True"),
+    )
+    predict.add_argument("input", metavar="IN", help="the image, folder or DICOMDIR")
+    predict.add_argument("output", metavar="OUT", help="folder of the results")
+    predict.add_argument(
+        "--experts",
+        metavar="NAME",
+        help=f"what the experts were trained for: {', '.join(packs)} (default: skin). A list, such as "
+        f"{','.join(packs)}, runs all of them over one pass of the encoder, each into its own folder of OUT",
+    )
+    predict.add_argument("--checkpoint", metavar="FILE", help="weights of your own training")
+    _add_calibration(predict)
+    predict.add_argument("--overwrite", action="store_true", help="do finished cases again")
+    predict.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="salted hashes in the place of file names; --anonymous=SALT for a salt of your own",
+    )
+    _add_common(predict)
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train experts on your images",
+        description="Train experts on a folder with images/ and masks/, or on an official archive as it unpacks. "
+        "OUT/best.pt are the weights of the best validation." + _FURTHER.format("--max_epochs 30"),
+    )
+    train.add_argument("data", metavar="DATA", help="the dataset folder")
+    train.add_argument("output", metavar="OUT", help="folder of the results")
+    train.add_argument(
+        "--checkpoint", metavar="FILE", help="last.pt of a training to go on with, or best.pt to start from its weights"
+    )
+    _add_common(train)
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare masks with your labels",
+        description="Segment the test images of a dataset folder and compare the masks with its labels."
+        + _FURTHER.format("--split val"),
+    )
+    evaluate.add_argument("data", metavar="DATA", help="the dataset folder")
+    evaluate.add_argument("output", metavar="OUT", help="folder of the results")
+    _add_checkpoint(evaluate)
+    _add_calibration(evaluate)
+    _add_common(evaluate)
+
+
+def _add_calibrate(commands: Any) -> None:
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit how far masks can be trusted",
+        description="Fit a calibration on the validation images, and write it beside the checkpoint, where prediction "
+        "and evaluation find it." + _FURTHER.format("--alpha 0.05"),
+    )
+    calibrate.add_argument("data", metavar="DATA", help="the dataset folder")
+    calibrate.add_argument("--checkpoint", metavar="FILE", required=True, help="weights of your training")
+    _add_common(calibrate)
+
+
+def _add_analyze(commands: Any) -> None:
+    analyze = commands.add_parser(
+        "analyze",
+        help="look into the experts",
+        description="Show what each expert sees, who is listened to, and what the training changed, on the test images."
+        + _FURTHER.format("--training_dir runs/mine"),
+    )
+    analyze.add_argument("data", metavar="DATA", help="the dataset folder")
+    analyze.add_argument("output", metavar="OUT", help="folder of the results")
+    _add_checkpoint(analyze)
+    _add_common(analyze)
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights of your training (default: those for skin)")
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="calibration of the weights, or none (default: STEM.calibration.json beside them, where it is there)",
+    )
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: CUDA where there is one)")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a config to lay over the command's own, your file or a shipped one such as backbones/vit_b.yaml; may be "
+        "given several times",
+    )
+
+
+def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[str], dict[str, Any]]:
+    """Separate the command's own words from overrides of the config, --NAME VALUE or --NAME=VALUE.
+
+    Args:
+        words: Words of the command line.
+        known: The command's own options; every other option overrides the config.
+
+    Returns:
+        The command's own words, and the overrides by name.
+
+    Raises:
+        InputError: If a value is missing.
+    """
+    own: list[str] = []
+    further: dict[str, Any] = {}
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            own += [word, *rest]
+        elif word.startswith("--anonymous="):
+            further["anonymous"] = value
+        elif not name.startswith("--") or name in known:
+            own.append(word)
+        else:
+            value = value if equals else next(rest, "")
+            if not value:
+                raise InputError(f"{name} needs a value: {name} VALUE.")
+            further[name[2:]] = _WORDS[value] if value in _WORDS else DefaultParseValue(value)
+    return own, further

@@ -1,0 +1,96 @@
+"""Workflows of the bundle: find their configs, and build them as `python -m monai.bundle run` does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from icmoe_monai.calibration.file import AUTO, NONE
+from icmoe_monai.errors import InputError
+from icmoe_monai.settings import find_bundle_root
+
+
+def find_bundle() -> Path:
+    """Return the folder of the bundle.
+
+    Raises:
+        InputError: If the package came without it.
+    """
+    root = Path(find_bundle_root())
+    if not (root / "configs" / "metadata.json").is_file():
+        raise InputError(
+            "The bundle's configs/ and models/ came neither with this package nor are they in this folder: install the "
+            "package from its wheel or repository, or work in a copy of the bundle."
+        )
+    return root
+
+
+def names_of_packs(root: Path) -> list[str]:
+    """Return the names of the packs of experts, sorted."""
+    return sorted(path.stem for path in (root / "configs" / "experts").glob("*.yaml"))
+
+
+def pack_file(root: Path, name: str) -> Path:
+    """Return the config of a pack of experts."""
+    return root / "configs" / "experts" / f"{name}.yaml"
+
+
+def find_config(root: Path, name: str) -> Path:
+    """Find a config: a file, or one of the bundle's by its path in `configs`, where the suffix may be left out.
+
+    Args:
+        root: Folder of the bundle.
+        name: Path of the config, such as mine.yaml, backbones/vit_b.yaml or demo.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if Path(name).is_file():
+        return Path(os.path.abspath(name))
+    for folder in (root / "configs", root):
+        for suffix in ("", ".yaml", ".json"):
+            path = folder / f"{name}{suffix}"
+            if path.is_file():
+                return path
+    raise InputError(f"--config finds no {name}: give a file, or the path of one in {root / 'configs'}.")
+
+
+def overrides_of(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that a command's own options stand for.
+
+    Paths are absolute, since MONAI evaluates text that begins with "$".
+    """
+    found: dict[str, Any] = {}
+    for option in ("checkpoint", "calibration", "device"):
+        value = getattr(given, option, None)
+        if value:
+            is_path = option != "device" and not (option == "calibration" and value in (AUTO, NONE))
+            found[option] = os.path.abspath(value) if is_path else value
+    return found
+
+
+def build_workflow(
+    root: Path, configs: Sequence[Path], overrides: Mapping[str, Any], *, workflow_type: str
+) -> ConfigWorkflow:
+    """Build and initialize a workflow.
+
+    Args:
+        root: Folder of the bundle.
+        configs: The configs, of which later ones are laid over earlier ones.
+        overrides: Settings by name.
+        workflow_type: train or infer, as MONAI names them.
+    """
+    flow = ConfigWorkflow(
+        config_file=[str(path) for path in configs],
+        meta_file=str(root / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=workflow_type,
+        **overrides,
+    )
+    flow.initialize()
+    return flow

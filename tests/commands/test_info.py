@@ -1,0 +1,80 @@
+"""What `icmoe info` says of a file."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from icmoe_monai import ICMoE, save_weights, trunk_fingerprint
+from icmoe_monai.__main__ import main
+from icmoe_monai.commands.info import describe_file
+from icmoe_monai.errors import InputError
+from icmoe_monai.version import __version__
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = "073a04c8098a1b832bbffa7c1a4e0d2812c40bf5e2b013c9232bedb0539c37db"  # the trunk's, in docs/models.md
+
+
+def facts(path: Path) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in describe_file(path))
+
+
+def test_checkpoints_tell_of_their_encoder(tmp_path):
+    network = ICMoE()
+    for name in ("best.pt", "best.safetensors"):
+        save_weights(network, tmp_path / name, trunk_source="sam_vit_t.safetensors")
+        told = facts(tmp_path / name)
+        assert told["kind"] == "checkpoint, weights of a network without its encoder"
+        assert told["encoder's fingerprint"] == trunk_fingerprint(network.encoder)
+        assert told["encoder's source"] == "sam_vit_t.safetensors"
+        assert told["version"] == "not noted"
+    save_weights(network, tmp_path / "whole.pt", whole=True)
+    told = facts(tmp_path / "whole.pt")
+    assert told["kind"] == "checkpoint, weights of a network with its encoder"
+    assert told["tensors"].startswith(f"{len(network.state_dict())}, with ")
+    assert told["encoder's fingerprint"] == trunk_fingerprint(network.encoder)
+
+
+def test_the_state_of_a_training_and_a_noted_version_are_told(tmp_path):
+    content = {"model": {"a": torch.zeros(2, 3)}, "trainer": {}, "version": "9.9.9"}
+    torch.save(content, tmp_path / "last.pt")
+    told = facts(tmp_path / "last.pt")
+    assert told["kind"].startswith("state of a training, without its encoder")
+    assert (told["tensors"], told["version"]) == ("1, with 0.0 million numbers", "9.9.9")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "name", "value"),
+    [
+        ("models/experts_busi.safetensors", "checkpoint, weights", "encoder's source", "sam_vit_t_medical.safetensors"),
+        ("models/model.pt", "checkpoint, weights of a network", "encoder's fingerprint", SHIPPED),
+        ("models/sam_vit_t_medical.safetensors", "encoder, vit_t", "encoder's fingerprint", SHIPPED),
+        ("models/efficientnet_lite0_imagenet.safetensors", "EfficientNet-Lite0", "tensors", "96, with 3.0 million"),
+        ("models/model.calibration.json", "calibration", "fitted on", "160 images of the split val"),
+        ("configs/metadata.json", "the bundle's metadata", "version", __version__),
+        ("configs/train.json", "config of a workflow", "sets", "bundle_root, "),
+        ("configs/backbones/vit_b.yaml", "config to lay over another", "sets", "backbone, pretrained, image_size"),
+    ],
+)
+def test_every_kind_of_shipped_file_is_known(path, kind, name, value):
+    told = facts(ROOT / path)
+    assert told["kind"].startswith(kind)
+    assert told[name].startswith(value)
+
+
+def test_what_is_no_file_of_the_package_is_told_in_a_sentence(tmp_path, capsys):
+    shutil.copyfile(ROOT / "LICENSE", tmp_path / "a.pt")
+    (tmp_path / "b.json").write_text("{")
+    (tmp_path / "c.yaml").write_text("- 1")
+    torch.save({"epoch": 3}, tmp_path / "d.pt")
+    for name, sentence in {
+        "a.pt": "cannot be read as a checkpoint", "b.json": "cannot be read as JSON", "c.yaml": "is no config",
+        "d.pt": "holds no weights by name", "e.pt": "There is no file",
+    }.items():  # fmt: skip
+        with pytest.raises(InputError, match=sentence):
+            describe_file(tmp_path / name)
+    assert main(["info", str(ROOT / "models" / "model.calibration.json")]) == 0
+    assert capsys.readouterr().out.startswith("\nkind: calibration\n")

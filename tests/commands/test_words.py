@@ -1,0 +1,104 @@
+"""The command line: its words, its errors in a sentence, and its exit status."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from icmoe_monai import __main__ as command_line
+from icmoe_monai.__main__ import main
+from icmoe_monai.commands.words import read_words
+from icmoe_monai.errors import InputError
+from icmoe_monai.version import __version__
+
+PACKS = ("breast", "skin")
+
+
+def read(line: str) -> tuple[dict, dict]:
+    given, overrides = read_words(line.split(), PACKS)
+    return vars(given), overrides
+
+
+def test_a_commands_own_options_are_told_from_overrides_of_the_config():
+    given, overrides = read("evaluate D O --checkpoint b.pt --split val --config x.yaml --config=y.yaml --overlap=0.25")
+    assert (given["data"], given["output"], given["checkpoint"]) == ("D", "O", "b.pt")
+    assert given["config"] == ["x.yaml", "y.yaml"]
+    assert overrides == {"split": "val", "overlap": 0.25}
+
+
+def test_an_option_of_one_command_is_a_setting_of_another():
+    given, overrides = read("predict IN OUT --experts skin,breast")
+    assert (given["experts"], overrides) == ("skin,breast", {})
+    _, overrides = read("train D O --experts ['basic','adaptive']")
+    assert overrides == {"experts": ["basic", "adaptive"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001), ("True", True), ("true", True), ("None", None), ("null", None), ("none", "none"),
+        ("[a,b]", ["a", "b"]), ("runs/mine", "runs/mine"), ("@image_size", "@image_size"), ("2026-01-01", "2026-01-01"),
+    ],
+)  # fmt: skip
+def test_a_value_is_read_as_monais_command_reads_it(text, value):
+    assert read(f"train D O --setting {text}")[1] == {"setting": value}
+
+
+def test_a_salt_is_a_text_and_names_may_begin_with_a_dash():
+    given, overrides = read("predict --anonymous=1 -- -in -out")
+    assert (given["input"], given["output"], overrides) == ("-in", "-out", {"anonymous": "1"})
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("", "the following arguments are required: COMMAND: see icmoe --help"),
+        ("segment IN OUT", "invalid choice: 'segment'"),
+        ("train D", r"the following arguments are required: OUT: see icmoe train --help\.$"),
+        ("calibrate D", "the following arguments are required: --checkpoint"),
+        ("train D O --max_epochs", r"--max_epochs needs a value: --max_epochs VALUE\.$"),
+        ("info a.pt --further 1", "unrecognized arguments: --further 1"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(line, sentence, capsys):
+    with pytest.raises(InputError, match=sentence):
+        read(line)
+    assert main(line.split()) == 1
+    assert capsys.readouterr().err.startswith("\nerror: ")
+
+
+def test_help_names_every_command_and_the_packs(capsys):
+    for line in ("--help", "predict --help", "--version"):
+        with pytest.raises(SystemExit) as raised:
+            read(line)
+        assert raised.value.code == 0
+    told = capsys.readouterr().out
+    for command in ("predict", "train", "evaluate", "calibrate", "analyze", "prepare", "info"):
+        assert f"\n    {command}" in told, command
+    assert "such as breast,skin, runs all" in " ".join(told.split())
+    assert told.endswith(f"icmoe_monai {__version__}\n")
+
+
+def test_the_program_reads_its_own_words(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["icmoe", "info", "nowhere.pt"])
+    assert main() == 1
+    assert capsys.readouterr().err == "\nerror: There is no file nowhere.pt.\n"
+
+
+def test_stopping_says_how_to_go_on(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "run_on_data", stop)
+    assert main(["train", "D", "O"]) == 130
+    assert capsys.readouterr().err.startswith("\nstopped: add --checkpoint OUT/last.pt")
+
+
+def test_a_package_without_its_bundle_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("icmoe_monai.settings._SHIPPED", tmp_path)
+    monkeypatch.setattr("icmoe_monai.settings._PACKAGE", Path(tmp_path / "icmoe_monai"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "IN", "OUT"]) == 1
+    assert "The bundle's configs/ and models/ came neither with this package" in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""How a command finds its configs, and what its own options stand for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from icmoe_monai.__main__ import main
+from icmoe_monai.commands import experts
+from icmoe_monai.commands.workflow import find_bundle, find_config, names_of_packs, overrides_of, pack_file
+from icmoe_monai.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Recorder:
+    """Stand in for a workflow: note what it was built of."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __call__(self, root, configs, overrides, *, workflow_type):
+        self.configs = [path.relative_to(root / "configs").as_posix() for path in configs]
+        self.overrides, self.workflow_type = overrides, workflow_type
+        return self
+
+    def run(self):
+        self.calls.append("run")
+
+    def finalize(self):
+        self.calls.append("finalize")
+
+
+@pytest.mark.parametrize("name", ["backbones/vit_b.yaml", "backbones/vit_b", "configs/backbones/vit_b.yaml"])
+def test_a_shipped_config_is_found_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(find_bundle(), name) == ROOT / "configs" / "backbones" / "vit_b.yaml"
+
+
+def test_a_file_of_yours_comes_first_and_one_that_is_nowhere_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("demo.yaml").write_text("image_size: 64")
+    assert find_config(ROOT, "demo.yaml") == tmp_path / "demo.yaml"
+    assert find_config(ROOT, "demo") == ROOT / "configs" / "demo.yaml"
+    with pytest.raises(InputError, match="--config finds no nowhere: give a file, or the path of one in "):
+        find_config(ROOT, "nowhere")
+
+
+def test_the_packs_are_those_of_the_bundle():
+    assert names_of_packs(ROOT) == ["breast", "skin"]
+    assert all(pack_file(ROOT, name).is_file() for name in names_of_packs(ROOT))
+
+
+def test_files_are_absolute_and_words_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = argparse.Namespace(checkpoint="$b.pt", calibration="none", device="cpu")
+    assert overrides_of(given) == {"checkpoint": str(tmp_path / "$b.pt"), "calibration": "none", "device": "cpu"}
+    given = argparse.Namespace(checkpoint=None, calibration="c.json", device=None)
+    assert overrides_of(given) == {"calibration": str(tmp_path / "c.json")}
+
+
+@pytest.mark.parametrize(
+    ("line", "configs"),
+    [
+        ("train D OUT", ["train.json"]),
+        ("evaluate D OUT", ["train.json", "evaluate.json"]),
+        ("analyze D OUT", ["train.json", "evaluate.json", "analyze.yaml"]),
+        ("calibrate D", ["train.json", "evaluate.json", "calibrate.yaml"]),
+    ],
+)
+def test_a_command_is_a_workflow_of_the_bundle(line, configs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flow = Recorder()
+    monkeypatch.setattr(experts, "build_workflow", flow)
+    assert main([*line.split(), "--checkpoint", "b.pt", "--seed", "3", "--config", "demo"]) == 0
+    assert (flow.configs, flow.workflow_type) == ([*configs, "demo.yaml"], "train")
+    expected = {"dataset_dir": "D", "checkpoint": "b.pt"} | ({"output_dir": "OUT"} if "OUT" in line else {})
+    assert flow.overrides == {"seed": 3} | {name: str(tmp_path / value) for name, value in expected.items()}
+    assert flow.calls == ["run", "finalize"]
+    if "OUT" not in line:
+        assert capsys.readouterr().out == f"\nThe calibration: {tmp_path / 'b.calibration.json'}\n"
+
+
+def test_a_config_belongs_to_one_pack(tmp_path, capsys):
+    assert main(["predict", str(tmp_path), "OUT", "--experts", "skin,breast", "--config", "demo"]) == 1
+    assert "error: --config belongs to one set of experts" in capsys.readouterr().err
