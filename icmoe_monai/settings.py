@@ -15,7 +15,8 @@ from torch import nn
 
 import icmoe_monai
 from icmoe_monai.errors import InputError
-from icmoe_monai.networks.sam import PATCH_SIZE
+from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.networks.sam import PATCH_SIZE, SamImageEncoder
 from icmoe_monai.utils.files import write_atomically
 
 _PACKAGE = Path(icmoe_monai.__file__).resolve().parent
@@ -126,6 +127,35 @@ def _has_bfloat16() -> bool:
     # the oldest PyTorch that is supported has no get_capabilities
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return not capabilities or any(found for name, found in capabilities.items() if "bf16" in name)
+
+
+def parameter_groups(
+    network: nn.Module, *, learning_rate: float, pretrained_share: float, encoder_is_pretrained: bool
+) -> list[dict[str, Any]]:
+    """Return the trained parameters in two groups: new ones, and those that begin as a pretrained network's.
+
+    Args:
+        network: The network.
+        learning_rate: Rate of the new ones.
+        pretrained_share: Rate of the pretrained ones, as a share of `learning_rate`.
+        encoder_is_pretrained: Whether the encoder begins with the weights of a file; an image pyramid always does.
+
+    Returns:
+        Groups for an optimizer, without the second if all that is pretrained is frozen.
+
+    Raises:
+        InputError: If `pretrained_share` is not above 0.
+    """
+    if not isinstance(pretrained_share, (int, float)) or not pretrained_share > 0:
+        raise InputError(f"pretrained_share must be above 0, got {pretrained_share!r}.")
+    kinds = (ImagePyramid, SamImageEncoder) if encoder_is_pretrained else (ImagePyramid,)
+    parts = [part for part in network.modules() if isinstance(part, kinds)]
+    is_old = {id(parameter) for part in parts for parameter in part.parameters()}
+    trained = trainable_parameters(network)
+    new = [parameter for parameter in trained if id(parameter) not in is_old]
+    old = [parameter for parameter in trained if id(parameter) in is_old]
+    groups = [{"params": new, "lr": learning_rate}, {"params": old, "lr": pretrained_share * learning_rate}]
+    return [group for group in groups if group["params"]]
 
 
 def trainable_parameters(network: nn.Module) -> list[nn.Parameter]:

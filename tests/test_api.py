@@ -8,7 +8,13 @@ from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 
 import icmoe_monai
-from icmoe_monai.settings import check_settings, find_bundle_root, find_output_root, trainable_parameters
+from icmoe_monai.settings import (
+    check_settings,
+    find_bundle_root,
+    find_output_root,
+    parameter_groups,
+    trainable_parameters,
+)
 
 
 def test_public_names():
@@ -73,6 +79,43 @@ def test_what_trains_leaves_out_a_frozen_encoder():
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     trained = {names[id(parameter)].split(".")[0] for parameter in trainable_parameters(network)}
     assert trained == {"adapted", "communication", "decoders", "detail", "embed", "gate", "voting"}
+
+
+def names_by_rate(network: torch.nn.Module, *, encoder_is_pretrained: bool) -> dict[float, set[str]]:
+    groups = parameter_groups(
+        network, learning_rate=1.0, pretrained_share=0.25, encoder_is_pretrained=encoder_is_pretrained
+    )
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert sum(len(group["params"]) for group in groups) == len(trainable_parameters(network))
+    return {group["lr"]: {names[id(p)].split(".")[0] for p in group["params"]} for group in groups}
+
+
+def test_frozen_weights_leave_one_group_in_the_networks_order():
+    network = icmoe_monai.ICMoE(detail=icmoe_monai.ImagePyramid())
+    (group,) = parameter_groups(network, learning_rate=0.5, pretrained_share=0.2, encoder_is_pretrained=True)
+    assert group["lr"] == 0.5
+    assert [id(p) for p in group["params"]] == [id(p) for p in trainable_parameters(network)]
+
+
+@pytest.mark.parametrize("is_pretrained", [True, False], ids=["from a file", "from random weights"])
+def test_an_encoder_that_is_trained_has_a_rate_of_its_own_if_it_is_pretrained(is_pretrained):
+    rates = names_by_rate(icmoe_monai.ICMoE(train_trunk=True), encoder_is_pretrained=is_pretrained)
+    assert rates.keys() == ({1.0, 0.25} if is_pretrained else {1.0})
+    assert "detail" in rates[1.0]  # a stem, which nothing has trained before
+    assert ("encoder" in rates[1.0]) != is_pretrained
+    if is_pretrained:
+        assert rates[0.25] == {"encoder"}
+
+
+def test_a_pyramid_that_is_trained_has_a_rate_of_its_own():
+    network = icmoe_monai.ICMoE(detail=icmoe_monai.ImagePyramid().requires_grad_(True))
+    assert names_by_rate(network, encoder_is_pretrained=True)[0.25] == {"detail"}
+
+
+@pytest.mark.parametrize("share", [0, -0.1, "0.2"])
+def test_a_share_that_trains_nothing_is_refused(share):
+    with pytest.raises(icmoe_monai.InputError, match=rf"pretrained_share must be above 0, got {share!r}"):
+        parameter_groups(torch.nn.Linear(1, 1), learning_rate=1, pretrained_share=share, encoder_is_pretrained=True)
 
 
 def test_checking_settings_leaves_nothing_behind(tmp_path):

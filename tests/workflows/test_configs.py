@@ -24,7 +24,7 @@ KNOBS = {
     "expert_depth", "pretrained", "pixel_mean", "pixel_std",
 }  # fmt: skip
 MULTI_GPU = ("multi_gpu_train.json", "multi_gpu_evaluate.json", "multi_gpu_inference.json")
-TRAINING_KNOBS = {"max_epochs", "batch_size", "learning_rate", "val_interval"}
+TRAINING_KNOBS = {"max_epochs", "batch_size", "learning_rate", "pretrained_share", "val_interval"}
 
 
 def read(name: str) -> dict:
