@@ -5,7 +5,7 @@ May import utils.
 
 from __future__ import annotations
 
-from icmoe_monai.networks.baselines import Baseline
+from icmoe_monai.networks.baselines import Baseline, PyramidUNet
 from icmoe_monai.networks.decoder import DetailStem, NoDetail
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -20,6 +20,7 @@ __all__ = [
     "ImagePyramid",
     "NoDetail",
     "PixelVoting",
+    "PyramidUNet",
     "SamImageEncoder",
     "build_sam_encoder",
 ]

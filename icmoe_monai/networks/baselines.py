@@ -1,4 +1,6 @@
-"""Wrapper that gives any 2-D segmentation network IC-MoE's interface, so that one config trains and scores both.
+"""What IC-MoE is compared with, behind its interface, so that one config trains and scores all.
+
+`Baseline` wraps any 2-D segmentation network, one of MONAI's or the `PyramidUNet`.
 
 Letters: B batch; H W image; K output channels; E = 1 expert.
 """
@@ -8,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icmoe_monai.networks.icmoe import ICMoEOutput
+from icmoe_monai.networks.decoder import ExpertDecoder
+from icmoe_monai.networks.icmoe import DECODER_WIDTH, ICMoEOutput
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.voting import PixelVoting, to_probabilities
 from icmoe_monai.utils.precision import at_least_float32
 
@@ -68,4 +72,33 @@ class Baseline(nn.Module):
         expected = (len(image), self.out_channels, *image.shape[-2:])
         if logits.shape != expected:
             raise ValueError(f"The network's logits must be (B, K, H, W) {expected}, got {tuple(logits.shape)}.")
+        return logits
+
+
+class PyramidUNet(nn.Module):
+    """The image pyramid under one of IC-MoE's decoders, without a foundation encoder, experts or a vote.
+
+    With a pyramid that is trained it is what a user of any U-Net library does with the same ImageNet weights.
+
+    Args:
+        detail: The pyramid.
+        out_channels: K.
+
+    Example:
+        >>> PyramidUNet(detail=ImagePyramid(), out_channels=1)(torch.zeros(2, 3, 32, 48)).shape
+        torch.Size([2, 1, 32, 48])
+    """
+
+    def __init__(self, *, detail: ImagePyramid, out_channels: int) -> None:
+        super().__init__()
+        self.detail = detail
+        self.decoder = ExpertDecoder(
+            in_channels=0, out_channels=out_channels, width=DECODER_WIDTH, level_channels=detail.channels
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map a normalised image (B, 3, H, W), H and W multiples of 16, to logits (B, K, H, W)."""
+        levels = self.detail(image)
+        no_features = levels[-1][:, :0]
+        logits: Tensor = self.decoder(no_features, levels)[1]
         return logits

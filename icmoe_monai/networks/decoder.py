@@ -65,7 +65,7 @@ class ExpertDecoder(nn.Module):
         """Decode one expert's features.
 
         Args:
-            features: Feature map, (B, C, h, w).
+            features: Feature map, (B, C, h, w); C may be 0 if the decoder takes a level at stride 16.
             levels: Levels of the image at strides 2, 4, 8 and 16; may be empty if the decoder takes none.
 
         Returns:

@@ -1,4 +1,4 @@
-"""A frozen convolutional network whose features, at strides 2 to 16, show what patches of 16 pixels blur.
+"""A small convolutional network whose features, at strides 2 to 16, show what patches of 16 pixels blur.
 
 The trunk's features have one stride, 16. A small convolutional network that was trained on ImageNet has features at
 strides 2 to 32, and costs little to run. It is EfficientNet (Tan and Le, arXiv 1905.11946) in its authors' "Lite0"
@@ -29,11 +29,12 @@ _MEAN, _STD = 127.0, 128.0  # normalisation of the pixels (0..255) when Efficien
 
 
 class ImagePyramid(nn.Module):
-    """EfficientNet-Lite0's features of an image at strides 2, 4, 8 and 16; its weights are never trained.
+    """EfficientNet-Lite0's features of an image at strides 2, 4, 8 and 16; frozen, as IC-MoE needs it, by default.
 
     Args:
         pixel_mean: Means by which the channels (0..255) of the input image were normalised.
         pixel_std: Standard deviations by which they were normalised.
+        train: Train its weights too, as a rival does that keeps nothing frozen.
 
     Example:
         >>> [tuple(level.shape) for level in ImagePyramid()(torch.zeros(1, 3, 64, 32))]
@@ -47,6 +48,7 @@ class ImagePyramid(nn.Module):
         *,
         pixel_mean: tuple[float, ...] | list[float] = (123.675, 116.28, 103.53),
         pixel_std: tuple[float, ...] | list[float] = (58.395, 57.12, 57.375),
+        train: bool = False,
     ) -> None:
         super().__init__()
         scale = torch.tensor(pixel_std) / _STD
@@ -65,7 +67,7 @@ class ImagePyramid(nn.Module):
         self.to8 = stages[2]
         self.to16 = nn.Sequential(*stages[3:5])
         self.to32 = nn.Sequential(*stages[5:])
-        self.requires_grad_(False)
+        self.requires_grad_(train)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the image's levels, its features at four strides.

@@ -105,6 +105,9 @@ def load_network(network: nn.Module, content: Mapping[str, Any], path: str | Pat
 def _check_trunk(network: nn.Module, trunk: Mapping[str, str], path: str | Path) -> None:
     here = describe_trunk(network)
     found = here["fingerprint"]
+    if bool(found) != bool(trunk["fingerprint"]):
+        held, has = ("no encoder", "one") if found else ("an encoder", "none")
+        raise InputError(f"{path} was trained with {held} and this network has {has}: give a file of such a network.")
     if found != trunk["fingerprint"]:
         name = trunk["source"] or "an encoder"
         raise InputError(

@@ -9,36 +9,38 @@ from typing import Any
 from torch import nn
 
 from icmoe_monai.networks.icmoe import unwrapped
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.utils.files import digest_of
 from icmoe_monai.weights.sam import trunk_fingerprint
 
 
 def has_frozen_trunk(network: nn.Module) -> bool:
-    """Return whether the network has an encoder of which nothing is trained."""
-    return "encoder" in frozen_parts(network)
+    """Return whether the network has a foundation, an encoder or a pyramid without one, of which nothing is trained."""
+    return bool(frozen_parts(network))
 
 
 def frozen_parts(network: nn.Module) -> list[str]:
-    """List the parts that a training does not change: the encoder, and the image's `detail` if that is frozen too.
+    """List the parts that a training does not change: the encoder, and every image pyramid that is frozen too.
 
     Args:
         network: Any network.
 
     Returns:
-        Names of the parts; empty if the encoder is trained, since checkpoints are then whole.
+        Names of the parts; empty if there is an encoder that is trained, since checkpoints are then whole.
     """
     encoder = getattr(unwrapped(network), "encoder", None)
-    return pretrained_parts(network) if encoder is not None and _is_frozen(encoder) else []
+    return [] if encoder is not None and not _is_frozen(encoder) else pretrained_parts(network)
 
 
 def pretrained_parts(network: nn.Module) -> list[str]:
     """List the parts that checkpoints of a training on a frozen encoder leave out, even if this encoder is trained.
 
     Args:
-        network: A network with an encoder.
+        network: Any network.
     """
-    detail = getattr(unwrapped(network), "detail", None)
-    return ["encoder", "detail"] if detail is not None and _is_frozen(detail) else ["encoder"]
+    network = unwrapped(network)
+    pyramids = [name for name, part in network.named_modules() if isinstance(part, ImagePyramid) and _is_frozen(part)]
+    return ["encoder", *pyramids] if hasattr(network, "encoder") else pyramids
 
 
 def fingerprints(network: nn.Module) -> dict[str, str]:
@@ -54,14 +56,16 @@ def describe_trunk(network: nn.Module, source: str | Path | None = None) -> dict
         source: Name or file of the encoder's weights; of a file only its name is noted.
 
     Returns:
-        The encoder's `fingerprint` and `source`, and the `detail`'s fingerprint where that is frozen too.
+        The encoder's `fingerprint`, empty without an encoder, and `source`, and the `detail`'s fingerprint where that
+        is frozen too.
     """
     found = _fingerprints(network, pretrained_parts(network))
-    return {"fingerprint": found.pop("encoder"), "source": Path(source).name if source is not None else "", **found}
+    notes = {"fingerprint": found.pop("encoder", ""), "source": Path(source).name if source is not None else ""}
+    return notes | {name.rpartition(".")[2]: fingerprint for name, fingerprint in found.items()}
 
 
 def _fingerprints(network: nn.Module, parts: Iterable[str]) -> dict[str, str]:
-    return {name: trunk_fingerprint(getattr(unwrapped(network), name)) for name in parts}
+    return {name: trunk_fingerprint(unwrapped(network).get_submodule(name)) for name in parts}
 
 
 def _is_frozen(part: nn.Module) -> bool:

@@ -28,8 +28,8 @@ class LoadFrozen:
     client was sent.
 
     Args:
-        network: The whole network: its `encoder` and, if it is an `ImagePyramid`, its `detail` are loaded. For a
-            network without an encoder and pyramid (a baseline) nothing is loaded.
+        network: The whole network: its `encoder` and every `ImagePyramid` in it are loaded. For a network without
+            either (a baseline of MONAI's) nothing is loaded.
         pretrained: Name or file of the encoder's weights, as `load_sam_weights` takes it.
         pyramid: File of the pyramid's weights, as `load_pyramid_weights` takes it.
         training: Whether a training begins: then a warning says that an encoder without a file is trained, and a
@@ -85,13 +85,16 @@ class LoadFrozen:
         self.logger.info(f"Loaded the encoder ({million:.1f} million weights) from {self.pretrained}; it {fate}.")
 
     def _load_pyramid(self, network: nn.Module) -> None:
-        pyramid = getattr(network, "detail", None)
-        if not isinstance(pyramid, ImagePyramid):
+        pyramids = [part for part in network.modules() if isinstance(part, ImagePyramid)]
+        if not pyramids:
             return
         if self.pyramid is None:
-            raise InputError("The image pyramid is frozen and has no weights: name its file with --pyramid.")
-        load_pyramid_weights(self.pyramid, pyramid)
-        self.logger.info(f"Loaded the image pyramid from {self.pyramid}; it stays as it is.")
+            raise InputError("The image pyramid has no weights: name its file with --pyramid.")
+        for pyramid in pyramids:
+            load_pyramid_weights(self.pyramid, pyramid)
+        is_trained = any(weight.requires_grad for pyramid in pyramids for weight in pyramid.parameters())
+        fate = "is trained like the rest" if is_trained else "stays as it is"
+        self.logger.info(f"Loaded the image pyramid from {self.pyramid}; it {fate}.")
 
 
 class TrunkChangedError(RuntimeError):

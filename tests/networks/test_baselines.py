@@ -11,18 +11,24 @@ from torch import nn
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, VotingInferer
 from icmoe_monai.losses.icmoe import ICMoELoss
-from icmoe_monai.networks.baselines import Baseline
+from icmoe_monai.networks.baselines import Baseline, PyramidUNet
 from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.checkpoint import load_weights, save_weights
-from icmoe_monai.weights.frozen import has_frozen_trunk
-from icmoe_monai.weights.handlers import CheckpointLoader, LoadFrozen, UntouchedTrunk
+from icmoe_monai.weights.frozen import fingerprints, has_frozen_trunk
+from icmoe_monai.weights.handlers import CheckpointLoader, LoadFrozen, TrunkChangedError, UntouchedTrunk
+from icmoe_monai.weights.pyramid import save_pyramid_weights
 from icmoe_monai.weights.tensor_files import read_checkpoint
 
 
 def unet(out_channels: int = 1) -> Baseline:
     network = UNet(spatial_dims=2, in_channels=3, out_channels=out_channels, channels=(4, 8), strides=(2,))
     return Baseline(network=network, out_channels=out_channels)
+
+
+def pyramid_unet(*, train: bool) -> Baseline:
+    return Baseline(network=PyramidUNet(detail=ImagePyramid(train=train), out_channels=1), out_channels=1)
 
 
 @pytest.mark.parametrize("out_channels", [1, 3])
@@ -111,3 +117,61 @@ def test_handlers_of_the_trunk_leave_it_alone_and_say_nothing_wrong(source, capl
     said = "Nothing of trunk.safetensors is used: this network has no foundation encoder."
     told = [record.message for record in caplog.records if record.name.startswith("icmoe_monai")]
     assert told == ([said] if source else [])
+
+
+@pytest.mark.parametrize("is_trained", [True, False], ids=["fine-tuned", "frozen"])
+def test_the_pyramids_unet_begins_with_the_files_pyramid_and_a_frozen_one_is_proven_untouched(
+    is_trained, tmp_path, caplog
+):
+    network, other, image = pyramid_unet(train=is_trained), ImagePyramid(), torch.randn(2, 3, 32, 32)
+    save_pyramid_weights(other, tmp_path / "pyramid.safetensors")
+    head = network.network.decoder.head.weight.detach().clone()
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0)
+
+    def step(engine: Engine, batch: int) -> None:
+        network.train()(image).logits.square().sum().backward()
+        optimizer.step()
+
+    engine = Engine(step)
+    LoadFrozen(network=network, pyramid=str(tmp_path / "pyramid.safetensors"), training=True).attach(engine)
+    UntouchedTrunk(network).attach(engine)
+    with caplog.at_level(logging.INFO, logger="icmoe_monai"):
+        engine.run([0], max_epochs=1)
+    assert not torch.equal(network.network.decoder.head.weight, head)
+    assert ("it is trained like the rest" in caplog.text) == is_trained
+    assert ("The network.detail is untouched by this training" in caplog.text) != is_trained
+    state = network.network.detail.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items()) != is_trained
+
+
+def test_a_frozen_pyramid_that_was_touched_is_an_error():
+    network = pyramid_unet(train=False)
+    engine = Engine(lambda engine, batch: network.network.detail.to2[0][0].bias.add_(1))
+    UntouchedTrunk(network).attach(engine)
+    with pytest.raises(TrunkChangedError, match=r"frozen network\.detail has changed"):
+        engine.run([0], max_epochs=1)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
+def test_a_frozen_pyramid_is_left_out_of_checkpoints_and_known_by_its_fingerprint(name, tmp_path):
+    network, other = pyramid_unet(train=False), pyramid_unet(train=False)
+    save_weights(network, tmp_path / name)
+    with pytest.raises(InputError, match=r"was trained with an image pyramid and this network has another"):
+        load_weights(other, tmp_path / name)
+    other.network.detail.load_state_dict(network.network.detail.state_dict())
+    load_weights(other, tmp_path / name)
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
+    assert fingerprints(other) == fingerprints(network)
+    with pytest.raises(InputError, match=r"was trained with no encoder and this network has one"):
+        load_weights(ICMoE(), tmp_path / name)
+    save_weights(ICMoE(), tmp_path / name)
+    with pytest.raises(InputError, match=r"was trained with an encoder and this network has none"):
+        load_weights(network, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "best.safetensors"])
+def test_a_fine_tuned_pyramid_is_in_its_checkpoints(name, tmp_path):
+    network, other = pyramid_unet(train=True), pyramid_unet(train=True)
+    save_weights(network, tmp_path / name)
+    load_weights(other, tmp_path / name)
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())

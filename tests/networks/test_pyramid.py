@@ -29,6 +29,12 @@ def test_nothing_of_it_is_trained_or_changes_in_training(pyramid: ImagePyramid) 
         assert not first.requires_grad
 
 
+def test_all_of_it_is_trained_where_that_is_asked_for() -> None:
+    pyramid = ImagePyramid(train=True).eval()
+    sum(level.square().mean() for level in pyramid(torch.randn(1, 3, 64, 64))).backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in pyramid.parameters())
+
+
 def test_it_has_the_weights_of_efficientnet_lite0(pyramid: ImagePyramid) -> None:
     """Parameters of the published network without head, 3.37 million, less what folding takes away, counted by hand."""
     convolutions = [part for part in pyramid.modules() if isinstance(part, nn.Conv2d)]

@@ -61,7 +61,7 @@ def test_a_pyramid_is_loaded_before_the_first_step(tmp_path, caplog):
 
 
 def test_a_frozen_pyramid_without_weights_is_an_error_and_a_trained_stem_needs_none():
-    with pytest.raises(InputError, match=r"pyramid is frozen and has no weights: name its file with --pyramid"):
+    with pytest.raises(InputError, match=r"pyramid has no weights: name its file with --pyramid"):
         LoadFrozen(network=ICMoE(detail=ImagePyramid()), training=True)(Engine(lambda engine, batch: None))
     LoadFrozen(network=ICMoE(), training=True)(Engine(lambda engine, batch: None))
     LoadFrozen(network=nn.Linear(1, 1), pyramid="no file")(Engine(lambda engine, batch: None))

@@ -21,6 +21,10 @@ STUDIES = [CONFIGS / "studies" / f"{name}.yaml" for name in ("reduced", "full")]
 TRUNK = {"pretrained": "some trunk"}  # as a study gives it, before the row's own overlay
 # MONAI's own: heads of UNet++ for deep supervision only
 UNUSED = {"unet_plus_plus": ("network.final_conv_0_1.", "network.final_conv_0_2.", "network.final_conv_0_3.")}
+RIVALS = {
+    "pyramid_unet",
+    "pyramid_unet_frozen",
+}  # over the image pyramid, which they take pretrained; rows of mixture.yaml
 SINGLE = {"decoder_only", "semantic_only", "adaptive_only", "lora_all", "full_finetuning"}
 
 
@@ -85,7 +89,7 @@ def test_an_overlay_serves_training_and_evaluation_alike(overlay):
     assert {f"val_{name}_dice" for name in evaluated["experts"]} <= methods.keys()
 
 
-@pytest.mark.parametrize("overlay", BASELINES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("overlay", [p for p in BASELINES if p.stem not in RIVALS], ids=lambda path: path.stem)
 def test_a_baseline_is_trained_whole_by_dice_and_cross_entropy_alone(overlay):
     parser = parser_of(overlay)
     network, loss = parser.get_parsed_content("network_def"), parser.get_parsed_content("loss_def")
@@ -98,6 +102,26 @@ def test_a_baseline_is_trained_whole_by_dice_and_cross_entropy_alone(overlay):
     assert "BatchNorm2d" in norms.values()
     others = {name for name, kind in norms.items() if kind not in ("BatchNorm2d", "LayerNorm")}
     assert all(overlay.stem == "attention_unet" and ".merge." in name for name in others)  # MONAI has no option there
+
+
+def test_the_pyramids_unet_differs_from_its_frozen_form_in_what_is_trained():
+    tuned, frozen = (
+        parser_of(CONFIGS / "baselines" / f"{name}.yaml") for name in ("pyramid_unet", "pyramid_unet_frozen")
+    )
+    assert tuned["pretrained"] is frozen["pretrained"] is None
+    assert tuned["pyramid"] == frozen["pyramid"] == parser_of(None)["pyramid"]
+    assert all(parser.get_parsed_content("loss_def").weights["experts"] == 0 for parser in (tuned, frozen))
+    whole, part = tuned.get_parsed_content("network_def"), frozen.get_parsed_content("network_def")
+    assert whole.state_dict().keys() == part.state_dict().keys()
+    assert names_trained(whole) == {name for name, _ in whole.named_parameters() if name.startswith("network.")}
+    assert names_trained(part) == {name for name in names_trained(whole) if name.startswith("network.decoder.")}
+    assert frozen_parts(whole) == []  # its checkpoints are whole
+    assert frozen_parts(part) == ["network.detail"]
+    rates = [
+        [group["lr"] for group in p.get_parsed_content("optimizer").param_groups]
+        for p in (tuned, frozen, parser_of(None))
+    ]
+    assert rates == [[0.001, pytest.approx(0.0002)], [0.001], [0.001]]
 
 
 def test_single_experts_are_trained_by_their_own_loss_alone(full):
@@ -197,7 +221,8 @@ def test_communication_is_left_out(full):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_study_has_every_overlay_as_a_row_of_its_name(path):
     rows = yaml.safe_load(path.read_text())["rows"]
-    files = {overlay.stem: str(overlay.relative_to(ROOT)) for overlay in ABLATIONS + BASELINES}
+    overlays = [overlay for overlay in ABLATIONS + BASELINES if overlay.stem not in RIVALS]
+    files = {overlay.stem: str(overlay.relative_to(ROOT)) for overlay in overlays}
     assert rows == {"icmoe": None, **files}
     assert next(iter(rows)) == "icmoe"
 
