@@ -5,7 +5,7 @@ May import utils.
 
 from __future__ import annotations
 
-from icmoe_monai.networks.baselines import Baseline, PyramidUNet
+from icmoe_monai.networks.baselines import Baseline, Ensemble, PyramidUNet
 from icmoe_monai.networks.decoder import DetailStem, NoDetail
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -15,6 +15,7 @@ from icmoe_monai.networks.voting import PixelVoting
 __all__ = [
     "Baseline",
     "DetailStem",
+    "Ensemble",
     "ICMoE",
     "ICMoEOutput",
     "ImagePyramid",

@@ -1,11 +1,13 @@
 """What IC-MoE is compared with, behind its interface, so that one config trains and scores all.
 
-`Baseline` wraps any 2-D segmentation network, one of MONAI's or the `PyramidUNet`.
+`Baseline` wraps any 2-D segmentation network, one of MONAI's or the `PyramidUNet`; `Ensemble` wraps several.
 
-Letters: B batch; H W image; K output channels; E = 1 expert.
+Letters: B batch; H W image; K output channels; E experts, which are the members of an ensemble, and else one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from icmoe_monai.networks.decoder import ExpertDecoder
 from icmoe_monai.networks.icmoe import DECODER_WIDTH, ICMoEOutput
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.networks.voting import PixelVoting, to_probabilities
+from icmoe_monai.networks.voting import PixelVoting, to_logits, to_probabilities
 from icmoe_monai.utils.precision import at_least_float32
 
 
@@ -73,6 +75,64 @@ class Baseline(nn.Module):
         if logits.shape != expected:
             raise ValueError(f"The network's logits must be (B, K, H, W) {expected}, got {tuple(logits.shape)}.")
         return logits
+
+
+class Ensemble(nn.Module):
+    """Networks that are trained side by side, each by its own loss alone; the mean of their probabilities is the mask.
+
+    Members stand where IC-MoE has experts, so that each is scored by itself. No gradient passes through their mean. If
+    `expert_weight` is their number and there are no pixel weights, each has the gradient that it would have alone. Only
+    `training.GradientClipping` takes them as one, and bounds the gradient of all.
+
+    Args:
+        networks: The members, built separately; each maps an image (B, 3, H, W) to logits (B, K, H, W).
+        out_channels: K, which they must have been built with.
+
+    Example:
+        >>> network = Ensemble(networks=[nn.Conv2d(3, 1, 1), nn.Conv2d(3, 1, 1)], out_channels=1)
+        >>> network.train()(torch.zeros(1, 3, 32, 32)).expert_logits.shape
+        torch.Size([1, 2, 1, 32, 32])
+    """
+
+    def __init__(self, *, networks: Sequence[nn.Module], out_channels: int) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.out_channels = out_channels
+        self.voting = PixelVoting(num_experts=len(networks), strategy="mean")
+
+    def forward(self, image: Tensor) -> Tensor | ICMoEOutput:
+        """Segment an image.
+
+        Args:
+            image: Normalised RGB, (B, 3, H, W), of a size that every member takes.
+
+        Returns:
+            Logits of the mean, (B, K, H, W), in eval mode; an `ICMoEOutput` in training mode, with embeddings
+            (B, 1, 0, 0).
+        """
+        expert_logits, probabilities = self._run_members(image)
+        logits = to_logits(probabilities.detach().mean(dim=1))
+        if not self.training:
+            return logits
+        votes = torch.full_like(probabilities[:, :, 0].detach(), 1 / len(self.networks))
+        return ICMoEOutput(logits, expert_logits, votes, logits.new_zeros(len(logits), 1, 0, 0))
+
+    def expert_maps(self, image: Tensor) -> Tensor:
+        """Return the members' probabilities, then gate logits of zero, (B, E K + E, H, W), of an image (B, 3, H, W)."""
+        _, probabilities = self._run_members(image)
+        return torch.cat([probabilities.flatten(1, 2), torch.zeros_like(probabilities[:, :, 0])], dim=1)
+
+    def _run_members(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the members' logits and probabilities, (B, E, K, H, W).
+
+        Raises:
+            ValueError: If the members' logits are not (B, K, H, W).
+        """
+        logits = torch.stack([network(image) for network in self.networks], dim=1)
+        expected = (len(image), len(self.networks), self.out_channels, *image.shape[-2:])
+        if logits.shape != expected:
+            raise ValueError(f"The members' logits must be (B, E, K, H, W) {expected}, got {tuple(logits.shape)}.")
+        return logits, to_probabilities(at_least_float32(logits))
 
 
 class PyramidUNet(nn.Module):

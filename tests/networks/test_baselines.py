@@ -11,7 +11,7 @@ from torch import nn
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, VotingInferer
 from icmoe_monai.losses.icmoe import ICMoELoss
-from icmoe_monai.networks.baselines import Baseline, PyramidUNet
+from icmoe_monai.networks.baselines import Baseline, Ensemble, PyramidUNet
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.training.handlers import LastCheckpoint
@@ -74,6 +74,55 @@ def test_of_a_list_of_outputs_the_last_is_taken():
         network = BasicUNetPlusPlus(2, in_channels=3, out_channels=1, features=features, deep_supervision=deep).eval()
         image = torch.randn(1, 3, 32, 32)
         torch.testing.assert_close(Baseline(network=network, out_channels=1).eval()(image), network(image)[-1])
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_members_of_an_ensemble_have_the_gradients_that_they_would_have_alone(out_channels):
+    members = [unet(out_channels).network for _ in range(3)]
+    image, label = torch.randn(2, 3, 32, 32), torch.randint(max(out_channels, 2), (2, 1, 32, 32)).float()
+    loss = ICMoELoss(out_channels=out_channels, expert_weight=3.0, weigh_pixels=False)
+    output = Ensemble(networks=members, out_channels=out_channels).train()(image)
+    loss(output, label).backward()
+    together = [[weight.grad.clone() for weight in member.parameters()] for member in members]
+    alone = ICMoELoss(out_channels=out_channels, experts=["basic"], expert_weight=0.0)
+    for member, gradients in zip(members, together, strict=True):
+        member.zero_grad()
+        alone(Baseline(network=member, out_channels=out_channels).train()(image), label).backward()
+        for gradient, weight in zip(gradients, member.parameters(), strict=True):
+            torch.testing.assert_close(gradient, weight.grad, rtol=1e-3, atol=1e-5)
+    assert any(gradient.abs().max() > 1e-3 for gradient in together[0])
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_the_vote_of_an_ensemble_is_the_mean_of_its_members(out_channels):
+    members, image = [unet(out_channels).network for _ in range(3)], torch.randn(1, 3, 32, 32)
+    network = Ensemble(networks=members, out_channels=out_channels).eval()
+    with torch.no_grad():
+        logits = torch.stack([member(image) for member in members])
+        each = torch.sigmoid(logits) if out_channels == 1 else torch.softmax(logits, dim=2)
+        maps = VotingInferer(with_experts=True)(image, network)
+        plain = VotingInferer()(image, network)
+        torch.testing.assert_close(plain, network(image))
+    torch.testing.assert_close(maps[:, :out_channels], each.mean(dim=0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(maps[:, out_channels : 4 * out_channels], each.transpose(0, 1).flatten(1, 2))
+    torch.testing.assert_close(maps[:, -3:], torch.full((1, 3, 32, 32), 1 / 3))
+
+
+def test_an_ensemble_of_other_channels_is_refused():
+    network = Ensemble(networks=[nn.Conv2d(3, 2, 1)], out_channels=1)
+    with pytest.raises(ValueError, match=r"must be \(B, E, K, H, W\) \(1, 1, 1, 8, 8\), got \(1, 1, 2, 8, 8\)"):
+        network(torch.zeros(1, 3, 8, 8))
+
+
+def test_every_pyramid_of_an_ensemble_begins_as_the_files(tmp_path):
+    members = [PyramidUNet(detail=ImagePyramid(train=True), out_channels=1) for _ in range(2)]
+    other, network = ImagePyramid(), Ensemble(networks=members, out_channels=1)
+    save_pyramid_weights(other, tmp_path / "pyramid.safetensors")
+    pyramid = str(tmp_path / "pyramid.safetensors")
+    LoadFrozen(network=network, pyramid=pyramid, training=True)(Engine(lambda engine, batch: 0))
+    for member in members:
+        assert all(torch.equal(value, member.detail.state_dict()[name]) for name, value in other.state_dict().items())
+    assert not torch.equal(members[0].decoder.head.weight, members[1].decoder.head.weight)
 
 
 def test_a_network_of_other_channels_is_refused():

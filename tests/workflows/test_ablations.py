@@ -21,10 +21,8 @@ STUDIES = [CONFIGS / "studies" / f"{name}.yaml" for name in ("reduced", "full")]
 TRUNK = {"pretrained": "some trunk"}  # as a study gives it, before the row's own overlay
 # MONAI's own: heads of UNet++ for deep supervision only
 UNUSED = {"unet_plus_plus": ("network.final_conv_0_1.", "network.final_conv_0_2.", "network.final_conv_0_3.")}
-RIVALS = {
-    "pyramid_unet",
-    "pyramid_unet_frozen",
-}  # over the image pyramid, which they take pretrained; rows of mixture.yaml
+# over the image pyramid, which they take pretrained; rows of mixture.yaml
+RIVALS = {"pyramid_unet", "pyramid_unet_frozen", "pyramid_unet_ensemble"}
 SINGLE = {"decoder_only", "semantic_only", "adaptive_only", "lora_all", "full_finetuning"}
 
 
@@ -122,6 +120,24 @@ def test_the_pyramids_unet_differs_from_its_frozen_form_in_what_is_trained():
         for p in (tuned, frozen, parser_of(None))
     ]
     assert rates == [[0.001, pytest.approx(0.0002)], [0.001], [0.001]]
+
+
+def test_an_ensemble_is_three_of_the_pyramids_unet_under_their_own_losses():
+    parser, one = (
+        parser_of(CONFIGS / "baselines" / f"{name}.yaml") for name in ("pyramid_unet_ensemble", "pyramid_unet")
+    )
+    network, loss = parser.get_parsed_content("network_def"), parser.get_parsed_content("loss_def")
+    member = one.get_parsed_content("network_def").network
+    assert len(parser["experts"]) == len(network.networks) == loss.weights["experts"] == 3
+    assert loss.pixel_weights is None
+    assert len({id(weight) for weight in network.networks.parameters()}) == 3 * len(list(member.parameters()))
+    for each in network.networks:
+        assert {n: w.shape for n, w in each.named_parameters()} == {n: w.shape for n, w in member.named_parameters()}
+    assert names_trained(network) == {name for name, _ in network.named_parameters() if name.startswith("networks.")}
+    groups = parser.get_parsed_content("optimizer").param_groups
+    assert [group["lr"] for group in groups] == [0.001, pytest.approx(0.0002)]
+    pyramid = len(list(member.detail.parameters()))
+    assert len(groups[1]["params"]) == 3 * pyramid
 
 
 def test_single_experts_are_trained_by_their_own_loss_alone(full):

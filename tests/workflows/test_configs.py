@@ -184,6 +184,7 @@ OVERLAYS = sorted(
     if path.parent.name not in ("studies", "experts") and path.stem not in ("federated", "inference_large")
 )
 NEW_IN_OVERLAYS = {
+    "pyramid_unet_ensemble": {"member"},
     "pretrain": {"sets", "trunk_file", "load_best", "exporting"},
     "evaluate_shift": {"num_cases", "shifts"},
     "analyze": {
