@@ -243,6 +243,13 @@ def test_a_study_has_every_overlay_as_a_row_of_its_name(path):
     assert next(iter(rows)) == "icmoe"
 
 
+def test_the_study_of_the_mixture_has_every_rival_over_the_pyramid():
+    study = yaml.safe_load((CONFIGS / "studies" / "mixture.yaml").read_text())
+    files = {path.stem: str(path.relative_to(ROOT)) for path in BASELINES if path.stem in RIVALS}
+    assert study["rows"] == {"icmoe": None, **files}
+    assert set(study["tuning"]["rows"]) == set(study["rows"])  # each at its best learning rate
+
+
 def test_the_studies_differ_in_budget_and_size_only():
     reduced, full_study = (
         yaml.safe_load((CONFIGS / "studies" / f"{name}.yaml").read_text()) for name in ("reduced", "full")
