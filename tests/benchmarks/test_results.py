@@ -27,6 +27,18 @@ def test_the_trials_are_those_of_the_file(name):
         assert row in text, row
 
 
+def test_the_trials_of_mixtures_are_those_of_the_file():
+    text = (DOCS / "method.md").read_text()
+    with (DOCS / "results" / "mixture_trials.csv").open(newline="") as file:
+        dice = {(row["row"], row["set"], row["seed"], row["split"]): row for row in csv.DictReader(file)}
+    runs = [key[:3] for key in dice if key[3] == "test"]
+    assert len(runs) > 20
+    for run in runs:
+        numbers = (dice[(*run, "val")]["voted"], dice[(*run, "test")]["voted"], dice[(*run, "test")]["mean"])
+        row = f"| {' | '.join(run)} | {' | '.join(f'{float(number):.3f}' for number in numbers)} |"
+        assert row in text, row
+
+
 def rows_of_encoders(name: str) -> list[str]:
     rows = []
     for setting, encoders in json.loads((DOCS / "results" / f"{name}.json").read_text())["results"].items():
