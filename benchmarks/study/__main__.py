@@ -98,11 +98,11 @@ def run_all(
     _tell(f"{len(runs)} runs, {len(runs) - len(pending)} of them finished before")
     failed: dict[Run, str] = {}
     with ThreadPoolExecutor(place.jobs) as pool:
-        futures: dict[Future, Run] = {
-            pool.submit(make_run, study, run, place, rate_of(run, rates), execute): run for run in pending
-        }
-        waiting = set(futures)
         try:
+            futures: dict[Future, Run] = {
+                pool.submit(make_run, study, run, place, rate_of(run, rates), execute): run for run in pending
+            }
+            waiting = set(futures)
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -618,6 +619,27 @@ def test_ctrl_c_ends_the_study_and_leaves_what_is_not_begun(bench, capsys):
     assert len(bench.commands) == 1
     assert "called again, the study goes on from here" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c_while_runs_are_handed_out_cancels_them_too(bench, monkeypatch):
+    class Interrupted(ThreadPoolExecutor):
+        num_submitted = 0
+
+        def submit(self, *arguments, **named):
+            self.num_submitted += 1
+            if self.num_submitted == 4:
+                raise KeyboardInterrupt
+            return super().submit(*arguments, **named)
+
+    def failing(command, log, environment):
+        bench.commands.append(command)
+        time.sleep(0.5)
+        return 1
+
+    bench.execute = failing
+    monkeypatch.setattr(study_command, "ThreadPoolExecutor", Interrupted)
+    assert bench.main("--jobs", "1") == 130
+    assert len(bench.commands) <= 1
 
 
 def test_commands_of_a_trial_do_not_touch_the_test_split(bench):
