@@ -105,8 +105,7 @@ def _add_train(commands: Any) -> None:
         description="Train experts on a folder with images/ and masks/, or on an official archive as it unpacks. "
         "OUT/best.pt are the weights of the best validation." + _FURTHER.format("--max_epochs 30"),
     )
-    train.add_argument("data", metavar="DATA", help="the dataset folder")
-    train.add_argument("output", metavar="OUT", help="folder of the results")
+    _add_folders(train)
     train.add_argument(
         "--checkpoint", metavar="FILE", help="last.pt of a training to go on with, or best.pt to start from its weights"
     )
@@ -120,8 +119,7 @@ def _add_evaluate(commands: Any) -> None:
         description="Segment the test images of a dataset folder and compare the masks with its labels."
         + _FURTHER.format("--split val"),
     )
-    evaluate.add_argument("data", metavar="DATA", help="the dataset folder")
-    evaluate.add_argument("output", metavar="OUT", help="folder of the results")
+    _add_folders(evaluate)
     _add_checkpoint(evaluate)
     _add_calibration(evaluate)
     _add_common(evaluate)
@@ -146,10 +144,14 @@ def _add_analyze(commands: Any) -> None:
         description="Show what each expert sees, who is listened to, and what the training changed, on the test images."
         + _FURTHER.format("--training_dir runs/mine"),
     )
-    analyze.add_argument("data", metavar="DATA", help="the dataset folder")
-    analyze.add_argument("output", metavar="OUT", help="folder of the results")
+    _add_folders(analyze)
     _add_checkpoint(analyze)
     _add_common(analyze)
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="the dataset folder")
+    parser.add_argument("output", metavar="OUT", help="folder of the results")
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
