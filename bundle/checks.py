@@ -161,7 +161,7 @@ def workflows_have_their_properties(root: Path) -> None:
 
     configs = root / "configs"
     for kind, names in (("train", ["train"]), ("train", ["train", "evaluate"]), ("infer", ["inference"])):
-        settings = {**_SMALL, "output_dir": str(Path("properties").resolve())}
+        settings = {**_SMALL, "dataset_dir": "demo", "output_dir": str(Path("properties").resolve())}
         flow = ConfigWorkflow(
             [str(configs / f"{name}.json") for name in names], workflow_type=kind, logging_file=False,
             **(settings | _TRAINING if kind == "train" else settings),
@@ -177,14 +177,15 @@ def the_command_line_trains_evaluates_and_segments(root: Path) -> None:
     train, evaluate, inference = (str(root / "configs" / f"{n}.json") for n in ("train", "evaluate", "inference"))
     _weights(root)
     small = _words(_SMALL)
-    _run("training", "--config_file", train, *small, *_words(_TRAINING), "--output_dir", "trained")
+    demo = ("--dataset_dir", "demo", "--demo_dir", "phantoms")
+    _run("training", "--config_file", train, *small, *demo, *_words(_TRAINING), "--output_dir", "trained")
     both = f"['{train}','{evaluate}']"
     _run(
-        "evaluating", "--config_file", both, *small, "--checkpoint", "trained/best.pt", "--demo_dir", "trained/demo",
+        "evaluating", "--config_file", both, *small, *demo, "--checkpoint", "trained/best.pt",
         "--output_dir", "evaluated", "--num_pictures", "0",
     )  # fmt: skip
     _need(Path("evaluated/summary.json").is_file(), "the evaluation left no summary.json")
-    _run("--config_file", inference, "--num_workers", "0", "--demo_dir", "trained/demo", "--output_dir", "segmented")
+    _run("--config_file", inference, "--num_workers", "0", *demo, "--output_dir", "segmented")
     _need(any(Path("segmented/masks").iterdir()), "inference left no mask")
 
 
@@ -193,7 +194,7 @@ def mlflow_follows_a_training(root: Path) -> None:
     if importlib.util.find_spec("mlflow") is None:
         raise _LeftOut("MLflow is not installed")
     config = str(root / "configs" / "train.json")
-    words = _words(_SMALL | _TRAINING)
+    words = _words(_SMALL | _TRAINING | {"dataset_dir": "demo"})
     _run("training", "--config_file", config, *words, "--output_dir", "tracked", "--tracking", "mlflow")
     _need(any(Path().rglob("mlruns*")), "MLflow recorded nothing")
 

@@ -26,14 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words of the command line; by default those of this process.
 
     Returns:
-        The exit status: 0, 1 if something failed, or 130 if the user stopped it.
+        The exit status: 0 if all is done, 1 if not, 3 if some cases failed and the others are done, or 130 if the user
+        stopped it.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["prepare"]:
         prepare(words[1:])
         return 0
     try:
-        lines = _run(words)
+        _run(words)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nstopped: {_STOPPED.get(words[0], 'the same command begins anew')}\n")
         return 130
@@ -42,18 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if cause is None:
             raise
         sys.stderr.write(f"\nerror: {cause}\n")
-        return 1
-    sys.stdout.write("\n" + "".join(f"{line}\n" for line in lines))
+        return cause.exit_status
     return 0
 
 
-def _run(words: Sequence[str]) -> list[str]:
-    """Run a command and return the lines to print at its end."""
+def _run(words: Sequence[str]) -> None:
     root = find_bundle()
     given, overrides = read_words(words, names_of_packs(root))
     if given.command == "info":
-        return describe_file(given.file)
-    return (predict if given.command == "predict" else run_on_data)(root, given, overrides)
+        sys.stdout.write("".join(f"{line}\n" for line in describe_file(given.file)))
+    else:
+        (predict if given.command == "predict" else run_on_data)(root, given, overrides)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,19 @@ from types import TracebackType
 
 
 class InputError(ValueError):
-    """Signal a file, folder or setting of the user's that cannot be used; the message names it and says what to do."""
+    """Signal a file, folder or setting of the user's that cannot be used; the message names it and says what to do.
+
+    Attributes:
+        exit_status: With what a command ends.
+    """
+
+    exit_status = 1
+
+
+class FailedCasesError(InputError):
+    """Signal that cases failed, while the others are done and their results are written."""
+
+    exit_status = 3
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
@@ -46,7 +58,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def show_input_errors() -> None:
-    """Make a `python -m monai.bundle` command print an `InputError` as one sentence instead of a traceback.
+    """Make a `python -m monai.bundle` command print an `InputError` as one sentence and end with its `exit_status`.
 
     In any other process nothing changes.
     """
@@ -62,3 +74,5 @@ def _one_sentence(kind: type[BaseException], error: BaseException, trace: Traceb
         return
     logging.getLogger(__name__).debug("The whole traceback:", exc_info=(kind, error, trace))
     sys.stderr.write(f"\nerror: {cause}\n")
+    if cause.exit_status != 1:  # Python's own status after an exception
+        raise SystemExit(cause.exit_status)

@@ -155,7 +155,7 @@ class ExpertAnalysis(CaseHandler):
             figures["training"] = analysis_figures.draw_training(self.training, columns, self.dead_below)
         figures["ambiguity"] = analysis_pictures.draw_ambiguity(ambiguity, phantoms)
         self._write(content, {name: analysis_figures.to_png(figure) for name, figure in figures.items()})
-        logger.info("Wrote %s.", self.output_dir / "analysis.html")
+        logger.info("The page: %s", self.output_dir / "analysis.html")
 
     def _load_columns(self) -> dict[str, str]:
         """Return the columns of the training's table that hold the experts' loads."""

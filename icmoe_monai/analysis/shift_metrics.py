@@ -140,7 +140,9 @@ class ShiftMetrics(CaseHandler):
         if self._example:
             shifts = [name for name in SHIFTS if any(row["shift"] == name for row in self._rows)]
             draw_examples(self._example, shifts, self.output_dir / "shift_examples.png", seed=self.seed)
-        logging.getLogger(__name__).info("%s", _table(summary))
+        logger = logging.getLogger(__name__)
+        logger.info("%s", _table(summary))
+        logger.info("The scores: %s", self.output_dir / "shifts.json")
 
     def _dice(self, item: Mapping[str, Any]) -> float:
         voted, label = (convert_to_tensor(item[key], track_meta=False, device="cpu") for key in ("voted", "label"))

@@ -11,13 +11,20 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from icmoe_monai.calibration.file import AUTO, NONE
-from icmoe_monai.commands.workflow import build_workflow, find_config, names_of_packs, overrides_of, pack_file
+from icmoe_monai.commands.workflow import (
+    build_workflow,
+    find_config,
+    images_path,
+    names_of_packs,
+    overrides_of,
+    pack_file,
+)
 from icmoe_monai.errors import InputError
 from icmoe_monai.inference.inputs import check_output_dir
 from icmoe_monai.inference.packs import run_packs, shared_parts
 
 
-def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -> list[str]:
+def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -> None:
     """Run one pack of experts, or several side by side.
 
     Args:
@@ -25,31 +32,25 @@ def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
         given: The command's options.
         further: Settings to override, by name.
 
-    Returns:
-        Lines that name the reports, one per pack.
-
     Raises:
-        InputError: If images could not be used, or the options do not go together.
+        InputError: If the options do not go together, or nothing could start.
+        FailedCasesError: If images could not be used.
     """
     packs = _checked_packs(root, [name.strip() for name in given.experts.split(",")]) if given.experts else []
     output = Path(os.path.abspath(given.output))
     overrides = {**further, **overrides_of(given)}
-    overrides |= {"dataset_dir": os.path.abspath(given.input), "output_dir": str(output)}
+    overrides |= {"dataset_dir": images_path(given.input), "output_dir": str(output)}
     overrides |= {"overwrite": given.overwrite, "anonymous": further.get("anonymous") or given.anonymous}
     configs = [find_config(root, name) for name in given.config]
     if len(packs) > 1:
-        folders = _predict_packs(root, packs, configs, overrides)
+        _predict_packs(root, packs, configs, overrides)
     else:
         flow = _workflow(root, packs, configs, overrides)
         flow.run()
         flow.finalize()
-        folders = [output]
-    return [f"The report: {folder / 'report.html'}" for folder in folders]
 
 
-def _predict_packs(
-    root: Path, packs: Sequence[str], configs: Sequence[Path], overrides: Mapping[str, Any]
-) -> list[Path]:
+def _predict_packs(root: Path, packs: Sequence[str], configs: Sequence[Path], overrides: Mapping[str, Any]) -> None:
     for name in ("checkpoint", "calibration"):
         if overrides.get(name) not in (None, AUTO, NONE):
             raise InputError(f"--{name} belongs to one set of experts: give one name to --experts, or no --{name}.")
@@ -68,7 +69,6 @@ def _predict_packs(
     run_packs(flows)
     for flow in flows.values():
         flow.finalize()
-    return list(folders.values())
 
 
 def _checked_packs(root: Path, packs: list[str]) -> list[str]:

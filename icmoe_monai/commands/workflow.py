@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from icmoe_monai.calibration.file import AUTO, NONE
+from icmoe_monai.data.demo import is_demo
 from icmoe_monai.errors import InputError
+from icmoe_monai.names import check_overrides
 from icmoe_monai.settings import find_bundle_root
 
 
@@ -60,6 +63,15 @@ def find_config(root: Path, name: str) -> Path:
     raise InputError(f"--config finds no {name}: give a file, or the path of one in {root / 'configs'}.")
 
 
+def images_path(name: str) -> str:
+    """Return the absolute path of a folder or file of images, or demo, which stands for phantoms.
+
+    Args:
+        name: As the user wrote it.
+    """
+    return name if is_demo(name) else os.path.abspath(name)
+
+
 def overrides_of(given: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that a command's own options stand for.
 
@@ -84,11 +96,17 @@ def build_workflow(
         configs: The configs, of which later ones are laid over earlier ones.
         overrides: Settings by name.
         workflow_type: train or infer, as MONAI names them.
+
+    Raises:
+        InputError: If the configs do not know the name of an override.
     """
+    files = [str(path) for path in configs]
+    own = inspect.signature(ConfigWorkflow).parameters.keys() - {"override"}  # such as tracking
+    check_overrides(ConfigParser.load_config_files(files), overrides.keys() - own)
     flow = ConfigWorkflow(
-        config_file=[str(path) for path in configs],
+        config_file=files,
         meta_file=str(root / "configs" / "metadata.json"),
-        logging_file=False,
+        logging_file=str(root / "configs" / "logging.conf"),
         workflow_type=workflow_type,
         **overrides,
     )

@@ -15,7 +15,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from icmoe_monai.data.demo import make_demo_set
+from icmoe_monai.data.demo import NO_IMAGES, is_demo, make_demo_set
 from icmoe_monai.data.layouts import find_layout
 from icmoe_monai.data.splits import Case, cut_missing_splits
 from icmoe_monai.errors import InputError
@@ -44,8 +44,8 @@ def find_cases(
     processes, the first one reads the folder and all take its result.
 
     Args:
-        dataset_dir: A folder of a layout that `layouts` knows, or its parent. None: the computer-made demo set.
-        demo_dir: Folder where the demo set is, or will be, written.
+        dataset_dir: A folder of a layout that `layouts` knows, or its parent; or demo: computer-made phantoms.
+        demo_dir: Folder where the phantoms are, or will be, written.
         out_channels: Output channels of the network, which decide which values a mask may hold.
         seed: Seed of the splits that are cut.
         check: Decode every file once, so that a bad one is found now and not in the middle of a training.
@@ -71,9 +71,9 @@ def find_cases(
     if unknown:
         raise InputError(f"split must be train, val or test, got {unknown[0]!r}.")
     if not dataset_dir:
-        if not demo_dir:
-            raise InputError("Neither dataset_dir nor demo_dir is set: set dataset_dir to the folder of your images.")
-        logger.warning("No dataset_dir was given: computer-made phantoms in %s are used, no patient data.", demo_dir)
+        raise InputError(NO_IMAGES)
+    if is_demo(dataset_dir) and demo_dir:
+        logger.info("These are computer-made phantoms, no patient data: %s.", demo_dir)
         make_demo_set(demo_dir)
         dataset_dir = demo_dir
     found = find_layout(dataset_dir)
@@ -109,7 +109,8 @@ def _find_file_problems(splits: dict[str, list[Case]], *, out_channels: int) -> 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found: Iterable[str | None] = pool.map(find, cases)
         few = 2 * len(cases) <= _NUM_FILES_WITHOUT_BAR
-        return [problem for problem in tqdm(found, "Checking images", len(cases), disable=few) if problem]
+        # None: no bar but on a terminal
+        return [problem for problem in tqdm(found, "Checking images", len(cases), disable=few or None) if problem]
 
 
 def _find_case_problem(case: Case, *, out_channels: int) -> str | None:
@@ -132,8 +133,8 @@ def _find_case_problem(case: Case, *, out_channels: int) -> str | None:
 def _raise_problems(problems: list[str]) -> None:
     if not problems:
         return
-    logger = logging.getLogger(__name__)
-    for problem in problems[:_NUM_PROBLEMS_LOGGED]:
-        logger.error("%s", problem)
-    more = f" (and {len(problems) - 1} more problems, see the log)" if len(problems) > 1 else ""
-    raise InputError(problems[0] + more)
+    first, *others = problems
+    for problem in others[:_NUM_PROBLEMS_LOGGED]:
+        logging.getLogger(__name__).error("%s", problem)
+    more = f" (and {len(others)} more, see the lines above)" if others else ""
+    raise InputError(first + more)

@@ -21,6 +21,11 @@ from icmoe_monai.data.phantoms import Drawing, draw_dermoscopy, draw_glands, dra
 from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.errors import InputError
 
+DEMO = "demo"  # the dataset_dir that stands for the demo set
+NO_IMAGES = (
+    f"dataset_dir is not set: give the folder of your images, --dataset_dir FOLDER, or --dataset_dir {DEMO} for "
+    "computer-made phantoms."
+)
 _VERSION = 1
 _MARKER = "demo_set.json"
 _SIZES = (160, 240)
@@ -43,6 +48,15 @@ splits.json      names for training, validation and test
 
 Written by icmoe_monai.data.demo.make_demo_set, version {version}, seed {seed}. Delete the folder whenever you like.
 """
+
+
+def is_demo(dataset_dir: str) -> bool:
+    """Return whether a `dataset_dir` asks for the demo set: it is the word demo, and no folder here is called so.
+
+    Args:
+        dataset_dir: The setting.
+    """
+    return dataset_dir == DEMO and not Path(DEMO).exists()
 
 
 def make_demo_set(folder: str, *, num_images: int = 72, seed: int = 0) -> None:

@@ -216,7 +216,7 @@ def _write_cases(made: Path, cases: Sequence[Case], longest_side: int) -> None:
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         done = pool.map(partial(_write_case, made, longest_side), cases)
-        for _ in tqdm(done, "Writing images", len(cases), disable=len(cases) < 50):
+        for _ in tqdm(done, "Writing images", len(cases), disable=len(cases) < 50 or None):
             pass
     finally:  # a refused file or Ctrl-C must not wait for all the others
         pool.shutdown(cancel_futures=True)

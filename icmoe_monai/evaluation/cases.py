@@ -223,7 +223,9 @@ class CaseMetrics(CaseHandler):
         write_json(self.output_dir / "summary.json", summary)
         if self._seconds:
             write_json(self.output_dir / "timing.json", {"inference_seconds": round(median(self._seconds), 5)})
-        logging.getLogger(__name__).info("%s", _table(summary))
+        logger = logging.getLogger(__name__)
+        logger.info("%s", _table(summary))
+        logger.info("The scores: %s", self.output_dir / "summary.json")
 
     def _summary(self, cases: list[list[MaskScores]]) -> dict[str, Any]:
         means = [_mean_over_classes(case) for case in cases]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from icmoe_monai.data.cases import MIN_SIDE
-from icmoe_monai.data.demo import make_demo_set
+from icmoe_monai.data.demo import NO_IMAGES, is_demo, make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.dicom.dicomdir import read_dicomdir
 from icmoe_monai.imageio.image_file import NotAnImageError
@@ -80,7 +80,7 @@ def find_inputs(
     """List the images of an inference run; of several processes the first searches, and all use its result.
 
     Args:
-        dataset_dir: A folder, searched with all its subfolders, one image file, or a DICOMDIR. None takes the test
+        dataset_dir: A folder, searched with all its subfolders, one image file, or a DICOMDIR; or demo: the test
             images of the demo set, which is made or mended if need be.
         output_dir: Folder of the results, which is not searched.
         demo_dir: Folder of the demo set; by default `<output_dir>/demo`.
@@ -107,9 +107,11 @@ def find_inputs(
     """
     if str(anonymous).lower() in ("true", "false") and not isinstance(anonymous, bool):
         raise InputError(f"anonymous must be True, False or a secret of your own, got {anonymous!r}.")
+    if not dataset_dir:
+        raise InputError(NO_IMAGES)
     left_out: list[dict[str, str]] = []
     rename = _Renamer(anonymous, Path(output_dir)) if anonymous else str
-    if dataset_dir is None:
+    if is_demo(dataset_dir):
         files = _demo_files(Path(demo_dir) if demo_dir is not None else Path(output_dir) / "demo")
     else:
         root = Path(os.path.abspath(dataset_dir))
@@ -134,7 +136,7 @@ def _demo_files(folder: Path) -> list[_File]:
     folder = Path(os.path.abspath(folder))
     make_demo_set(str(folder))
     stems = set(json.loads((folder / "splits.json").read_text(encoding="utf-8"))["test"])
-    _logger.info("No dataset_dir was given: the %d test images of the demo set in %s are taken.", len(stems), folder)
+    _logger.info("These are computer-made phantoms, no patient data: the %d test images in %s.", len(stems), folder)
     paths = sorted((folder / "images").iterdir())
     return [_File(path, path.relative_to(folder).as_posix()) for path in paths if path.stem in stems]
 

@@ -12,7 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.engines.evaluator import SupervisedEvaluator
 
-from icmoe_monai.errors import InputError, find_input_error
+from icmoe_monai.errors import FailedCasesError, InputError, find_input_error
 from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
 from icmoe_monai.inference.report import InferenceReport, failed_record
 from icmoe_monai.inference.report_page import MOST_THUMBNAILS
@@ -23,6 +23,7 @@ from icmoe_monai.utils.files import is_of_one_name
 from icmoe_monai.utils.turns import taking_turns
 
 _SECONDS_BETWEEN_REPORTS = 30.0
+_logger = logging.getLogger(__name__)
 _MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
 
 
@@ -32,9 +33,9 @@ class InferenceRun:
     `report.json` is written at the start of a run, so that a folder that cannot be written ends the run at once, and is
     renewed about every 30 seconds; the other two files of the report are written at the end, also of a stopped run. The
     report includes the cases of earlier runs into the folder. Its `complete` is true only if every case was tried; an
-    exception or Ctrl-C is raised again once the report is written. A run with failed cases ends with an `InputError`,
-    once everything is written. ignite runs the first handler of an exception only, so put this handler before
-    `StatsHandler` and `CheckpointSaver`.
+    exception or Ctrl-C is raised again once the report is written. A run with failed cases ends with a
+    `FailedCasesError`, once everything is written. ignite runs the first handler of an exception only, so put this
+    handler before `StatsHandler` and `CheckpointSaver`.
 
     Of several processes the first writes the report and the volumes. At its end each process waits for the others, and
     the first takes over their records; a process that was stopped by an exception raises it then.
@@ -119,16 +120,17 @@ class InferenceRun:
         """Write the whole report; it stays incomplete if `engine.terminate()` cut the run short.
 
         Raises:
-            InputError: If cases failed.
+            FailedCasesError: If cases failed.
         """
         self._note()
         self._complete = not engine.should_terminate
         content = self._finish(None)
         failed = [case for case in content["cases"] if case["status"] == "failed"]
         if failed and self._complete and is_first():
-            raise InputError(
-                f"{len(failed)} of {len(content['cases'])} images could not be used, the others are done; report.json "
-                f"says why. The first: {failed[0]['error']}"
+            others = "the others are done" if len(failed) < len(content["cases"]) else "so there are no masks"
+            raise FailedCasesError(
+                f"{len(failed)} of {len(content['cases'])} images could not be used, {others}; report.json says why. "
+                f"The first: {failed[0]['error']}"
             )
 
     def exception_raised(self, engine: Engine, error: BaseException) -> None:
@@ -140,7 +142,7 @@ class InferenceRun:
                 finally:  # even if recording fails, since the other processes wait
                     self._finish(type(find_input_error(error) or error).__name__)
             except InputError as second:
-                logging.getLogger(__name__).warning("The report is not up to date. %s", second)
+                _logger.warning("The report is not up to date. %s", second)
         raise error
 
     def _record(self, item: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -186,6 +188,8 @@ class InferenceRun:
         content = self._content(stopped_by)
         if is_first():
             self.report.write(content, thumbnails=self._thumbnails)
+            if not is_repeated:
+                _logger.info("The report: %s", self.report.output_dir / "report.html")
         if not is_repeated:
             collect(None)  # where one process has ended with an error, torchrun ends the others
         return content
@@ -229,6 +233,6 @@ def run_missing(evaluator: SupervisedEvaluator) -> None:
     if evaluator.state.epoch_length:
         evaluator.run()
         return
-    logging.getLogger(__name__).info("All cases are done already: --overwrite True does them again.")
+    _logger.info("All cases are done already: --overwrite True does them again.")
     with taking_turns([evaluator]):
         pass  # it takes no turn

@@ -14,14 +14,15 @@ from icmoe_monai.training.handlers import (
     GradientClipping,
     LastCheckpoint,
     MetricsCsv,
-    Progress,
 )
 from icmoe_monai.training.pretraining import export_trunk, find_sets
+from icmoe_monai.training.progress import EpochLog, Progress, evaluation_command
 
 __all__ = [
     "BestCheckpoint",
     "CacheFeatures",
     "EarlyStop",
+    "EpochLog",
     "FrozenFeatures",
     "GradientClipping",
     "LastCheckpoint",
@@ -29,6 +30,7 @@ __all__ = [
     "PrepareFeatures",
     "Progress",
     "TrainedWeights",
+    "evaluation_command",
     "export_trunk",
     "find_sets",
     "share_batch_norms",

@@ -123,7 +123,7 @@ class FrozenFeatures(Randomizable, Dataset):
             # a generator of its own: the order of the training must not depend on which files were there
             loader = DataLoader(views, batch_size=batch_size, num_workers=num_workers, generator=torch.Generator())
             done = iter(missing)
-            for batch in tqdm(loader, desc="features", leave=False):
+            for batch in tqdm(loader, desc="features", leave=False, disable=None):
                 for features in _compute(network, batch, device, amp, DTYPES[self.dtype]):
                     i, v = next(done)
                     write_features(features, self.files[i][v])

@@ -1,4 +1,4 @@
-"""Handlers of a training: keep the best and the last weights, clip gradients, stop early, and log.
+"""Handlers of a training: keep the best and the last weights, clip gradients, stop early, and write metrics.
 
 Each class is a handler for MONAI's engines: it has `attach(engine)` and is named in a config's list of handlers. Two of
 them replace MONAI's CheckpointSaver, which removes the old file before it writes the new one, so that a process killed
@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 from monai.engines.utils import IterationEvents
 from monai.handlers import EarlyStopHandler
 from torch import nn
@@ -65,7 +64,7 @@ class BestCheckpoint:
         self.best = value
         if is_first():
             save_weights(unwrapped(self.network), self.path, trunk_source=self.trunk_source)
-            self.logger.info(f"{self.metric} {value:.4f} is the best so far: wrote {self.path}.")
+            self.logger.debug(f"{self.metric} {value:.4f} is the best so far: wrote {self.path}.")
 
     def state_dict(self) -> dict[str, float]:
         """Return the best value so far, for a checkpoint."""
@@ -84,8 +83,8 @@ class NotFiniteError(InputError):
 class LastCheckpoint:
     """Handler: save the whole state of the training after every epoch, and when it is stopped.
 
-    Attach it to the trainer, before handlers that raise a caught exception again (MONAI's StatsHandler): ignite calls
-    no handler after them.
+    Attach it to the trainer, before handlers that raise a caught exception again (such as MONAI's StatsHandler): ignite
+    calls no handler after them.
 
     A training stopped by `NotFiniteError` keeps the file of its last epoch: the weights may still be good, but the
     statistics that a forward pass updates no longer are. One stopped by `TrunkChangedError` keeps that file too.
@@ -151,7 +150,7 @@ class GradientClipping:
 
     def check(self, engine: Engine) -> None:
         """Raise `NotFiniteError` if the loss is not finite."""
-        loss = _loss(engine)
+        loss = loss_of(engine)
         if not math.isfinite(loss):
             self._stop(engine, f"the loss is {loss}")
 
@@ -244,7 +243,7 @@ class MetricsCsv:
 
     def loss_completed(self, engine: Engine) -> None:
         """Note the loss of an iteration."""
-        self.losses.append(_loss(engine))
+        self.losses.append(loss_of(engine))
 
     def iteration_completed(self, engine: Engine) -> None:
         """Note the time of a step; a GPU may still be busy with the optimizer's part, since nothing waits for it."""
@@ -267,23 +266,12 @@ class MetricsCsv:
         write_csv(self.path, self.rows)
 
 
-class Progress:
-    """Handler: show ignite's progress bar over the iterations of every epoch.
+def loss_of(engine: Engine) -> float:
+    """Return the loss of the running iteration.
 
     Args:
-        description: Text before the bar.
+        engine: A MONAI trainer, after its loss is computed.
     """
-
-    def __init__(self, *, description: str) -> None:
-        self.bar = ProgressBar(desc=description, persist=False)
-
-    def attach(self, engine: Engine) -> None:
-        """Show the bar on standard error, with the loss if the engine has one."""
-        self.bar.attach(engine, output_transform=_loss_of)
-
-
-def _loss(engine: Engine) -> float:
-    """Return the loss of the running iteration."""
     return float(cast(dict, engine.state.output)["loss"].detach())
 
 
@@ -294,9 +282,3 @@ def _peak_memory() -> dict[str, str]:
     if torch.cuda.is_initialized():
         peak["peak_gpu_mb"] = f"{torch.cuda.max_memory_allocated() / 1e6:.1f}"
     return peak
-
-
-def _loss_of(output: Any) -> dict[str, float]:
-    if isinstance(output, list) and output and "loss" in output[0]:
-        return {"loss": float(output[0]["loss"])}
-    return {}

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -259,7 +260,10 @@ def bundle_command(*arguments: str) -> list[str]:
 
 
 def test_command_line_from_another_folder_without_installation(dataset, tmp_path):
-    """A copy of the bundle runs by its own files, not by an installed package, and writes beside them."""
+    """A copy of the bundle runs by its own files, not by an installed package, and writes beside them.
+
+    Its log is of whole lines, one an epoch, and ends with what is best and what comes next.
+    """
     copy, elsewhere = tmp_path / "bundle copy", tmp_path / "elsewhere"
     elsewhere.mkdir()
     for part in ("configs", "icmoe_monai", "models"):
@@ -272,6 +276,13 @@ def test_command_line_from_another_folder_without_installation(dataset, tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
     assert torch.load(copy / "output" / "best.pt", weights_only=True)["trunk"]["source"] == SHIPPED_TRUNK.name
     assert list(elsewhere.iterdir()) == []
+    assert "\r" not in done.stdout + done.stderr
+    assert len(re.findall(r"epoch 1 of 1: loss [\d.]+, validation Dice 0\.\d{4} .*, \d+ s$", done.stdout, re.M)) == 1
+    for noise in ("Engine run", "Key metric", "Logging file", "val_"):
+        assert noise not in done.stdout + done.stderr, noise
+    best, following = done.stdout.splitlines()[-2:]
+    assert re.search(rf"The best weights, of validation Dice 0\.\d{{4}}: {re.escape(str(copy))}.*best\.pt$", best)
+    assert "icmoe" in following.partition("Next: ")[2]
 
 
 def test_python_api_from_another_folder_without_installation(dataset, tmp_path):

@@ -77,4 +77,4 @@ def test_what_is_no_file_of_the_package_is_told_in_a_sentence(tmp_path, capsys):
         with pytest.raises(InputError, match=sentence):
             describe_file(tmp_path / name)
     assert main(["info", str(ROOT / "models" / "model.calibration.json")]) == 0
-    assert capsys.readouterr().out.startswith("\nkind: calibration\n")
+    assert capsys.readouterr().out.startswith("kind: calibration\n")

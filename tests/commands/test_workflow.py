@@ -9,7 +9,14 @@ import pytest
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.commands import experts
-from icmoe_monai.commands.workflow import find_bundle, find_config, names_of_packs, overrides_of, pack_file
+from icmoe_monai.commands.workflow import (
+    find_bundle,
+    find_config,
+    images_path,
+    names_of_packs,
+    overrides_of,
+    pack_file,
+)
 from icmoe_monai.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +77,7 @@ def test_files_are_absolute_and_words_stay(tmp_path, monkeypatch):
         ("calibrate D", ["train.json", "evaluate.json", "calibrate.yaml"]),
     ],
 )
-def test_a_command_is_a_workflow_of_the_bundle(line, configs, tmp_path, monkeypatch, capsys):
+def test_a_command_is_a_workflow_of_the_bundle(line, configs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flow = Recorder()
     monkeypatch.setattr(experts, "build_workflow", flow)
@@ -79,8 +86,14 @@ def test_a_command_is_a_workflow_of_the_bundle(line, configs, tmp_path, monkeypa
     expected = {"dataset_dir": "D", "checkpoint": "b.pt"} | ({"output_dir": "OUT"} if "OUT" in line else {})
     assert flow.overrides == {"seed": 3} | {name: str(tmp_path / value) for name, value in expected.items()}
     assert flow.calls == ["run", "finalize"]
-    if "OUT" not in line:
-        assert capsys.readouterr().out == f"\nThe calibration: {tmp_path / 'b.calibration.json'}\n"
+
+
+def test_demo_stands_for_phantoms_where_no_folder_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert images_path("demo") == "demo"
+    assert images_path("./demo") == str(tmp_path / "demo")
+    (tmp_path / "demo").mkdir()
+    assert images_path("demo") == str(tmp_path / "demo")
 
 
 def test_a_config_belongs_to_one_pack(tmp_path, capsys):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -97,13 +98,18 @@ def test_places_where_no_set_can_be(tmp_path: Path) -> None:
         make_demo_set(str(tmp_path / "few"), num_images=5)
 
 
-def test_no_dataset_dir_means_the_demo_set(
+def test_the_word_demo_means_the_demo_set_where_no_folder_is_called_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("icmoe_monai.data.cases.make_demo_set", lambda folder: make_demo_set(folder, num_images=6))
-    splits = find_cases(None, demo_dir=str(tmp_path / "demo"))
+    splits = find_cases("demo", demo_dir=str(tmp_path / "phantoms"))
     assert len(splits["train"]) == 4
-    assert "No dataset_dir was given: computer-made phantoms in" in caplog.text
+    assert "These are computer-made phantoms, no patient data: " in caplog.text
+    (tmp_path / "demo").mkdir()
+    with pytest.raises(InputError, match="No images were found in demo"):
+        find_cases("demo", demo_dir=str(tmp_path / "phantoms"))
 
 
 @pytest.mark.parametrize("draw", [draw_dermoscopy, draw_ultrasound, draw_glands])

@@ -294,10 +294,13 @@ def test_demo_set_is_made_and_its_test_images_are_taken(tmp_path: Path, monkeypa
         Path(folder, "splits.json").write_text(json.dumps({"train": ["d1"], "test": ["d3", "d2"]}))
 
     monkeypatch.setattr(inputs, "make_demo_set", make_demo_set)
-    cases = find_inputs(None, output_dir=str(tmp_path / "out")).cases
+    monkeypatch.chdir(tmp_path)  # where no folder is called demo
+    with pytest.raises(InputError, match=r"dataset_dir is not set: give .* or --dataset_dir demo for computer-made"):
+        find_inputs(None, output_dir=str(tmp_path / "out"))
+    cases = find_inputs("demo", output_dir=str(tmp_path / "out")).cases
     demo = tmp_path / "out" / "demo"
     assert made == [str(demo)]
     found = [(case["image"], case["name"]) for case in cases]
     assert found == [(str(demo / "images" / f"{s}.png"), f"images/{s}.png") for s in ("d2", "d3")]
-    find_inputs(None, output_dir=str(tmp_path / "out"), demo_dir=str(tmp_path / "own"))
+    find_inputs("demo", output_dir=str(tmp_path / "out"), demo_dir=str(tmp_path / "own"))
     assert made[1:] == [str(tmp_path / "own")]

@@ -16,7 +16,6 @@ from icmoe_monai.training.handlers import (
     GradientClipping,
     LastCheckpoint,
     MetricsCsv,
-    Progress,
 )
 from icmoe_monai.weights.tensor_files import read_checkpoint
 
@@ -182,8 +181,3 @@ def test_a_steps_seconds_are_those_of_the_median_step_without_what_is_done_betwe
     assert ("peak_mb" in row) == Path("/proc/self/status").is_file()
     assert float(row.get("peak_mb", 100)) > 50
     assert float(row["seconds"]) > 0.3 + 3 * 0.2
-
-
-def test_the_progress_bar_shows_the_loss(capsys):
-    trainer_of([Progress(description="training")]).run()
-    assert "loss=" in capsys.readouterr().err

@@ -154,10 +154,10 @@ def test_several_processes_begin_and_end_alike_in_all_workflows():
 @pytest.mark.parametrize(
     ("files", "list_of_handlers", "of_the_first"),
     [
-        (["train", "multi_gpu_train"], "train#handlers", ["LastCheckpoint", "StatsHandler", "TensorBoardStatsHandler",
-                                                          "MetricsCsv", "Progress"]),
-        (["train", "multi_gpu_train"], "validate#handlers", ["StatsHandler", "TensorBoardStatsHandler", "Progress"]),
-        (["train", "evaluate", "multi_gpu_evaluate"], "validate#handlers", ["StatsHandler", "Progress"]),
+        (["train", "multi_gpu_train"], "train#handlers", ["LastCheckpoint", "TensorBoardStatsHandler", "MetricsCsv",
+                                                          "Progress", "EpochLog"]),
+        (["train", "multi_gpu_train"], "validate#handlers", ["TensorBoardStatsHandler", "Progress"]),
+        (["train", "evaluate", "multi_gpu_evaluate"], "validate#handlers", ["Progress"]),
         (["inference", "multi_gpu_inference"], "handlers", ["Progress"]),
     ],
 )  # fmt: skip

@@ -1,0 +1,277 @@
+"""Names in a config: a workflow refuses those that mean nothing, with the nearest name that there is.
+
+MONAI takes any name from the command line and from overlays, and says nothing where nobody reads it: `--max_epoch 3`
+would train for 60 epochs. Here a name means something if another place of the config refers to it (`@name`), if a
+config of the bundle has it, or if MONAI itself reads it; below a component, if its class or function takes it as an
+argument. So an overlay may bring names of its own, as long as it uses them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.config_item import ComponentLocator, ConfigComponent
+from monai.bundle.reference_resolver import ReferenceResolver
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.settings import find_bundle_root
+
+_SEP = ReferenceResolver.sep
+_MLFLOW: Any = DEFAULT_EXP_MGMT_SETTINGS["mlflow"]
+_TRACKING = _MLFLOW["configs"].keys() - _MLFLOW["handlers_id"].keys()  # such as experiment_name
+_OF_MONAI = {ConfigParser.meta_key, "imports", "initialize", "run", "finalize"} | _TRACKING
+
+
+def check_names() -> None:
+    """Refuse the config that is running if a name in it means nothing; it is the first step of a workflow.
+
+    MONAI does not tell a step of the config that it is part of, so it is found by the frames of the callers: those of a
+    `ConfigParser`, and where it is run by a `ConfigWorkflow`, of that. Called from elsewhere, nothing is checked.
+
+    Raises:
+        InputError: If there are such names.
+    """
+    callers = list(_callers())
+    parser = next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
+    flow = next((caller for caller in callers if isinstance(caller, ConfigWorkflow)), None)
+    steps = (flow.init_id, flow.run_id, flow.final_id) if flow is not None else ()
+    told = [] if parser is None else find_unknown(parser.get(), steps=steps, locator=parser.locator)
+    if told:
+        raise InputError(" ".join(told))
+
+
+def check_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> None:
+    """Refuse overrides whose names a config neither has nor refers to.
+
+    Whether a component takes a new argument is left to `check_names`.
+
+    Args:
+        config: The config without the overrides.
+        overrides: Their names, as in `train#trainer#max_epochs`.
+
+    Raises:
+        InputError: If there are such names.
+
+    Example:
+        >>> check_overrides({"max_epochs": 60, "run": ["$print(@max_epochs)"]}, ["max_epoch"])
+        Traceback (most recent call last):
+        icmoe_monai.errors.InputError: No setting is called max_epoch: did you mean max_epochs?
+    """
+    refs = _references(config)
+    told = [sentence for name in overrides for sentence in _find_gap(config, name, refs)]
+    if told:
+        raise InputError(" ".join(told))
+
+
+def find_unknown(
+    config: Mapping[str, Any], *, steps: Collection[str] = (), locator: ComponentLocator | None = None
+) -> list[str]:
+    """Return a sentence for every name of a config that means nothing.
+
+    Args:
+        config: The whole config, its overlays and overrides included.
+        steps: Names that are run, to which nothing need refer.
+        locator: MONAI's index of the names of components; None makes one, which takes a second.
+
+    Example:
+        >>> find_unknown({"seed": 0, "sead": 1, "run": ["$print(@seed)"]})
+        ['No setting is called sead, and nothing refers to @sead: did you mean seed?']
+    """
+    refs = _references(config)
+    told = [*_find_unread(config, refs, steps), *_find_replaced_parts(config), *_find_in_groups(config, "", refs)]
+    return told + list(_find_arguments(config, "", ComponentLocator() if locator is None else locator))
+
+
+def _callers() -> Iterator[Any]:
+    """Yield the objects whose methods have led to this call, the last first."""
+    frame = sys._getframe().f_back
+    while frame is not None:
+        yield frame.f_locals.get("self")
+        frame = frame.f_back
+
+
+def _find_gap(config: Mapping[str, Any], name: str, refs: Collection[str]) -> Iterator[str]:
+    """Yield a sentence if a part of an override's name is missing in the config."""
+    node: Any = config
+    parts = ReferenceResolver.split_id(name)
+    for depth, part in enumerate(parts):
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+            continue
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+            continue
+        may_be_new = depth == len(parts) - 1 and isinstance(node, Mapping)
+        has_meaning = ConfigComponent.is_instantiable(node) or name in _OF_MONAI or _is_used(_SEP.join(parts), refs)
+        if not (may_be_new and has_meaning):
+            yield _has_no(_SEP.join(parts[:depth]), part, node)
+        return
+
+
+def _find_unread(config: Mapping[str, Any], refs: Collection[str], steps: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for every name at the top that nobody reads."""
+    for name, value in config.items():
+        is_read = name in _OF_MONAI or name in steps or _is_used(name, refs) or name in _shipped()
+        if not is_read and not _are_steps(value) and not _is_copied(name, config):
+            yield f"No setting is called {name}, and nothing refers to @{name}{_nearest(name, _settings_of(config))}"
+
+
+def _find_replaced_parts(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for every part of the bundle's configs, such as `dataset`, that a plain value replaces."""
+    for name, value in config.items():
+        found = [one for one in _shipped().get(name, []) if one is not None]
+        if found and all(_is_part(one) for one in found) and _is_plain(value):
+            nearest = _nearest(name, _settings_of(config))
+            yield f"{name} is a part of the config and no setting, got {value!r}{nearest}"
+
+
+def _find_in_groups(node: Mapping[str, Any], path: str, refs: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for every name that nobody reads in a group of names, such as `train`."""
+    for key, value in node.items():
+        child = f"{path}{_SEP}{key}" if path else key
+        if path and not _is_used(child, refs) and child not in _shipped():
+            yield _has_no(path, key, node)
+        elif _is_group(value) and child != ConfigParser.meta_key and not _is_whole(child, refs):
+            yield from _find_in_groups(value, child, refs)
+
+
+def _find_arguments(node: Any, path: str, locator: ComponentLocator) -> Iterator[str]:
+    """Yield a sentence for every argument that a component does not take, for all components below a path."""
+    if ConfigComponent.is_instantiable(node):
+        target = ConfigComponent(node, locator=locator).resolve_module_name()
+        taken = None if node.get("_disabled_") is True else _arguments_of(target)
+        for name in node:
+            if taken is not None and name not in taken and name not in ConfigComponent.non_arg_keys:
+                yield f"{path.replace(_SEP, '#')} takes no {name}{_nearest(name, taken)}"
+    for key, value in _items(node):
+        if key != ConfigParser.meta_key:
+            yield from _find_arguments(value, f"{path}{_SEP}{key}" if path else str(key), locator)
+
+
+@cache
+def _arguments_of(target: Any) -> tuple[str, ...] | None:
+    """Return the names of the arguments that a class or function takes, or None if it takes any or is not found."""
+    try:
+        found = locate(target) if isinstance(target, str) else target
+        parameters = inspect.signature(found).parameters.values()  # type: ignore[arg-type]
+    except Exception:  # whatever is wrong with the target, MONAI tells when it builds the component
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return tuple(parameter.name for parameter in parameters)
+
+
+def _shipped() -> dict[str, list[Any]]:
+    return _values_in(Path(find_bundle_root()) / "configs")
+
+
+@cache
+def _values_in(folder: Path) -> dict[str, list[Any]]:
+    """Return the values that the configs in a folder give to each name, below groups of names too."""
+    found: dict[str, list[Any]] = {}
+    for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.yaml")]):
+        if path.stem != "metadata" and path.parent.name != "studies":
+            _note(ConfigParser.load_config_file(str(path)), "", found)
+    return found
+
+
+def _note(node: Mapping[str, Any], path: str, found: dict[str, list[Any]]) -> None:
+    for key, value in node.items():
+        name = ReferenceResolver.normalize_id(f"{path}{_SEP}{key}" if path else key)
+        found.setdefault(name, []).append(value)
+        if _is_group(value):
+            _note(value, name, found)
+
+
+def _references(config: Mapping[str, Any]) -> set[str]:
+    """Return the names that a config refers to."""
+    found: set[str] = set()
+    for text in _texts(config):
+        found.update(ReferenceResolver.match_refs_pattern(text))
+        if text.startswith("%"):
+            found.add(ReferenceResolver.normalize_id(text[1:]))
+    return found
+
+
+def _texts(node: Any) -> Iterator[str]:
+    return (one for one in _below(node) if isinstance(one, str))
+
+
+def _is_used(name: str, refs: Collection[str]) -> bool:
+    """Return whether a name is referred to, or a name below it, or one above it."""
+    return _is_whole(name, refs) or any(ref.startswith(f"{name}{_SEP}") for ref in refs)
+
+
+def _is_whole(name: str, refs: Collection[str]) -> bool:
+    """Return whether a name is referred to, or one above it."""
+    parts = name.split(_SEP)
+    return any(_SEP.join(parts[:depth]) in refs for depth in range(1, len(parts) + 1))
+
+
+def _are_steps(value: Any) -> bool:
+    """Return whether a value is a list of steps, which a `run_id` may name."""
+    return isinstance(value, list) and any(_is_part(one) or str(one).startswith("$") for one in value)
+
+
+def _is_copied(name: str, config: Mapping[str, Any]) -> bool:
+    """Return whether a part of a config stands elsewhere too: MONAI has replaced `%name` by copies already."""
+    part = config[name]
+    rest = [value for key, value in config.items() if key != name]
+    return _is_part(part) and any(part == other for other in _below(rest))
+
+
+def _below(node: Any) -> Iterator[Any]:
+    """Yield a node of a config and all nodes below it."""
+    yield node
+    for _, value in _items(node):
+        yield from _below(value)
+
+
+def _items(node: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(node, Mapping):
+        return node.items()
+    return enumerate(node) if isinstance(node, list) else ()
+
+
+def _is_group(value: Any) -> bool:
+    """Return whether a value is a table of names, and no component with its arguments."""
+    return isinstance(value, Mapping) and not ConfigComponent.is_instantiable(value)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list) and any(_is_part(one) for one in value))
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is a number, or a text without a meaning for MONAI."""
+    return isinstance(value, (int, float)) or (isinstance(value, str) and not value.startswith(("$", "@", "%")))
+
+
+def _settings_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a config that the bundle knows, or all if it knows none."""
+    names = [name for name, value in config.items() if not _is_part(value)]
+    return [name for name in names if name in _shipped()] or names
+
+
+def _has_no(path: str, name: str, node: Any) -> str:
+    """Return a sentence on a name that is missing below a path, or at the top where the path is empty."""
+    if not path:
+        return f"No setting is called {name}{_nearest(name, _settings_of(node))}"
+    names = node if isinstance(node, Mapping) else ()
+    return f"{path.replace(_SEP, '#')} has no {name}{_nearest(name, names)}"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """Return the end of a sentence: the nearest other name, or where the names are listed."""
+    others = [other for other in names if other != name]
+    found = [other for other in others if other.startswith(name)] or get_close_matches(name, others, n=1)
+    return f": did you mean {found[0]}?" if found else "; docs/settings.md lists the settings."

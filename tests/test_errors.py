@@ -1,0 +1,34 @@
+"""How a process of MONAI's ends with an error that its user can mend."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from icmoe_monai.errors import FailedCasesError, InputError, _one_sentence, show_input_errors
+
+
+def wrapped(cause: InputError) -> RuntimeError:
+    """Return an exception as MONAI raises it, with its cause."""
+    error = RuntimeError("Failed to instantiate component")
+    error.__cause__ = cause
+    return error
+
+
+def test_an_error_is_one_sentence_and_some_failed_cases_have_a_status_of_their_own(capsys):
+    for cause in (InputError("correct the path."), FailedCasesError("1 of 3 images failed.")):
+        error = wrapped(cause)
+        if isinstance(cause, FailedCasesError):
+            with pytest.raises(SystemExit) as raised:
+                _one_sentence(type(error), error, None)
+            assert raised.value.code == 3
+        else:
+            _one_sentence(type(error), error, None)  # and Python ends with 1
+        assert capsys.readouterr().err == f"\nerror: {cause}\n"
+
+
+def test_other_processes_than_monais_keep_their_hook(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    show_input_errors()
+    assert sys.excepthook is sys.__excepthook__
