@@ -231,14 +231,14 @@ class ReliabilityMetrics(CaseHandler):
 
     def _log(self) -> None:
         errors = ", ".join(f"{value:.3f} {when}" for when, value in self.result["calibration_error"].items())
-        quality, control = self.result["predicted_dice"] or {}, self.result["control"] or {}
-        logging.getLogger(__name__).info(
-            "Calibration error: %s calibration. Predicted Dice: rank correlation %s. Missed of lesions: %s (alpha %s).",
-            errors,
-            _shown(quality.get("spearman")),
-            _shown(control.get("rate")),
-            _shown(control.get("alpha")),
-        )
+        told = [f"Calibration error: {errors} calibration."]
+        correlation = (self.result["predicted_dice"] or {}).get("spearman")
+        if correlation is not None:
+            told.append(f"Predicted Dice: rank correlation {correlation:.3f}.")
+        control = self.result["control"] or {}
+        if control.get("rate") is not None:
+            told.append(f"Missed of lesions: {control['rate']:.3f} (alpha {control['alpha']:.3f}).")
+        logging.getLogger(__name__).info(" ".join(told))
 
 
 def risk_coverage(confidence: np.ndarray, dice: np.ndarray) -> np.ndarray:
@@ -292,7 +292,3 @@ def _whole(probabilities: Tensor) -> Tensor:
 def _entropy(probabilities: Tensor) -> float:
     p = _whole(probabilities).double().clamp(1e-6, 1)
     return float(-(p * p.log()).sum(0).mean())
-
-
-def _shown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"

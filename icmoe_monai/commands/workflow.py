@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,8 +102,9 @@ def build_workflow(
         InputError: If the configs do not know the name of an override.
     """
     files = [str(path) for path in configs]
-    own = inspect.signature(ConfigWorkflow).parameters.keys() - {"override"}  # such as tracking
-    check_overrides(ConfigParser.load_config_files(files), overrides.keys() - own)
+    own = inspect.signature(ConfigWorkflow).parameters  # such as tracking
+    check_overrides(ConfigParser.load_config_files(files), [name for name in overrides if name not in own])
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of configs in several folders
     flow = ConfigWorkflow(
         config_file=files,
         meta_file=str(root / "configs" / "metadata.json"),

@@ -178,7 +178,8 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
             self._load(self.load_dict[key], content[key])
         if len(self.load_dict) > 1 and TRAINER in content:
             self._resume(engine, content[TRAINER])
-        self.logger.info(f"Loaded {', '.join(['the weights', *others])} from {self.load_path}.")
+        told = ", ".join(["the weights", *others])
+        logging.getLogger(__name__).info(f"Loaded {told} from {self.load_path}.")  # self.logger is the engine's
 
     def _load(self, target: Any, state: dict[str, Any]) -> None:
         try:
