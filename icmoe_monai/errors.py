@@ -74,5 +74,6 @@ def _one_sentence(kind: type[BaseException], error: BaseException, trace: Traceb
         return
     logging.getLogger(__name__).debug("The whole traceback:", exc_info=(kind, error, trace))
     sys.stderr.write(f"\nerror: {cause}\n")
-    if cause.exit_status != 1:  # Python's own status after an exception
+    # 1 is Python's own status; where PyTorch's hook for several processes calls this one, torchrun's status is 1 anyway
+    if cause.exit_status != 1 and sys.excepthook is _one_sentence:
         raise SystemExit(cause.exit_status)

@@ -16,7 +16,8 @@ def wrapped(cause: InputError) -> RuntimeError:
     return error
 
 
-def test_an_error_is_one_sentence_and_some_failed_cases_have_a_status_of_their_own(capsys):
+def test_an_error_is_one_sentence_and_some_failed_cases_have_a_status_of_their_own(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", _one_sentence)
     for cause in (InputError("correct the path."), FailedCasesError("1 of 3 images failed.")):
         error = wrapped(cause)
         if isinstance(cause, FailedCasesError):
@@ -26,6 +27,14 @@ def test_an_error_is_one_sentence_and_some_failed_cases_have_a_status_of_their_o
         else:
             _one_sentence(type(error), error, None)  # and Python ends with 1
         assert capsys.readouterr().err == f"\nerror: {cause}\n"
+
+
+def test_a_hook_around_this_one_is_left_to_end_the_process(capsys, monkeypatch):
+    """As PyTorch's, which writes what it has caught once this one has returned."""
+    monkeypatch.setattr(sys, "excepthook", lambda *error: _one_sentence(*error))
+    error = wrapped(FailedCasesError("1 of 3 images failed."))
+    sys.excepthook(type(error), error, None)
+    assert capsys.readouterr().err == "\nerror: 1 of 3 images failed.\n"
 
 
 def test_other_processes_than_monais_keep_their_hook(monkeypatch):
