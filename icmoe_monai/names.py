@@ -87,7 +87,7 @@ def find_unknown(
         ['No setting is called sead, and nothing refers to @sead: did you mean seed?']
     """
     refs = _references(config)
-    told = [*_find_unread(config, refs, steps), *_find_replaced_parts(config), *_find_in_groups(config, "", refs)]
+    told = [*_find_unread(config, refs, steps), *_find_abbreviated(config), *_find_in_groups(config, "", refs)]
     return told + list(_find_arguments(config, "", ComponentLocator() if locator is None else locator))
 
 
@@ -125,13 +125,16 @@ def _find_unread(config: Mapping[str, Any], refs: Collection[str], steps: Collec
             yield f"No setting is called {name}, and nothing refers to @{name}{_nearest(name, _settings_of(config))}"
 
 
-def _find_replaced_parts(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for every part of the bundle's configs, such as `dataset`, that a plain value replaces."""
+def _find_abbreviated(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for every part, such as `dataset`, that a plain value replaces, meant for `dataset_dir`.
+
+    Other parts may be replaced by a plain value, as the path that is the `bundle_root`.
+    """
     for name, value in config.items():
+        longer = [other for other in _settings_of(config) if other.startswith(f"{name}_")]
         found = [one for one in _shipped().get(name, []) if one is not None]
-        if found and all(_is_part(one) for one in found) and _is_plain(value):
-            nearest = _nearest(name, _settings_of(config))
-            yield f"{name} is a part of the config and no setting, got {value!r}{nearest}"
+        if longer and found and all(_is_part(one) for one in found) and _is_plain(value):
+            yield f"{name} is a part of the config and no setting, got {value!r}: did you mean {longer[0]}?"
 
 
 def _find_in_groups(node: Mapping[str, Any], path: str, refs: Collection[str]) -> Iterator[str]:

@@ -104,6 +104,8 @@ def test_a_misspelt_part_of_an_id_is_refused(name, sentence):
         ([INFERENCE], {"written#mine": 1, "report#further": ["mine"]}),
         ([INFERENCE], {"max_epochs": 3, "learning_rate": 0.1}),  # as in a training's overlay, given here too
         ([TRAIN, "pretrain.yaml"], {"sets#mine": 3}),
+        ([INFERENCE], {"bundle_root": "/elsewhere", "output_root": "here", "calibrated": None}),
+        ([TRAIN, EVALUATE, "calibrate.yaml"], {"calibration_file": "mine.json", "bundle_root": "/elsewhere"}),
     ],
 )  # fmt: skip
 def test_what_has_a_meaning_is_taken(files, overrides):

@@ -23,7 +23,7 @@ ROUNDS = 2
 
 def client(name: str, seed: int, folder: Path) -> MonaiAlgo:
     settings = {
-        "output_dir": str(folder / name), "demo_dir": str(folder / name / "demo"), "seed": seed, "image_size": 32,
+        "output_dir": str(folder / name), "dataset_dir": "demo", "seed": seed, "image_size": 32,
         "min_steps": 1, "epoch_length": 1, "total_steps": ROUNDS, "batch_size": 2, "num_workers": 0, "cache_rate": 0.0,
         "device": "cpu", "val_interval": 100,
     }  # fmt: skip
@@ -67,7 +67,7 @@ def test_two_clients_train_for_two_rounds_and_exchange_only_what_they_trained(tm
 @pytest.mark.filterwarnings("ignore")  # MONAI's, on what a config may run
 def test_an_evaluation_is_of_the_weights_that_were_sent_on_the_frozen_parts_of_the_files(tmp_path):
     settings = {
-        "output_dir": str(tmp_path / "out"), "demo_dir": str(tmp_path / "demo"), "image_size": 32, "num_workers": 0,
+        "output_dir": str(tmp_path / "out"), "dataset_dir": "demo", "image_size": 32, "num_workers": 0,
         "device": "cpu", "split": "val", "num_bootstrap": 10,
     }  # fmt: skip
     algo = MonaiAlgo(
