@@ -15,7 +15,7 @@ from torch import nn
 
 import icmoe_monai
 from icmoe_monai.errors import InputError
-from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.networks.pyramid import ImagePyramid, OwnStages
 from icmoe_monai.networks.sam import PATCH_SIZE, SamImageEncoder
 from icmoe_monai.utils.files import write_atomically
 
@@ -138,7 +138,8 @@ def parameter_groups(
         network: The network.
         learning_rate: Rate of the new ones.
         pretrained_share: Rate of the pretrained ones, as a share of `learning_rate`.
-        encoder_is_pretrained: Whether the encoder begins with the weights of a file; an image pyramid always does.
+        encoder_is_pretrained: Whether the encoder begins with the weights of a file; an image pyramid always does, and
+            the experts' own stages of it.
 
     Returns:
         Groups for an optimizer, without the second if all that is pretrained is frozen.
@@ -148,7 +149,7 @@ def parameter_groups(
     """
     if not isinstance(pretrained_share, (int, float)) or not pretrained_share > 0:
         raise InputError(f"pretrained_share must be above 0, got {pretrained_share!r}.")
-    kinds = (ImagePyramid, SamImageEncoder) if encoder_is_pretrained else (ImagePyramid,)
+    kinds = (ImagePyramid, OwnStages, *((SamImageEncoder,) if encoder_is_pretrained else ()))
     parts = [part for part in network.modules() if isinstance(part, kinds)]
     is_old = {id(parameter) for part in parts for parameter in part.parameters()}
     trained = trainable_parameters(network)

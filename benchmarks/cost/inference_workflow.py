@@ -147,7 +147,7 @@ def measure_parts(window: int, repeats: int, device: str) -> dict[str, float]:
 def maps_by_part(network: ICMoE, image: Tensor, time: Stopwatch) -> Tensor:
     """Return the result of `ICMoE.expert_maps`, with each part timed."""
     tokens = time("trunk", lambda: network.trunk(image))
-    levels = time("pyramid", lambda: network.detail(image))
+    levels = time("pyramid", lambda: network.levels(image))
     features = time("experts", lambda: network.expert_features(tokens))
     decoded, expert_logits = time("decoders", lambda: network.decode(features, levels))
     gate = time("gate", lambda: network.gate(decoded, expert_logits.shape[-2:]))

@@ -44,7 +44,7 @@ class StackedExperts(nn.Module):
         """Map an image (B, 3, H, W) to fused logits (B, K, H, W)."""
         network = self.network
         features = self.expert_features(network.trunk(image))
-        decoded, expert_logits = network.decode(features, network.detail(image))
+        decoded, expert_logits = network.decode(features, network.levels(image))
         logits, _ = network.voting(torch.sigmoid(expert_logits), network.gate(decoded, image.shape[-2:]))
         return logits
 
@@ -103,7 +103,7 @@ def compare_inference(backbone: str, image_size: int, device: str, repeats: int)
                 "its encoder with the explicit bias": lambda: explicit(image),
                 "part: trunk": lambda: network.trunk(image),
                 "part: experts": lambda: network.expert_features(tokens),
-                "part: decoders": lambda: network.decode(features, network.detail(image)),
+                "part: decoders": lambda: network.decode(features, network.levels(image)),
             },
             repeats,
             device,

@@ -56,7 +56,7 @@ def take_step(
     """Take one training step part by part; gradients are handed from part to part, so that each has its own time."""
     network.train()
     tokens = time("trunk", lambda: network.trunk(image))
-    levels = time("pyramid", lambda: network.detail(image))
+    levels = time("pyramid", lambda: network.levels(image))
     features = time("experts, forward", lambda: network.expert_features(tokens))
     cut = features.detach().requires_grad_()
     decoded, expert_logits = time("decoders, forward", lambda: network.decode(cut, levels))

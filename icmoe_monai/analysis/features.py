@@ -194,8 +194,10 @@ def collect_points(
     for index, window in enumerate(windows):
         image = window.image[None].to(device)
         features = network.expert_features(network.trunk(image))
-        decoded, _ = network.decode(features, network.detail(image))
-        maps = {"features": dict(zip(network.expert_names, features[0], strict=True))}
+        decoded, _ = network.decode(features, network.levels(image))
+        maps = {}
+        if features.shape[2] > 0:  # there is an encoder
+            maps["features"] = dict(zip(network.expert_names, features[0], strict=True))
         maps["decoded"] = {name: each[0] for name, each in zip(network.expert_names, decoded, strict=True)}
         if training is not None:
             output: ICMoEOutput = training(image)

@@ -77,8 +77,8 @@ class ExpertPacks:
             image: Normalised RGB, (B, 3, H, W), H and W multiples of 16.
             names: Names of the packs to run; None for all.
         """
-        shared = next(iter(self.packs.values()))
-        tokens, levels = shared.trunk(image), shared.detail(image)
+        shared = max(self.packs.values(), key=lambda network: network.needs_image)  # its levels serve the others too
+        tokens, levels = shared.trunk(image), shared.levels(image)
         wanted = self.packs if names is None else names
         return {name: self.packs[name].maps_of(tokens, levels) for name in wanted}
 

@@ -6,11 +6,12 @@ May import networks and utils.
 from __future__ import annotations
 
 from icmoe_monai.losses.contrast import SemanticContrastiveLoss
-from icmoe_monai.losses.icmoe import BalanceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
+from icmoe_monai.losses.icmoe import BalanceLoss, ICMoELoss, MutualLoss, PixelWeights, VotingLoss, WeightedDiceCELoss
 
 __all__ = [
     "BalanceLoss",
     "ICMoELoss",
+    "MutualLoss",
     "PixelWeights",
     "SemanticContrastiveLoss",
     "VotingLoss",

@@ -1,6 +1,6 @@
 """The loss that IC-MoE is trained with, and all its terms but the contrast.
 
-  L = DiceCE(P, y) + l_e mean_e DiceCE_e + l_v L_vote + l_b L_balance + l_c L_contrast
+  L = DiceCE(P, y) + l_e mean_e DiceCE_e + l_m L_mutual + l_v L_vote + l_b L_balance + l_c L_contrast
 
 P are the voted probabilities, y is the label, DiceCE_e is that of expert e, and l_e, l_v, l_b, l_c are weights.
 
@@ -42,6 +42,7 @@ class ICMoELoss(_Loss):
         out_channels: K.
         experts: Names of the experts, in the network's order.
         expert_weight: l_e.
+        mutual_weight: l_m.
         vote_weight: l_v.
         balance_weight: l_b.
         contrast_weight: l_c.
@@ -55,6 +56,7 @@ class ICMoELoss(_Loss):
         out_channels: int = 1,
         experts: tuple[str, ...] | list[str] = EXPERTS,
         expert_weight: float = 0.2,
+        mutual_weight: float = 0.0,
         vote_weight: float = 0.2,
         balance_weight: float = 0.02,
         contrast_weight: float = 0.1,
@@ -65,12 +67,14 @@ class ICMoELoss(_Loss):
         self.weights = {
             "fused": 1.0,
             "experts": expert_weight,
+            "mutual": mutual_weight,
             "vote": vote_weight,
             "balance": balance_weight,
             "contrast": contrast_weight,
         }
         self.segmentation = WeightedDiceCELoss()
         self.pixel_weights = PixelWeights(experts=experts, out_channels=out_channels) if weigh_pixels else None
+        self.mutual = MutualLoss()
         self.vote = VotingLoss()
         self.balance = BalanceLoss()
         self.contrast = SemanticContrastiveLoss(num_classes=max(out_channels, 2)) if contrast is None else contrast
@@ -89,7 +93,7 @@ class ICMoELoss(_Loss):
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
     def terms(self, output: ICMoEOutput, label: Tensor) -> dict[str, Tensor]:
-        """Return the five terms, unweighted, by the names in `weights`; arguments as in `forward`."""
+        """Return the terms, unweighted, by the names in `weights`; arguments as in `forward`."""
         logits, expert_logits, votes, embeddings = (at_least_float32(x) for x in output)
         label = convert_to_tensor(label, track_meta=False)  # MONAI's metadata costs time in every operation
         if label.shape[1:] != (1, *logits.shape[-2:]):
@@ -114,6 +118,7 @@ class ICMoELoss(_Loss):
         return terms | {
             "fused": self.segmentation(logits, label),
             "experts": torch.stack(expert_losses).mean(),
+            "mutual": self.mutual(expert_logits, probabilities),
             "vote": self.vote(votes, probabilities, label),
             "balance": self.balance(votes),
         }
@@ -207,6 +212,31 @@ class PixelWeights(nn.Module):
             mean = of_hardness / num_pixels.clamp_min(1)
             weights[:, e] = hardness / (of_class @ mean)
         return weights
+
+
+class MutualLoss(nn.Module):
+    """Experts learn from each other: mean over experts of the cross-entropy of p_e with the mean of the others' p_j.
+
+    After deep mutual learning (Zhang et al., arXiv 1706.00384); the teachers carry no gradient. One expert alone: 0.
+    """
+
+    def forward(self, expert_logits: Tensor, probabilities: Tensor) -> Tensor:
+        """Return L_mutual, a scalar.
+
+        Args:
+            expert_logits: Logits of every expert, (B, E, K, H, W).
+            probabilities: Their probabilities, of the same shape.
+        """
+        E, K = expert_logits.shape[1], expert_logits.shape[2]
+        if E == 1:
+            return expert_logits.sum() * 0
+        taught = probabilities.detach()
+        others = (taught.sum(dim=1, keepdim=True) - taught) / (E - 1)
+        if K == 1:
+            entropy = F.binary_cross_entropy_with_logits(expert_logits, others, reduction="none")
+        else:
+            entropy = -(others * expert_logits.log_softmax(dim=2)).sum(dim=2)
+        return batch_mean(entropy)
 
 
 class VotingLoss(nn.Module):

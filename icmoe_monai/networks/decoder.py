@@ -26,7 +26,8 @@ class ExpertDecoder(nn.Module):
         out_channels: K.
         width: Channels at stride 4; twice and four times as many at strides 8 and 16, half as many at stride 2.
         level_channels: Channels of the image's levels at strides 2, 4, 8 and 16; 0 where the decoder takes none.
-        context: Module that keeps the feature map's shape and adds context to it, or None.
+        context: Module that adds context to a feature map and keeps its shape, or None: to the expert's, or where that
+            has no channels to what the decoder makes of the level at stride 16, of 4 `width` channels.
 
     Example:
         >>> decoder = ExpertDecoder(in_channels=8, out_channels=1, width=16)
@@ -47,6 +48,7 @@ class ExpertDecoder(nn.Module):
         super().__init__()
         see2, see4, see8, see16 = level_channels
         self.seen = [channels > 0 for channels in level_channels]
+        self.has_features = in_channels > 0
         self.context = nn.Identity() if context is None else context
         self.fuse16 = nn.Sequential(
             nn.Conv2d(in_channels + see16, 4 * width, 1),
@@ -71,7 +73,11 @@ class ExpertDecoder(nn.Module):
         Returns:
             Decoder features at stride 4, (B, width, H/4, W/4), and logits, (B, K, H, W).
         """
-        at16 = self.fuse16(self._join(self.context(features), levels, 3))
+        if self.has_features:
+            features = self.context(features)
+        at16 = self.fuse16(self._join(features, levels, 3))
+        if not self.has_features:
+            at16 = self.context(at16)
         at8 = self.fuse8(self._join(self.up8(at16), levels, 2))
         at4 = self.fuse4(self._join(self.up4(at8), levels, 1))
         at2 = self.fuse2(self._join(self.up2(at4), levels, 0))

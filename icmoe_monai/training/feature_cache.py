@@ -44,7 +44,7 @@ from icmoe_monai.weights.frozen import fingerprints
 
 TOKENS, LABEL = "tokens", "label"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
-_LEVELS = ("level0", "level1", "level2", "level3")
+_LEVELS = ("level0", "level1", "level2", "level3", "level4")
 _GIGABYTE = 1e9
 _logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class FrozenFeatures(Randomizable, Dataset):
     def _digest_all(self, network: ICMoE, amp: bool, device: torch.device) -> str:
         """Return the folder's name: a digest of what all its files are computed from."""
         frozen = fingerprints(network)
-        if "encoder" not in frozen or (list(network.detail.parameters()) and "detail" not in frozen):
+        if not frozen or (list(network.detail.parameters()) and "detail" not in frozen):
             raise InputError(
                 "cache_features needs a frozen encoder and a frozen image pyramid, and this network trains them: set "
                 "--cache_features False."
@@ -262,7 +262,7 @@ def _compute(
     """Compute the features of a batch, and yield those of each image, on the CPU."""
     image = batch["image"].to(device)
     with torch.no_grad(), autocast(device, amp):
-        tokens, levels = network.trunk(image), network.detail(image)
+        tokens, levels = network.trunk(image), network.levels(image)
     named = {TOKENS: tokens, **dict(zip(_LEVELS, levels, strict=False))}
     kept = {name: value.to("cpu", dtype) for name, value in named.items()}
     for name, value in kept.items():

@@ -18,7 +18,7 @@ from icmoe_monai.weights.official import OFFICIAL_WEIGHTS, fetch_official
 from icmoe_monai.weights.tensor_files import read_checkpoint
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
-_EXPERTS = ("adapted.", "communication.", "decoders.", "detail.", "embed.", "gate.", "voting.")
+_EXPERTS = ("adapted.", "communication.", "decoders.", "detail.", "embed.", "gate.", "views.", "voting.")
 _HUGGING_FACE = "vision_encoder."
 _LAYOUTS = {  # prefix of the encoder's names: prefixes of other names that the file may hold
     "image_encoder.": ("prompt_encoder.", "mask_decoder.", "pixel_mean", "pixel_std"),

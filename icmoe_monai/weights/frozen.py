@@ -29,7 +29,8 @@ def frozen_parts(network: nn.Module) -> list[str]:
         Names of the parts; empty if there is an encoder that is trained, since checkpoints are then whole.
     """
     encoder = getattr(unwrapped(network), "encoder", None)
-    return [] if encoder is not None and not _is_frozen(encoder) else pretrained_parts(network)
+    trains_encoder = encoder is not None and any(weight.requires_grad for weight in encoder.parameters())
+    return [] if trains_encoder else pretrained_parts(network)
 
 
 def pretrained_parts(network: nn.Module) -> list[str]:
@@ -39,8 +40,9 @@ def pretrained_parts(network: nn.Module) -> list[str]:
         network: Any network.
     """
     network = unwrapped(network)
-    pyramids = [name for name, part in network.named_modules() if isinstance(part, ImagePyramid) and _is_frozen(part)]
-    return ["encoder", *pyramids] if hasattr(network, "encoder") else pyramids
+    pyramids = [name for name, part in network.named_modules() if isinstance(part, ImagePyramid) and is_frozen(part)]
+    encoder = getattr(network, "encoder", None)
+    return ["encoder", *pyramids] if encoder is not None and list(encoder.parameters()) else pyramids
 
 
 def fingerprints(network: nn.Module) -> dict[str, str]:
@@ -68,7 +70,8 @@ def _fingerprints(network: nn.Module, parts: Iterable[str]) -> dict[str, str]:
     return {name: trunk_fingerprint(unwrapped(network).get_submodule(name)) for name in parts}
 
 
-def _is_frozen(part: nn.Module) -> bool:
+def is_frozen(part: nn.Module) -> bool:
+    """Return whether a part has weights, and trains none of them."""
     weights = list(part.parameters())
     return bool(weights) and not any(weight.requires_grad for weight in weights)
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.networks.icmoe import unwrapped
+from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.weights.checkpoint import MODEL, TRAINER, load_network, read_weights
-from icmoe_monai.weights.frozen import fingerprints, has_frozen_trunk
-from icmoe_monai.weights.pyramid import load_pyramid_weights
+from icmoe_monai.weights.frozen import fingerprints, has_frozen_trunk, is_frozen
+from icmoe_monai.weights.pyramid import file_of, load_pyramid_weights
 from icmoe_monai.weights.sam import load_sam_weights
 
 
@@ -28,12 +28,13 @@ class LoadFrozen:
     client was sent.
 
     Args:
-        network: The whole network: its `encoder` and every `ImagePyramid` in it are loaded. For a network without
-            either (a baseline of MONAI's) nothing is loaded.
+        network: The whole network: its `encoder` and every `ImagePyramid` in it are loaded, and the experts' own stages
+            begin as the pyramid's. For a network without either (a baseline of MONAI's) nothing is loaded.
         pretrained: Name or file of the encoder's weights, as `load_sam_weights` takes it.
         pyramid: File of the pyramid's weights, as `load_pyramid_weights` takes it.
         training: Whether a training begins: then a warning says that an encoder without a file is trained, and a
-            pyramid without a file is refused. Otherwise a part without a file is left to the checkpoint.
+            pyramid without a file is refused. Otherwise trained parts, and those without a file, are left to the
+            checkpoint.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class LoadFrozen:
 
     def _load_encoder(self, network: nn.Module) -> None:
         encoder = getattr(network, "encoder", None)
-        if encoder is None:
+        if encoder is None or not list(encoder.parameters()):
             if self.pretrained is not None:
                 self.logger.info(f"Nothing of {self.pretrained} is used: this network has no foundation encoder.")
             return
@@ -85,16 +86,20 @@ class LoadFrozen:
         self.logger.info(f"Loaded the encoder ({million:.1f} million weights) from {self.pretrained}; it {fate}.")
 
     def _load_pyramid(self, network: nn.Module) -> None:
-        pyramids = [part for part in network.modules() if isinstance(part, ImagePyramid)]
+        pyramids = {name: part for name, part in network.named_modules() if isinstance(part, ImagePyramid)}
         if not pyramids:
             return
         if self.pyramid is None:
             raise InputError("The image pyramid has no weights: name its file with --pyramid.")
-        for pyramid in pyramids:
+        for name, pyramid in pyramids.items():
+            if not self.training and not is_frozen(pyramid):
+                continue
             load_pyramid_weights(self.pyramid, pyramid)
-        is_trained = any(weight.requires_grad for pyramid in pyramids for weight in pyramid.parameters())
-        fate = "is trained like the rest" if is_trained else "stays as it is"
-        self.logger.info(f"Loaded the image pyramid from {self.pyramid}; it {fate}.")
+            fate = "stays as it is" if is_frozen(pyramid) else "is trained further"
+            self.logger.info(f"Loaded the image pyramid {name} from {file_of(self.pyramid, pyramid.size)}; it {fate}.")
+        for part in network.modules():
+            if isinstance(part, ICMoE):
+                part.start_own_stages()
 
 
 class TrunkChangedError(RuntimeError):

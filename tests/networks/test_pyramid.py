@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from icmoe_monai.networks.pyramid import LEVEL_CHANNELS, ImagePyramid
+from icmoe_monai.networks.pyramid import ImagePyramid
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def pyramid() -> ImagePyramid:
 @pytest.mark.parametrize(("H", "W"), [(64, 96), (48, 80), (16, 16)], ids=["by 32", "by 16", "one patch"])
 def test_levels_stand_on_the_grids_of_their_strides(H: int, W: int, pyramid: ImagePyramid) -> None:
     levels = pyramid(torch.randn(2, 3, H, W))
-    expected = [(2, c, H // s, W // s) for c, s in zip(LEVEL_CHANNELS, (2, 4, 8, 16), strict=True)]
+    expected = [(2, c, H // s, W // s) for c, s in zip(ImagePyramid().channels, (2, 4, 8, 16), strict=True)]
     assert [tuple(level.shape) for level in levels] == expected
     assert all(level.isfinite().all() for level in levels)
 

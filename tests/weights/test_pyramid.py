@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.networks.pyramid import STAGES, ImagePyramid
+from icmoe_monai.networks.pyramid import ImagePyramid, stages_of
 from icmoe_monai.weights.pyramid import fold_efficientnet, load_pyramid_weights, save_pyramid_weights
 
 SHIPPED = Path(__file__).parents[2] / "models" / "efficientnet_lite0_imagenet.safetensors"
@@ -21,7 +21,7 @@ class Reference(nn.Module):
         super().__init__()
         self._conv_stem, self._bn0 = nn.Conv2d(3, 32, 3, bias=False), norm(32)
         blocks, c = [], 32
-        for repeats, kernel, stride, expansion, out in STAGES:
+        for repeats, kernel, stride, expansion, out in stages_of("lite0"):
             for i in range(repeats):
                 blocks.append(ReferenceBlock(c, out, kernel, stride if i == 0 else 1, expansion))
                 c = out
