@@ -27,14 +27,16 @@ def test_the_trials_are_those_of_the_file(name):
         assert row in text, row
 
 
-def test_the_trials_of_mixtures_are_those_of_the_file():
+@pytest.mark.parametrize("name", ["mixture_trials", "encoder_trials"])
+def test_the_trials_of_mixtures_are_those_of_the_file(name):
     text = (DOCS / "method.md").read_text()
-    with (DOCS / "results" / "mixture_trials.csv").open(newline="") as file:
+    with (DOCS / "results" / f"{name}.csv").open(newline="") as file:
         dice = {(row["row"], row["set"], row["seed"], row["split"]): row for row in csv.DictReader(file)}
     runs = [key[:3] for key in dice if key[3] == "test"]
     assert len(runs) > 20
     for run in runs:
-        numbers = (dice[(*run, "val")]["voted"], dice[(*run, "test")]["voted"], dice[(*run, "test")]["mean"])
+        test = dice[(*run, "test")]
+        numbers = [dice[(*run, "val")]["voted"], *(test[key] for key in ("voted", "mean", "mirrored") if key in test)]
         row = f"| {' | '.join(run)} | {' | '.join(f'{float(number):.3f}' for number in numbers)} |"
         assert row in text, row
 
