@@ -6,12 +6,11 @@ May import networks and utils.
 from __future__ import annotations
 
 from icmoe_monai.losses.contrast import SemanticContrastiveLoss
-from icmoe_monai.losses.icmoe import BalanceLoss, ICMoELoss, MutualLoss, PixelWeights, VotingLoss, WeightedDiceCELoss
+from icmoe_monai.losses.icmoe import BalanceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
 
 __all__ = [
     "BalanceLoss",
     "ICMoELoss",
-    "MutualLoss",
     "PixelWeights",
     "SemanticContrastiveLoss",
     "VotingLoss",

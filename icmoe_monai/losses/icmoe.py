@@ -36,7 +36,7 @@ TEMPERATURE = 0.1  # tau: of two experts 0.23 apart in p_e[y], the better one's 
 
 
 class ICMoELoss(_Loss):
-    """IC-MoE's whole loss L, the weighted sum of its five terms over the network's structured output.
+    """IC-MoE's whole loss L, the weighted sum of its six terms over the network's structured output.
 
     Args:
         out_channels: K.

@@ -17,7 +17,7 @@ from icmoe_monai.weights.tensor_files import read_checkpoint, save_tensors
 
 _EPS = 1e-3  # of EfficientNet's batch normalisation
 _ITS_FIRST = "_conv_stem.weight"
-_ADVICE = "give models/efficientnet_{size}_imagenet.safetensors, {size} as it stands, or the file of that size"
+_ADVICE = "give the file of that size, or efficientnet_{size}_imagenet.safetensors of models/, with {size} as it stands"
 
 
 def load_pyramid_weights(source: str | Path, pyramid: ImagePyramid) -> None:

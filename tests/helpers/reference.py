@@ -131,6 +131,18 @@ def voting_loss(weights: Array, probabilities: Array, label: NDArray[np.int64], 
     return total / (B * H * W)
 
 
+def mutual_loss(probabilities: Array) -> float:
+    B, E, K, H, W = probabilities.shape
+    total = 0.0
+    for b, e, i, j in np.ndindex(B, E, H, W):
+        p = probabilities[b, e, :, i, j]
+        others = sum(probabilities[b, f, :, i, j] for f in range(E) if f != e) / (E - 1)
+        if K == 1:
+            p, others = np.append(p, 1 - p), np.append(others, 1 - others)
+        total -= float(others @ np.log(p))
+    return total / (B * E * H * W)
+
+
 def balance_loss(weights: Array) -> float:
     E = weights.shape[1]
     load = expert_load(weights)

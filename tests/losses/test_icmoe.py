@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.losses.contrast import UNLABELLED, SemanticContrastiveLoss
-from icmoe_monai.losses.icmoe import BalanceLoss, BatchDiceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
+from icmoe_monai.losses.icmoe import (
+    BalanceLoss,
+    BatchDiceLoss,
+    ICMoELoss,
+    MutualLoss,
+    PixelWeights,
+    VotingLoss,
+    WeightedDiceCELoss,
+)
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoEOutput
 from icmoe_monai.networks.voting import to_probabilities
 
@@ -52,6 +60,7 @@ def expected_terms(output: ICMoEOutput, label: Tensor) -> dict[str, float]:
     return {
         "fused": reference.dice_ce(logits, truth),
         "experts": sum(experts) / 3,
+        "mutual": reference.mutual_loss(p),
         "vote": reference.voting_loss(votes, p, truth),
         "balance": reference.balance_loss(votes),
         "contrast": reference.contrastive_loss(embeddings, classes, probability, max(logits.shape[1], 2), {}),
@@ -70,10 +79,23 @@ def test_terms_are_the_references(out_channels: int) -> None:
 @pytest.mark.parametrize("out_channels", [1, 3])
 def test_whole_loss_is_the_weighted_sum_of_its_terms(out_channels: int) -> None:
     output, label = draw_output(out_channels), draw_label(out_channels)
-    loss = build(out_channels, expert_weight=0.5, vote_weight=0.3, balance_weight=0.7, contrast_weight=0.9)
+    loss = build(
+        out_channels, expert_weight=0.5, mutual_weight=0.4, vote_weight=0.3, balance_weight=0.7, contrast_weight=0.9
+    )
     expected = expected_terms(output, label)
-    weights = {"fused": 1.0, "experts": 0.5, "vote": 0.3, "balance": 0.7, "contrast": 0.9}
+    weights = {"fused": 1.0, "experts": 0.5, "mutual": 0.4, "vote": 0.3, "balance": 0.7, "contrast": 0.9}
     assert loss(output, label).item() == pytest.approx(sum(weights[n] * expected[n] for n in weights), abs=1e-5)
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_experts_learn_from_the_others_and_an_expert_alone_from_nobody(out_channels: int) -> None:
+    logits = draw_output(out_channels).expert_logits[:, :2].requires_grad_()
+    MutualLoss()(logits, to_probabilities(logits)).backward()
+    first, second = to_probabilities(logits.detach()).unbind(1)
+    toward = second - first  # the cross-entropy's gradient is the expert's probability less its teacher's
+    assert torch.allclose(logits.grad[:, 0], -toward / (logits.numel() / out_channels), atol=1e-9)
+    alone = logits[:, :1]
+    assert MutualLoss()(alone, to_probabilities(alone)).item() == 0
 
 
 @pytest.mark.parametrize("out_channels", [1, 3])

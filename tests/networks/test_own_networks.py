@@ -1,4 +1,4 @@
-"""Experts with own trained stages or networks: what is theirs, what stays frozen, and what the vote's gradient reaches."""
+"""Experts with own trained stages or networks: what is theirs, what stays frozen, what the vote's gradient reaches."""
 
 from __future__ import annotations
 

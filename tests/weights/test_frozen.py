@@ -57,7 +57,7 @@ def test_a_pyramid_is_loaded_before_the_first_step(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         engine.run([0], max_epochs=1)
     assert trunk_fingerprint(network.detail) == trunk_fingerprint(other)
-    assert f"Loaded the image pyramid from {tmp_path}" in caplog.text
+    assert f"Loaded the image pyramid detail from {tmp_path}" in caplog.text
 
 
 def test_a_frozen_pyramid_without_weights_is_an_error_and_a_trained_stem_needs_none():

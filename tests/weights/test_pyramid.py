@@ -135,5 +135,5 @@ def test_a_file_of_something_else_is_refused_and_nothing_is_loaded(change, sente
 def test_a_published_network_that_is_not_whole_is_refused(reference: Reference) -> None:
     state = reference.state_dict()
     del state["_blocks.3._bn1.running_var"]
-    with pytest.raises(InputError, match=r"x\.pth lacks _blocks\.3\._bn1\.running_var of EfficientNet-Lite0"):
+    with pytest.raises(InputError, match=r"x\.pth lacks _blocks\.3\._bn1\.running_var of EfficientNet-lite0"):
         fold_efficientnet(state, "x.pth")

@@ -22,7 +22,7 @@ TRUNK = {"pretrained": "some trunk"}  # as a study gives it, before the row's ow
 # MONAI's own: heads of UNet++ for deep supervision only
 UNUSED = {"unet_plus_plus": ("network.final_conv_0_1.", "network.final_conv_0_2.", "network.final_conv_0_3.")}
 # over the image pyramid, which they take pretrained; rows of mixture.yaml
-RIVALS = {"pyramid_unet", "pyramid_unet_frozen", "pyramid_unet_ensemble"}
+RIVALS = {"pyramid_unet", "pyramid_unet_lite2", "pyramid_unet_frozen", "pyramid_unet_ensemble"}
 SINGLE = {"decoder_only", "semantic_only", "adaptive_only", "lora_all", "full_finetuning"}
 
 
@@ -246,7 +246,7 @@ def test_a_study_has_every_overlay_as_a_row_of_its_name(path):
 def test_the_study_of_the_mixture_has_every_rival_over_the_pyramid():
     study = yaml.safe_load((CONFIGS / "studies" / "mixture.yaml").read_text())
     files = {path.stem: str(path.relative_to(ROOT)) for path in BASELINES if path.stem in RIVALS}
-    assert study["rows"] == {"icmoe": None, **files}
+    assert study["rows"] == {"icmoe": "configs/pyramid_experts.yaml", **files}
     assert set(study["tuning"]["rows"]) == set(study["rows"])  # each at its best learning rate
 
 

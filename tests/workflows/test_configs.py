@@ -64,9 +64,21 @@ def test_network_and_normalisation_are_the_same_in_training_and_inference():
     train, inference = read("train.json"), read("inference.json")
     network = dict(train["network_def"])
     assert network.pop("train_trunk") == "$@pretrained is None"
+    assert network.pop("hear_vote") == "@hear_vote"
     assert network == inference["network_def"]
     for knob in (
-        KNOBS | {"experts", "backbone", "out_channels", "longest_side", "overlap", "sw_batch_size", "best_expert"}
+        KNOBS
+        | {
+            "experts",
+            "backbone",
+            "own_from",
+            "own_network",
+            "out_channels",
+            "longest_side",
+            "overlap",
+            "sw_batch_size",
+            "best_expert",
+        }
     ) - {
         "output_dir",
         "checkpoint",
