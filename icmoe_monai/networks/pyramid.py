@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.networks.blueprint import recorded
+
 LEVEL_CHANNELS = (16, 24, 40, 432)  # at strides 2, 4, 8 and 16
 STAGES = (  # blocks, kernel, stride of the first block, expansion, channels
     (1, 3, 1, 1, 16),
@@ -28,6 +30,7 @@ _STEM_CHANNELS = 32
 _MEAN, _STD = 127.0, 128.0  # normalisation of the pixels (0..255) when EfficientNet-Lite0 was trained
 
 
+@recorded
 class ImagePyramid(nn.Module):
     """EfficientNet-Lite0's features of an image at strides 2, 4, 8 and 16; frozen, as IC-MoE needs it, by default.
 
