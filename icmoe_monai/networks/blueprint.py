@@ -103,6 +103,36 @@ def build_network(blueprint: Mapping[str, Any]) -> nn.Module:
     return network
 
 
+def differences(was: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """Compare blueprints, or other plain values.
+
+    Args:
+        was: One.
+        now: The other.
+        name: What both are called; empty for a whole blueprint.
+
+    Returns:
+        Pairs of differing values by their names, those within mappings behind a "#"; of two classes only their names.
+
+    Example:
+        >>> differences({"class": "ICMoE", "rank": 4}, {"class": "ICMoE", "rank": 8})
+        {'rank': (4, 8)}
+    """
+    if not isinstance(was, Mapping) or not isinstance(now, Mapping):
+        return {} if was == now else {name: (was, now)}
+    if was.get(CLASS) != now.get(CLASS):
+        return {name: (was.get(CLASS), now.get(CLASS))}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in {**was, **now}:
+        found |= differences(was.get(key), now.get(key), f"{name}#{key}" if name else key)
+    return found
+
+
+def called(name: str) -> str:
+    """Return what a config calls a part of its network."""
+    return f"network_def#{name}" if name else "network_def"
+
+
 def _built(value: Any) -> Any:
     if isinstance(value, Mapping):
         if CLASS in value:

@@ -10,7 +10,8 @@ from icmoe_monai.weights.formats import find_file
 from icmoe_monai.weights.frozen import describe_model
 from icmoe_monai.weights.handlers import CheckpointLoader, LoadFrozen, UntouchedTrunk
 from icmoe_monai.weights.pyramid import load_pyramid_weights, save_pyramid_weights
-from icmoe_monai.weights.recipe import Recipe, check_recipe, find_recipe, make_recipe
+from icmoe_monai.weights.recipe import Recipe, find_recipe, make_recipe
+from icmoe_monai.weights.recipe_checks import check_recipe
 from icmoe_monai.weights.sam import load_sam_weights, save_sam_weights, trunk_fingerprint
 
 __all__ = [

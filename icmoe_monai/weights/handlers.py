@@ -17,7 +17,7 @@ from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.weights.checkpoint import MODEL, RECIPE, TRAINER, load_network, read_weights
 from icmoe_monai.weights.frozen import fingerprints, has_frozen_trunk
 from icmoe_monai.weights.pyramid import load_pyramid_weights
-from icmoe_monai.weights.recipe import check_resumed
+from icmoe_monai.weights.recipe_checks import check_resumed
 from icmoe_monai.weights.sam import load_sam_weights
 
 

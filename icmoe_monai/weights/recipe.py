@@ -17,15 +17,21 @@ import torch
 from torch import nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.networks.blueprint import CLASS, blueprint_of, build_network, completed, described
+from icmoe_monai.networks.blueprint import (
+    CLASS,
+    blueprint_of,
+    build_network,
+    called,
+    completed,
+    described,
+    differences,
+)
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.utils.distributed import is_first
 from icmoe_monai.version import __version__
 from icmoe_monai.weights.checkpoint import read_recipe
 from icmoe_monai.weights.official import OFFICIAL_WEIGHTS, cache_folder
-from icmoe_monai.weights.pyramid import load_pyramid_weights
-from icmoe_monai.weights.sam import load_sam_weights, trunk_fingerprint
 
 AUTO, NONE = "auto", "none"
 # The settings that change what the network sees or says, and whether a use may choose another value than the training.
@@ -181,13 +187,13 @@ class Recipe:
         """
         here = blueprint_of(network_def)
         trained = self.content.get("network") or here
-        differing = _differences(_own(trained), _own(here))
+        differing = differences(_own(trained), _own(here))
         if not differing:
             return network_def.to(device)
-        if _differences(_own(_default()), _own(here)):
+        if differences(_own(_default()), _own(here)):
             name, (was, now) = next(iter(differing.items()))
             raise InputError(
-                f"{self.path.name} was trained with {_called(name)} {was}, and here it is {now}: leave that out, or "
+                f"{self.path.name} was trained with {called(name)} {was}, and here it is {now}: leave that out, or "
                 f"go by this config alone, --recipe {NONE}."
             )
         try:
@@ -251,64 +257,6 @@ def find_recipe(checkpoint: str | Path | None, recipe: str | None = AUTO) -> Rec
     return Recipe(content, path=checkpoint, is_whole=is_whole)
 
 
-def check_recipe(
-    trained: Recipe,
-    *,
-    settings: Mapping[str, Any],
-    pretrained: str | Path | None = None,
-    pyramid: str | Path | None = None,
-) -> None:
-    """Check that a run contradicts nothing of its checkpoint's recipe, before anything starts.
-
-    A checkpoint without its frozen weights refuses others by itself, when it is loaded.
-
-    Args:
-        trained: The checkpoint's recipe.
-        settings: The run's values of `SETTINGS`, or of some of them.
-        pretrained: Name or file of the encoder's weights.
-        pyramid: File of the image pyramid's weights.
-
-    Raises:
-        InputError: If something is contradicted; the sentence names both values.
-    """
-    trained.check(settings)
-    notes = trained.content.get("trunk") or {}
-    if not trained.is_whole:
-        return
-    for name, given, key in (("pretrained", pretrained, "fingerprint"), ("pyramid", pyramid, "detail")):
-        was = trained.content.get(name)
-        if given is None or Path(given).name == was or not notes.get(key):
-            continue
-        found = _fingerprint_of_pyramid(given) if name == "pyramid" else trunk_fingerprint(load_sam_weights(given))
-        if found != notes[key]:
-            raise InputError(
-                f"{trained.path.name} was trained with {name} {was} (fingerprint {notes[key][:12]}), and here it is "
-                f"{given} ({found[:12]}): leave --{name} out."
-            )
-
-
-def check_resumed(content: Mapping[str, Any], recipe: Mapping[str, Any], path: str | Path) -> None:
-    """Check that a training that goes on has the recipe that it began with.
-
-    Args:
-        content: The recipe in the checkpoint.
-        recipe: The recipe of this training.
-        path: The checkpoint.
-
-    Raises:
-        InputError: If a setting or the network differs; the sentence names both values.
-    """
-    differing = _differences(content.get("settings", {}), recipe["settings"])
-    networks = _differences(completed(content.get("network", recipe["network"])), completed(recipe["network"]))
-    differing |= {_called(name): pair for name, pair in networks.items()}
-    if differing:
-        name, (was, now) = next(iter(differing.items()))
-        raise InputError(
-            f"{path} is of a training with {name} {was}, and here it is {now}: resume with the settings that it began "
-            "with, or start a new training from its best.pt."
-        )
-
-
 def plain(value: Any) -> Any:
     """Return a value of a config as plain values: mappings, lists, numbers, texts, None."""
     if isinstance(value, Mapping):
@@ -316,12 +264,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _fingerprint_of_pyramid(path: str | Path) -> str:
-    pyramid = ImagePyramid()
-    load_pyramid_weights(path, pyramid)
-    return trunk_fingerprint(pyramid)
 
 
 def _default() -> dict[str, Any]:
@@ -342,19 +284,3 @@ def _with(trained: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]
     """Return a trained network's blueprint with what the settings and the use decide as it is here."""
     return {name: here.get(name, value) if name in SETTINGS or name in _OF_USE else value
             for name, value in trained.items()}  # fmt: skip
-
-
-def _differences(was: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return pairs of differing values by their names, parts of mappings behind a "#"."""
-    if not isinstance(was, Mapping) or not isinstance(now, Mapping):
-        return {} if was == now else {name: (was, now)}
-    if was.get(CLASS) != now.get(CLASS):
-        return {name: (was.get(CLASS), now.get(CLASS))}
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in {**was, **now}:
-        found |= _differences(was.get(key), now.get(key), f"{name}#{key}" if name else key)
-    return found
-
-
-def _called(name: str) -> str:
-    return f"network_def#{name}" if name else "network_def"

@@ -24,7 +24,8 @@ from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.checkpoint import load_weights, read_recipe, save_weights
 from icmoe_monai.weights.handlers import CheckpointLoader
 from icmoe_monai.weights.official import OFFICIAL_WEIGHTS
-from icmoe_monai.weights.recipe import SETTINGS, Recipe, check_recipe, find_recipe, make_recipe
+from icmoe_monai.weights.recipe import SETTINGS, Recipe, find_recipe, make_recipe
+from icmoe_monai.weights.recipe_checks import check_recipe
 from icmoe_monai.weights.sam import save_sam_weights, trunk_fingerprint
 from icmoe_monai.weights.tensor_files import save_checkpoint
 
@@ -232,6 +233,8 @@ def test_a_training_does_not_go_on_with_another_setting(name, tmp_path):
     network = small()
     recipe = recipe_of(network)
     resume(recipe, {**recipe, "version": "9.9.9", "modality": "another"}, network, tmp_path)
+    without = {key: value for key, value in TRAINED.items() if key != name}  # of a version that knew no such setting
+    resume({**recipe, "settings": without}, recipe, network, tmp_path)
     other = {**recipe, "settings": {**TRAINED, name: OTHERS[name]}}
     with pytest.raises(InputError) as raised:
         resume(recipe, other, network, tmp_path)
