@@ -39,9 +39,9 @@ test-slow: lint  ## lint, then all tests
 
 demo: env  ## train, evaluate and segment computer-made images, in minutes
 	$(RUN) training --config_file "['configs/train.json','configs/demo.yaml']" --output_dir runs/demo
-	$(RUN) evaluating --config_file "['configs/train.json','configs/demo.yaml','configs/evaluate.json']" \
+	$(RUN) evaluating --config_file "['configs/train.json','configs/evaluate.json']" \
 		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/evaluation
-	$(RUN) --config_file "['configs/inference.json','configs/demo.yaml']" \
+	$(RUN) --config_file configs/inference.json \
 		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/predictions --overwrite True
 	@echo
 	@echo "Look at runs/demo/evaluation/predictions.png (what each expert saw, how they voted),"

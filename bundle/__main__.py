@@ -1,4 +1,4 @@
-"""Command line `python -m bundle assemble | verify | export`, run in the repository."""
+"""Command line `python -m bundle assemble | verify | export | recipe`, run in the repository."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bundle.assemble import NAME, assemble
 from bundle.export import export
+from bundle.recipe import add_recipe
 from bundle.verify import verify
 from icmoe_monai.errors import InputError
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bundle", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="assemble | verify | export")
+    commands = parser.add_subparsers(required=True, metavar="assemble | verify | export | recipe")
     one = commands.add_parser("assemble", help="write the folder and the archive that are published")
     one.add_argument("--output_dir", type=Path, default=ROOT / "dist")
     one.add_argument("--weights_url", help="folder from which files above the zoo's limit are downloaded")
@@ -41,10 +42,18 @@ def _parser() -> argparse.ArgumentParser:
     three.add_argument("--checkpoint", type=Path, default=ROOT / "models" / "model.pt")
     three.add_argument("--images", type=Path, help="folder of images to compare on; phantoms if left out")
     three.add_argument("--num_images", type=int, default=20)
-    three.add_argument("--longest_side", type=int, help="of an image as the network sees it; else the config's")
+    three.add_argument("--longest_side", type=int, help="of an image as the network sees it; else as in the training")
+    three.add_argument("--recipe", choices=["auto", "none"], default="auto", help="none: go by the config's defaults")
     three.add_argument("--output_dir", type=Path, default=ROOT / "dist" / "exported")
     three.add_argument("--tensorrt", action="store_true", help="also TensorRT, through MONAI, where CUDA is")
     three.set_defaults(command=_export)
+    four = commands.add_parser("recipe", help="write a recipe into an older file of weights, which has none")
+    four.add_argument("checkpoint", type=Path)
+    four.add_argument("--config", type=Path, action="append", default=[], help="overlay that it was trained with")
+    four.add_argument("--modality", help="what kind of images it was trained on")
+    four.add_argument("--splits", type=Path, help="splits.json whose list train it was trained on")
+    four.add_argument("--retie", type=Path, nargs="*", default=[], help="folders of JSON files that name its SHA-256")
+    four.set_defaults(command=_add_recipe)
     return parser
 
 
@@ -61,9 +70,22 @@ def _export(options: argparse.Namespace) -> int:
         images=options.images,
         num_images=options.num_images,
         longest_side=options.longest_side,
+        recipe=options.recipe,
         tensorrt=options.tensorrt,
     )
     sys.stdout.write(f"{options.output_dir}\n")
+    return 0
+
+
+def _add_recipe(options: argparse.Namespace) -> int:
+    add_recipe(
+        options.checkpoint,
+        configs=options.config,
+        modality=options.modality,
+        splits=options.splits,
+        retied=options.retie,
+    )
+    sys.stdout.write(f"{options.checkpoint}\n")
     return 0
 
 

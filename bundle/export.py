@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigParser, ckpt_export, trt_export
 from torch import Tensor, nn
 
@@ -25,9 +26,8 @@ from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.files import digest_of, write_atomically, write_json
 from icmoe_monai.version import __version__
-from icmoe_monai.weights.checkpoint import load_weights, save_weights
-from icmoe_monai.weights.pyramid import load_pyramid_weights
-from icmoe_monai.weights.sam import load_sam_weights
+from icmoe_monai.weights.checkpoint import load_weights, read_recipe, save_weights
+from icmoe_monai.weights.handlers import LoadFrozen
 
 ROOT = Path(__file__).parent.parent
 CONFIG, METADATA = ROOT / "configs" / "inference.json", ROOT / "configs" / "metadata.json"
@@ -59,46 +59,53 @@ def export(
     images: Path | None = None,
     num_images: int = 20,
     longest_side: int | None = None,
+    recipe: str = "auto",
     tensorrt: bool = False,
 ) -> dict[str, Any]:
     """Write the three files of the network and the files that belong to them.
 
     Args:
-        checkpoint: Weights of the network of `configs/inference.json`: a whole `model.pt`, or experts alone, which go
-            on the trunk that is shipped.
+        checkpoint: Weights of an IC-MoE: a whole `model.pt`, or experts alone, whose encoder and pyramid are then found
+            as inference finds them.
         output_dir: Folder of the files; files of the same names are replaced.
         images: Folder of pictures to compare on; None: phantoms.
         num_images: Number of pictures to compare on.
-        longest_side: Length to which an image's longest side is resized, pixels; None: the config's, one window.
+        longest_side: Length to which an image's longest side is resized, pixels; None: as in the training.
+        recipe: "auto": the settings of the checkpoint's recipe; "none": the defaults of `configs/inference.json`.
         tensorrt: Also write `model_trt.ts`, by MONAI's `trt_export`.
 
     Returns:
         The content of `exported.json`.
 
     Raises:
-        InputError: If the weights do not fit, there is no picture, or TensorRT is asked for without CUDA.
+        InputError: If the weights do not fit, `longest_side` contradicts their recipe, there is no picture, or TensorRT
+            is asked for without CUDA.
     """
     if tensorrt and not torch.cuda.is_available():
         raise InputError("TensorRT needs a CUDA device: leave --tensorrt out, or run where there is one.")
     parser = ConfigParser()
     parser.read_config(str(CONFIG))
+    parser.update({"checkpoint": str(checkpoint), "recipe": recipe, "device": "cpu"})
     parser["longest_side"] = longest_side or parser["longest_side"]
+    parser.get_parsed_content("trained").check(parser.get_parsed_content("settings"))
     settings = {name: parser.get_parsed_content(name) for name in _SETTINGS}
-    network: ICMoE = parser.get_parsed_content("network_def").eval()
-    load_sam_weights(parser.get_parsed_content("pretrained"), network.encoder)
-    load_pyramid_weights(parser.get_parsed_content("pyramid"), network.detail)
+    network: ICMoE = parser.get_parsed_content("network").eval()
+    frozen = {name: parser.get_parsed_content(name) for name in ("pretrained", "pyramid")}
+    LoadFrozen(network=network, **frozen)(Engine(lambda engine, batch: None))
     load_weights(network, checkpoint)
     pictures = _read_pictures(images, num_images)
     output_dir.mkdir(parents=True, exist_ok=True)
     for name in (*_FILES, "exported.json"):  # files of an earlier call
         (output_dir / name).unlink(missing_ok=True)
-    save_weights(network, output_dir / "model.pt", whole=True)
+    save_weights(network, output_dir / "model.pt", whole=True, recipe=read_recipe(checkpoint)[0])
     # scripted, so that expert_maps and voting stay callable
-    _write_by_monai(ckpt_export, output_dir, "model.ts", use_trace=False)
+    _write_by_monai(ckpt_export, output_dir, "model.ts", recipe=recipe, use_trace=False)
     _write_onnx(network, output_dir, settings["image_size"])
     shutil.copyfile(Path(segment.__file__), output_dir / "segment.py")
     if tensorrt:
-        _write_by_monai(trt_export, output_dir, "model_trt.ts", precision="fp16", use_onnx=True, use_trace=True)
+        _write_by_monai(
+            trt_export, output_dir, "model_trt.ts", recipe=recipe, precision="fp16", use_onnx=True, use_trace=True
+        )
     settings["num_experts"] = len(network.expert_names)
     names = [name for name in _FILES if (output_dir / name).is_file()]
     content = {
@@ -118,7 +125,8 @@ def export(
 
 def _write_by_monai(write: Callable[..., None], folder: Path, name: str, **options: Any) -> None:
     files = {"ckpt_file": folder / "model.pt", "meta_file": METADATA, "config_file": CONFIG}
-    write("network_def", filepath=str(folder / name), **{key: str(path) for key, path in files.items()}, **options)
+    files["checkpoint"] = files["ckpt_file"]  # whose recipe says which network it is
+    write("network", filepath=str(folder / name), **{key: str(path) for key, path in files.items()}, **options)
 
 
 def _write_onnx(network: ICMoE, folder: Path, side: int) -> None:

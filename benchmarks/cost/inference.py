@@ -92,7 +92,7 @@ def build_workflow(folder: Path, *, device: str, num_workers: int, longest_side:
     flow = ConfigWorkflow(
         config_file=str(ROOT / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
         dataset_dir=str(folder / "in"), output_dir=str(folder / "out"), device=device,
-        num_workers=num_workers, longest_side=longest_side,
+        num_workers=num_workers, longest_side=longest_side, recipe="none",
     )  # fmt: skip
     flow.initialize()
     flow.parser.get_parsed_content("evaluator")

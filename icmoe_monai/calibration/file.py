@@ -26,13 +26,11 @@ from icmoe_monai.calibration.temperature import temperature_from
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.files import check_file, digest_of, dump_json
 from icmoe_monai.weights.frozen import describe_model
+from icmoe_monai.weights.recipe import SETTINGS
 
 FORMAT = "icmoe_monai calibration 1"
 AUTO, NONE = "auto", "none"
-OUTPUT_SETTINGS = (
-    "voting", "best_expert", "experts", "expert_depth", "backbone", "out_channels", "image_size", "longest_side",
-    "overlap", "pixel_mean", "pixel_std", "amp",
-)  # fmt: skip
+OUTPUT_SETTINGS = tuple(SETTINGS)
 
 
 class Calibration:
@@ -220,9 +218,10 @@ def find_calibration(
             "Calibrate this one, or go without, --calibration none."
         )
     now = json.loads(dump_json({name: settings[name] for name in OUTPUT_SETTINGS}))
-    changed = [name for name in OUTPUT_SETTINGS if content["settings"].get(name) != now[name]]
+    fitted = content["settings"]
+    changed = [f"{name} {fitted.get(name)} and here {now[name]}" for name in now if fitted.get(name) != now[name]]
     if changed:
-        sentence = f"The calibration {file.name} was fitted with other settings ({', '.join(changed)} differ)"
+        sentence = f"The calibration {file.name} was fitted with other settings ({', '.join(changed)})"
         if path != AUTO:
             raise InputError(f"{sentence}: use those, calibrate with these, or go without, --calibration none.")
         logging.getLogger(__name__).warning("%s, so nothing is calibrated.", sentence)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from icmoe_monai.calibration.file import FORMAT
 from icmoe_monai.errors import InputError
-from icmoe_monai.weights.checkpoint import MODEL, TRAINER, TRUNK, read_weights
+from icmoe_monai.weights.checkpoint import MODEL, TRAINER, TRUNK, read_recipe, read_weights
 from icmoe_monai.weights.sam import state_fingerprint
 from icmoe_monai.weights.tensor_files import read_metadata
 
@@ -50,7 +50,23 @@ def _weights_facts(path: Path) -> dict[str, Any]:
     facts = {"kind": _kind_of_weights(content, tensors, metadata)}
     facts["tensors"] = f"{len(tensors)}, with {million:.1f} million numbers"
     facts |= _encoder_facts(tensors, trunk, metadata)
-    return {**facts, "version": content.get("version", metadata.get("version", "not noted"))}
+    recipe = read_recipe(path)[0] or {}
+    facts |= _recipe_facts(recipe)
+    version = recipe.get("version") or content.get("version") or metadata.get("version")
+    return {**facts, "version": version or "not noted"}
+
+
+def _recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    if not recipe:
+        return {}
+    facts = {"settings": ", ".join(f"{name} {value}" for name, value in recipe["settings"].items())}
+    facts["classes"] = ", ".join(segment["label"] for segment in recipe.get("segments") or []) or "not named"
+    facts["values in masks"] = ", ".join(map(str, recipe.get("mask_values") or []))
+    facts["modality"] = recipe.get("modality") or "not named"
+    images = recipe.get("training_set")
+    if images:
+        facts["trained on"] = f"{images['num_images']} images, whose list has the SHA-256 {images['sha256']}"
+    return facts
 
 
 def _kind_of_weights(content: Mapping[str, Any], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

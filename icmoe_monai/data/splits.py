@@ -71,6 +71,20 @@ def checksum(names: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
 
 
+def describe_set(cases: Iterable[Case]) -> dict[str, Any]:
+    """Return how many images a list of cases holds, and the `checksum` of their names, which it does not tell.
+
+    Args:
+        cases: The cases, each with its `name`; one that is listed several times counts once.
+
+    Example:
+        >>> describe_set([{"name": "b"}, {"name": "a"}, {"name": "a"}])["num_images"]
+        2
+    """
+    names = {str(case["name"]) for case in cases}
+    return {"num_images": len(names), "sha256": checksum(names)}
+
+
 def lock(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
     """Return the entry of a protocol.json that locks lists: the number of cases and the checksum of each.
 

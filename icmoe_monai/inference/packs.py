@@ -10,7 +10,7 @@ Letters: B batch; H W image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -142,9 +142,13 @@ def _check_alike(parts: Mapping[str, _Part]) -> None:
         differing = [key for key in ALIKE if part(key) != wanted(key)]
         if differing:
             raise InputError(
-                f"The experts {name} and {first} do not see images alike ({', '.join(differing)} differ), so one pass "
-                "does not serve both: run them apart."
+                f"The experts {name} and {first} do not see images alike ({_told(differing, part, wanted)}), so one "
+                "pass does not serve both: run them apart."
             )
+
+
+def _told(differing: Iterable[str], part: _Part, wanted: _Part) -> str:
+    return ", ".join(f"{name} {part(name)} and {wanted(name)}" for name in differing)
 
 
 def _batches(part: _Part, names: Collection[str]) -> DataLoader:

@@ -6,6 +6,7 @@ May import utils.
 from __future__ import annotations
 
 from icmoe_monai.networks.baselines import Baseline, Ensemble, PyramidUNet
+from icmoe_monai.networks.blueprint import build_network
 from icmoe_monai.networks.decoder import DetailStem, NoDetail
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -23,5 +24,6 @@ __all__ = [
     "PixelVoting",
     "PyramidUNet",
     "SamImageEncoder",
+    "build_network",
     "build_sam_encoder",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from icmoe_monai.networks.blueprint import recorded
 from icmoe_monai.networks.decoder import ExpertDecoder
 from icmoe_monai.networks.icmoe import DECODER_WIDTH, ICMoEOutput
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -19,6 +20,7 @@ from icmoe_monai.networks.voting import PixelVoting, to_logits, to_probabilities
 from icmoe_monai.utils.precision import at_least_float32
 
 
+@recorded
 class Baseline(nn.Module):
     """A segmentation network, such as one of MONAI's, as a mixture of one expert that has every vote.
 
@@ -77,6 +79,7 @@ class Baseline(nn.Module):
         return logits
 
 
+@recorded
 class Ensemble(nn.Module):
     """Networks that are trained side by side, each by its own loss alone; the mean of their probabilities is the mask.
 
@@ -135,6 +138,7 @@ class Ensemble(nn.Module):
         return logits, to_probabilities(at_least_float32(logits))
 
 
+@recorded
 class PyramidUNet(nn.Module):
     """The image pyramid under one of IC-MoE's decoders, without a foundation encoder, experts or a vote.
 

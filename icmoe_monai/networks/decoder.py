@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.networks.blueprint import recorded
+
 STEM_CHANNELS = (16, 32)  # of the trained stem at strides 2 and 4
 CONTEXT_CELLS = (1, 2, 4)  # cells per side that a map is averaged over: the whole map, halves and quarters
 
@@ -111,6 +113,7 @@ class PyramidContext(nn.Module):
         return features + self.merge(torch.cat(levels, dim=1))
 
 
+@recorded
 class DetailStem(nn.Module):
     """Trained convolutions that give decoders the image's fine structure, which patches of 16 pixels blur."""
 
@@ -128,6 +131,7 @@ class DetailStem(nn.Module):
         return [at2, self.to4(at2)]
 
 
+@recorded
 class NoDetail(nn.Module):
     """Detail module that gives decoders no levels of the image, so that they rely on the encoder's features alone."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.networks.blueprint import recorded
 from icmoe_monai.networks.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
 from icmoe_monai.networks.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
 from icmoe_monai.networks.pyramid import ImagePyramid, OwnNetwork, OwnStages, SharedLevels
@@ -42,6 +43,7 @@ class ICMoEOutput(NamedTuple):
     embeddings: Tensor
 
 
+@recorded
 class ICMoE(nn.Module):
     """Mixture of experts over a foundation encoder for 2-D segmentation.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.networks.blueprint import recorded
 
 SIZES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # how many times as wide and as deep as lite0
 STRIDES = (2, 4, 8, 16, 32)  # of the network's stages
@@ -57,6 +58,7 @@ def stages_of(size: str) -> list[tuple[int, int, int, int, int]]:
     ]
 
 
+@recorded
 class ImagePyramid(nn.Module):
     """EfficientNet-Lite's features of an image at strides 2, 4, 8 and 16; frozen, as IC-MoE needs it, by default.
 

@@ -11,6 +11,7 @@ import logging
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +26,15 @@ from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.utils.distributed import is_first
 from icmoe_monai.utils.files import read_csv, write_csv
 from icmoe_monai.utils.memory import peak_memory_mb
-from icmoe_monai.weights.checkpoint import MODEL, TRAINER, TRUNK, save_weights, trained_state
-from icmoe_monai.weights.frozen import describe_trunk, has_frozen_trunk
+from icmoe_monai.weights.checkpoint import (
+    MODEL,
+    TRAINER,
+    TRUNK,
+    notes_on_trunk,
+    save_weights,
+    trained_state,
+    with_trunk,
+)
 from icmoe_monai.weights.handlers import TrunkChangedError
 from icmoe_monai.weights.tensor_files import save_checkpoint
 
@@ -41,14 +49,14 @@ class BestCheckpoint:
         network: The network.
         path: The file.
         metric: Name of the metric; larger is better.
-        trunk_source: Name or file that a frozen encoder's weights came from.
+        recipe: The training's recipe, which is written beside the weights.
     """
 
-    def __init__(self, *, network: nn.Module, path: str, metric: str, trunk_source: str | None = None) -> None:
+    def __init__(self, *, network: nn.Module, path: str, metric: str, recipe: Mapping[str, Any] | None = None) -> None:
         self.network = network
         self.path = Path(path)
         self.metric = metric
-        self.trunk_source = trunk_source
+        self.recipe = recipe
         self.best = -math.inf
         self.logger = logging.getLogger(__name__)
 
@@ -63,7 +71,7 @@ class BestCheckpoint:
             return
         self.best = value
         if is_first():
-            save_weights(unwrapped(self.network), self.path, trunk_source=self.trunk_source)
+            save_weights(unwrapped(self.network), self.path, recipe=self.recipe)
             self.logger.debug(f"{self.metric} {value:.4f} is the best so far: wrote {self.path}.")
 
     def state_dict(self) -> dict[str, float]:
@@ -92,13 +100,13 @@ class LastCheckpoint:
     Args:
         save_dict: Objects to save besides the engine, by name; the network is "model".
         path: The file.
-        trunk_source: Name or file that a frozen encoder's weights came from.
+        recipe: The training's recipe, which is written too.
     """
 
-    def __init__(self, *, save_dict: dict[str, Any], path: str, trunk_source: str | None = None) -> None:
+    def __init__(self, *, save_dict: dict[str, Any], path: str, recipe: Mapping[str, Any] | None = None) -> None:
         self.save_dict = save_dict
         self.path = Path(path)
-        self.trunk_source = trunk_source
+        self.recipe = recipe
         self.error: BaseException | None = None
         self.logger = logging.getLogger(__name__)
 
@@ -111,8 +119,9 @@ class LastCheckpoint:
         """Save the trained weights, the other objects, and the trainer's state."""
         network = unwrapped(self.save_dict[MODEL])
         states = {name: part.state_dict() for name, part in self.save_dict.items() if name != MODEL}
-        trunk = {TRUNK: describe_trunk(network, self.trunk_source)} if has_frozen_trunk(network) else {}
-        content = {MODEL: trained_state(network)} | trunk | states | {TRAINER: engine.state_dict()}
+        trunk = notes_on_trunk(network, (self.recipe or {}).get("pretrained"))
+        notes = ({TRUNK: trunk} if trunk else {}) | with_trunk(self.recipe, trunk)
+        content = {MODEL: trained_state(network)} | notes | states | {TRAINER: engine.state_dict()}
         save_checkpoint(content, self.path)
 
     def save_and_raise(self, engine: Engine, error: BaseException) -> None:

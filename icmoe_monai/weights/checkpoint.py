@@ -1,12 +1,17 @@
-"""Checkpoints of a network: its trained weights, and the fingerprint of the encoder that they belong to.
+"""Checkpoints of a network: its trained weights, their recipe, and the fingerprint of the encoder that they belong to.
 
 A checkpoint of a training on a frozen encoder holds everything but the encoder (and the frozen image pyramid): a few
 megabytes. It fits that encoder only, which it identifies by a fingerprint. `models/model.pt`, as MONAI's Model Zoo
 wants it, holds the whole state.
+
+A file of several parts holds the recipe as one of them; the whole state, which must be a state dict and nothing else,
+as an attribute of that dict, as PyTorch keeps its own notes there; a safetensors file in its metadata, as JSON.
 """
 
 from __future__ import annotations
 
+import json
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +20,14 @@ from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import unwrapped
+from icmoe_monai.utils.files import dump_json
 from icmoe_monai.weights.frozen import describe_trunk, frozen_parts, has_frozen_trunk, pretrained_parts
 from icmoe_monai.weights.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
 
 TRAINER = "trainer"
 MODEL = "model"  # key of the network's weights in a checkpoint that also holds something else
 TRUNK = "trunk"  # key of the notes on the frozen encoder that the weights belong to
+RECIPE = "recipe"  # key, or attribute, of what a training and a use of the weights must have in common
 _NOTES = ("fingerprint", "source", "detail")  # notes on a frozen encoder and a frozen image pyramid
 
 
@@ -36,7 +43,12 @@ def state_without(parts: Sequence[str], state: Mapping[str, Any]) -> dict[str, A
 
 
 def save_weights(
-    network: nn.Module, path: str | Path, *, whole: bool = False, trunk_source: str | Path | None = None
+    network: nn.Module,
+    path: str | Path,
+    *,
+    whole: bool = False,
+    trunk_source: str | Path | None = None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a network's trained weights, or with `whole` all its weights.
 
@@ -44,18 +56,85 @@ def save_weights(
         network: The network.
         path: The file; in safetensors format if its name ends in .safetensors, else in torch's.
         whole: Write the encoder and the image pyramid even if they are frozen, as in `models/model.pt`.
-        trunk_source: Name or file that a frozen encoder's weights came from, noted beside its fingerprint.
+        trunk_source: Name or file that a frozen encoder's weights came from, noted beside its fingerprint; None: as the
+            recipe says.
+        recipe: The training's recipe, as `make_recipe` made it or `read_recipe` read it; None: none is noted.
 
     Raises:
         InputError: If the file cannot be written.
     """
     network = unwrapped(network)
     state = network.state_dict() if whole else trained_state(network)
-    trunk = {} if whole or not has_frozen_trunk(network) else describe_trunk(network, trunk_source)
+    trunk = notes_on_trunk(network, trunk_source or (recipe or {}).get("pretrained"))
+    write_weights(state, path, trunk=trunk, recipe=recipe, whole=whole)
+
+
+def write_weights(
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    *,
+    trunk: Mapping[str, str],
+    recipe: Mapping[str, Any] | None,
+    whole: bool,
+) -> None:
+    """Write weights with their notes.
+
+    Args:
+        state: The weights by name.
+        path: The file; in safetensors format if its name ends in .safetensors, else in torch's.
+        trunk: Notes on the frozen parts, as `notes_on_trunk` returns them.
+        recipe: The training's recipe, or None.
+        whole: Whether the state is that of the whole network, though parts of it are frozen.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    noted = with_trunk(recipe, trunk)
+    whole = whole or not trunk
     if Path(path).suffix == ".safetensors":
-        save_tensors(state, path, metadata={f"{TRUNK}_{key}": value for key, value in trunk.items()})
+        notes = {} if whole else {f"{TRUNK}_{key}": value for key, value in trunk.items()}
+        save_tensors(state, path, metadata=notes | {name: dump_json(part).decode() for name, part in noted.items()})
+    elif whole:
+        content = OrderedDict(state)
+        vars(content).update(noted)
+        save_checkpoint(content, path)
     else:
-        save_checkpoint({MODEL: state, TRUNK: trunk} if trunk else state, path)
+        save_checkpoint({MODEL: dict(state), TRUNK: dict(trunk), **noted}, path)
+
+
+def notes_on_trunk(network: nn.Module, source: str | Path | None = None) -> dict[str, str]:
+    """Return `describe_trunk` of a network whose checkpoints leave frozen parts out; nothing for another."""
+    return describe_trunk(network, source) if has_frozen_trunk(network) else {}
+
+
+def with_trunk(recipe: Mapping[str, Any] | None, trunk: Mapping[str, str]) -> dict[str, Any]:
+    """Return a recipe under its key, with the notes on the frozen parts in it; nothing if there is no recipe."""
+    return {} if recipe is None else {RECIPE: {**recipe, TRUNK: dict(trunk)}}
+
+
+def read_recipe(path: str | Path) -> tuple[dict[str, Any] | None, bool]:
+    """Read the recipe of a checkpoint, without its weights.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The recipe, or None if the file holds none; and whether the file holds the whole network.
+
+    Raises:
+        InputError: If the file cannot be read, or its recipe is damaged.
+    """
+    content = read_checkpoint(path, mapped=True)
+    metadata = read_metadata(path)
+    is_whole = TRUNK not in content and f"{TRUNK}_fingerprint" not in metadata
+    found = json.loads(metadata[RECIPE]) if RECIPE in metadata else _recipe_in(content)
+    if found is not None and not (isinstance(found, dict) and isinstance(found.get("settings"), dict)):
+        raise InputError(f"The recipe in {path} is damaged: train again, or go without, --recipe none.")
+    return found, is_whole
+
+
+def _recipe_in(content: Mapping[str, Any]) -> Any:
+    return content.get(RECIPE, getattr(content, RECIPE, None))
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:

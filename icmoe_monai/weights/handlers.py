@@ -14,9 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.weights.checkpoint import MODEL, TRAINER, load_network, read_weights
+from icmoe_monai.weights.checkpoint import MODEL, RECIPE, TRAINER, load_network, read_weights
 from icmoe_monai.weights.frozen import fingerprints, has_frozen_trunk, is_frozen
 from icmoe_monai.weights.pyramid import file_of, load_pyramid_weights
+from icmoe_monai.weights.recipe_checks import check_resumed
 from icmoe_monai.weights.sam import load_sam_weights
 
 
@@ -165,10 +166,12 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
         load_path: The file.
         load_dict: Objects to load, by their keys in the file; the network is "model". If there are other objects than
             the network, the engine itself is resumed too.
+        recipe: The recipe of this training, which a training that is resumed must have begun with; None: any.
     """
 
-    def __init__(self, load_path: str, load_dict: dict[str, Any]) -> None:
+    def __init__(self, load_path: str, load_dict: dict[str, Any], recipe: Mapping[str, Any] | None = None) -> None:
         super().__init__(load_path=str(load_path), load_dict=load_dict)
+        self.recipe = recipe
 
     def __call__(self, engine: Engine) -> None:
         """Load the weights, and resume the training if the file holds its state.
@@ -177,6 +180,8 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
             InputError: If the file cannot be read or does not fit, or its training is already at its end.
         """
         content = read_weights(self.load_path)
+        if self.recipe is not None and TRAINER in content and RECIPE in content:
+            check_resumed(content[RECIPE], self.recipe, self.load_path)
         load_network(self.load_dict[MODEL], content, self.load_path)
         others = [key for key in self.load_dict if key != MODEL and key in content]
         for key in others:

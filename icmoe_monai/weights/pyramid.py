@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.networks.pyramid import ImagePyramid, stages_of
+from icmoe_monai.networks.pyramid import SIZES, ImagePyramid, stages_of
 from icmoe_monai.weights.formats import name_some
 from icmoe_monai.weights.tensor_files import read_checkpoint, save_tensors
 
@@ -57,6 +57,11 @@ def file_of(source: str | Path, size: str) -> Path:
         size: One of `icmoe_monai.networks.pyramid.SIZES`.
     """
     return Path(str(source).replace("{size}", size))
+
+
+def is_there(source: str | Path) -> bool:
+    """Return whether a file exists, or where its name has `{size}` in it, the file of any size."""
+    return any(file_of(source, size).exists() for size in SIZES)
 
 
 def save_pyramid_weights(pyramid: ImagePyramid, path: str | Path, *, dtype: torch.dtype | None = None) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def save_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
     """Write a checkpoint in torch's format; at any time `path` holds the old file or the complete new one.
 
     Args:
-        content: Tensors and plain containers.
+        content: Tensors and plain containers; an OrderedDict is written with its attributes.
         path: The file; its folder is made.
 
     Raises:
@@ -68,7 +69,7 @@ def save_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             try:
-                torch.save(dict(content), file)
+                torch.save(content if type(content) is OrderedDict else dict(content), file)
             except RuntimeError as error:  # torch hides a full disk behind its own complaint about the unfinished file
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 

@@ -362,7 +362,7 @@ def test_settings_that_cannot_work_stop_a_training_before_it_starts(overrides, s
 
 def test_a_checkpoint_of_another_shape_is_refused(trained, dataset, tmp_path):
     flow = workflow(
-        INFERENCE, "infer", dataset_dir=str(dataset), output_dir=str(tmp_path), expert_depth=3,
+        INFERENCE, "infer", dataset_dir=str(dataset), output_dir=str(tmp_path), expert_depth=3, recipe="none",
         checkpoint=str(trained / "best.pt"), **SMALL,
     )  # fmt: skip
     assert_refused(flow, r"does not fit this network .*use the settings it was trained with")

@@ -104,10 +104,13 @@ def test_other_settings_are_refused_where_the_file_is_named_and_told_where_it_is
     calibrated: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = str(calibrated / "best.calibration.json")
-    with pytest.raises(InputError, match=r"fitted with other settings \(voting, overlap differ\): use those"):
+    with pytest.raises(
+        InputError, match=r"fitted with other settings \(voting adaptive and here mean, overlap 0\.5 and here 0\.25\)"
+    ):
         find(calibrated, file, voting="mean", overlap=0.25)
     found = find(calibrated, voting="mean")
-    assert found.reason == "The calibration best.calibration.json was fitted with other settings (voting differ)."
+    said = "was fitted with other settings (voting adaptive and here mean)."
+    assert found.reason == f"The calibration best.calibration.json {said}"
     assert found.reason[:-1] in caplog.text
     assert not found.is_there
 

@@ -28,7 +28,7 @@ from icmoe_monai.networks.sam import SamImageEncoder
 from icmoe_monai.utils.files import read_csv
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ["--num_workers", "0", "--device", "cpu", "--image_size", "64"]
+SETTINGS = ["--num_workers", "0", "--device", "cpu", "--image_size", "64", "--recipe", "none"]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
@@ -188,14 +188,14 @@ def test_packs_that_see_images_differently_are_refused(folder: Path, tmp_path: P
         made = ConfigWorkflow(
             config_file=[str(ROOT / "configs" / "inference.json"), str(ROOT / "configs" / "experts" / f"{pack}.yaml")],
             workflow_type="infer", logging_file=False, dataset_dir=str(folder), output_dir=str(tmp_path / pack),
-            device="cpu", **overrides,
+            device="cpu", recipe="none", **overrides,
         )  # fmt: skip
         made.initialize()
         return made
 
     first = flow("skin", image_size=64)
     second = flow("breast", image_size=64, longest_side=128, **shared_parts(first))
-    with pytest.raises(InputError, match=r"breast and skin do not see images alike \(longest_side differ\)"):
+    with pytest.raises(InputError, match=r"breast and skin do not see images alike \(longest_side 128 and 64\)"):
         run_packs({"skin": first, "breast": second})
 
 

@@ -34,7 +34,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 
 
 def run(folder: Path, output: Path, **overrides: object) -> ConfigWorkflow:
-    arguments = {"dataset_dir": str(folder), "output_dir": str(output), "image_size": 64, "device": "cpu"}
+    arguments = {
+        "dataset_dir": str(folder),
+        "output_dir": str(output),
+        "image_size": 64,
+        "recipe": "none",
+        "device": "cpu",
+    }
     flow = ConfigWorkflow(
         config_file=[INFERENCE, LARGE], workflow_type="infer", logging_file=False, **arguments | overrides
     )

@@ -209,7 +209,8 @@ def test_an_encoder_that_was_trained_is_in_the_file(tmp_path):
 def test_a_training_of_experts_resumes_on_its_trunk_only(tmp_path):
     network = differ(ICMoE(**FROZEN))
     done = Engine(lambda engine, batch: 0)
-    LastCheckpoint(save_dict={"model": network}, path=str(tmp_path / "last.pt"), trunk_source="sam_vit_b").attach(done)
+    recipe = {"settings": {}, "pretrained": "sam_vit_b"}
+    LastCheckpoint(save_dict={"model": network}, path=str(tmp_path / "last.pt"), recipe=recipe).attach(done)
     done.run([0], max_epochs=1)
     assert not any(name.startswith("encoder.") for name in read_checkpoint(tmp_path / "last.pt")["model"])
     other = same_trunk(network)

@@ -84,7 +84,9 @@ def test_an_overlay_serves_training_and_evaluation_alike(overlay):
     states = [parser.get_parsed_content("network_def").state_dict() for parser in (trained, evaluated)]
     assert {k: v.shape for k, v in states[0].items()} == {k: v.shape for k, v in states[1].items()}
     methods = evaluated.get_parsed_content("validate#additional_metrics")
-    assert {f"{name}_dice" for name in evaluated["experts"]} <= methods.keys()  # not val_: it may be the test split
+    assert {
+        f"{name}_dice" for name in evaluated.get_parsed_content("experts")
+    } <= methods.keys()  # not val_: it may be the test split
 
 
 @pytest.mark.parametrize("overlay", [p for p in BASELINES if p.stem not in RIVALS], ids=lambda path: path.stem)
@@ -128,7 +130,7 @@ def test_an_ensemble_is_three_of_the_pyramids_unet_under_their_own_losses():
     )
     network, loss = parser.get_parsed_content("network_def"), parser.get_parsed_content("loss_def")
     member = one.get_parsed_content("network_def").network
-    assert len(parser["experts"]) == len(network.networks) == loss.weights["experts"] == 3
+    assert len(parser.get_parsed_content("experts")) == len(network.networks) == loss.weights["experts"] == 3
     assert loss.pixel_weights is None
     assert len({id(weight) for weight in network.networks.parameters()}) == 3 * len(list(member.parameters()))
     for each in network.networks:

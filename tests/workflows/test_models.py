@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from torch import Tensor
 
-from icmoe_monai.calibration.file import OUTPUT_SETTINGS, find_calibration
+from icmoe_monai.calibration.file import find_calibration
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -81,8 +82,10 @@ def test_experts_for_ultrasound_fit_the_trunk_and_no_other(image):
 
 @pytest.mark.parametrize("path", [MODEL, BUSI], ids=lambda path: path.name)
 def test_a_shipped_models_calibration_lies_beside_it_and_holds_for_the_settings_of_inference(path):
-    config = json.loads((ROOT / "configs" / "inference.json").read_text())
-    settings = {name: config[name] for name in OUTPUT_SETTINGS} | {"longest_side": config["image_size"]}
+    parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs" / "inference.json")))
+    parser["checkpoint"] = str(path)
+    settings = parser.get_parsed_content("settings")
+    assert settings["image_size"] == settings["longest_side"] == 256
     calibration = find_calibration("auto", checkpoint=path, settings=settings)
     assert calibration.reason is None
     assert calibration.content["data"]["split"] == "val"

@@ -202,7 +202,12 @@ def test_large_images_of_two_processes_have_the_files_of_one(tmp_path):
     for num_processes in (1, 2):
         files = configs("inference", str(ROOT / "configs" / "inference_large.yaml"))
         files += configs("multi_gpu_inference") if num_processes > 1 else []
-        arguments = {**SMALL, "dataset_dir": str(images), "output_dir": str(tmp_path / str(num_processes))}
+        arguments = {
+            **SMALL,
+            "recipe": "none",
+            "dataset_dir": str(images),
+            "output_dir": str(tmp_path / str(num_processes)),
+        }
         assert run_workflow(files, "run", num_processes, **arguments) == [0] * num_processes
     assert report_of(tmp_path / "2")["complete"]
     assert [case["status"] for case in report_of(tmp_path / "2")["cases"]] == ["done"] * 3
@@ -220,7 +225,7 @@ def test_a_bad_image_ends_a_shared_run_as_it_ends_one_and_an_idle_process_waits(
     data = (images / "b.png").read_bytes()
     (images / "b.png").write_bytes(data[: len(data) // 2])  # its header is whole
     assert segment(images, tmp_path / "1", trained, 1) == [3]
-    arguments = {"dataset_dir": images, "output_dir": tmp_path / "2", **SMALL}
+    arguments = {"dataset_dir": images, "output_dir": tmp_path / "2", "recipe": "none", **SMALL}
     arguments["checkpoint"] = trained / "1" / "best.pt"
     files = ["--config_file", str(configs("inference", "multi_gpu_inference"))]
     done = torchrun(*files, *as_words(arguments), folder=tmp_path)

@@ -1,0 +1,249 @@
+"""The recipe in a checkpoint: written, read, taken by a config, and refused where it is contradicted."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import monai.handlers
+import pytest
+import torch
+from ignite.engine import Engine
+from recipes import OTHERS, TRAINED
+from torch import nn
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.networks.baselines import Baseline
+from icmoe_monai.networks.blueprint import blueprint_of
+from icmoe_monai.networks.decoder import NoDetail
+from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
+from icmoe_monai.networks.sam import build_sam_encoder
+from icmoe_monai.training.handlers import LastCheckpoint
+from icmoe_monai.weights.checkpoint import load_weights, read_recipe, save_weights
+from icmoe_monai.weights.handlers import CheckpointLoader
+from icmoe_monai.weights.official import OFFICIAL_WEIGHTS
+from icmoe_monai.weights.recipe import SETTINGS, Recipe, find_recipe, make_recipe
+from icmoe_monai.weights.recipe_checks import check_recipe
+from icmoe_monai.weights.sam import save_sam_weights, trunk_fingerprint
+from icmoe_monai.weights.tensor_files import save_checkpoint
+
+FIXED = [name for name, may_differ in SETTINGS.items() if not may_differ]
+FREE = [name for name, may_differ in SETTINGS.items() if may_differ]
+
+
+def small(**arguments: Any) -> ICMoE:
+    return ICMoE(**{"experts": ["basic", "semantic"], "expert_depth": 1, "detail": NoDetail(), **arguments})
+
+
+def recipe_of(network: nn.Module, **arguments: Any) -> dict[str, Any]:
+    return make_recipe(settings=TRAINED, network=network, pretrained="/home/somebody/trunk.safetensors", **arguments)
+
+
+def refused(sentence: str) -> Any:
+    return pytest.raises(InputError, match=sentence)
+
+
+@pytest.mark.parametrize(("name", "whole"), [("a.pt", False), ("a.pt", True), ("a.safetensors", False),
+                                             ("a.safetensors", True)])  # fmt: skip
+def test_a_file_of_each_kind_holds_the_recipe_and_is_read_by_everybody(name, whole, tmp_path):
+    network = small()
+    segments = [{"label": "wart", "category": ["1", "SCT", "a"], "type": ["2", "SCT", "b"]}]
+    recipe = recipe_of(network, segments=segments, modality="dermoscopy", training_set={"num_images": 3})
+    save_weights(network, tmp_path / name, whole=whole, recipe=recipe)
+    found, is_whole = read_recipe(tmp_path / name)
+    trunk = {"fingerprint": trunk_fingerprint(network.encoder), "source": "trunk.safetensors"}
+    assert found == {**recipe, "trunk": trunk}
+    assert is_whole == whole
+    assert (found["segments"], found["modality"], found["mask_values"]) == (segments, "dermoscopy", [0, 255])
+    assert b"somebody" not in (tmp_path / name).read_bytes()
+    other = small()
+    other.encoder.load_state_dict(network.encoder.state_dict())
+    load_weights(other, tmp_path / name)
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in other.state_dict().items())
+    if name.endswith(".pt"):
+        content = torch.load(tmp_path / name, weights_only=True)
+        assert not whole or content.keys() == network.state_dict().keys()  # a state dict and nothing else: the zoo's
+        loader = monai.handlers.CheckpointLoader(str(tmp_path / name), {"model": small()}, strict=False)
+        loader(Engine(lambda engine, batch: None))
+
+
+def test_masks_of_several_classes_hold_their_numbers():
+    settings = {**TRAINED, "out_channels": 3}
+    assert make_recipe(settings=settings, network=small())["mask_values"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_is_taken_from_the_recipe_and_noted_or_refused_where_it_is_contradicted(name, caplog):
+    assert TRAINED.keys() == OTHERS.keys() == SETTINGS.keys()
+    trained = Recipe(recipe_of(small()), path="runs/best.pt")
+    assert trained.setting(name, "default") == TRAINED[name]
+    assert Recipe().setting(name, "default") == "default"
+    trained.check(TRAINED)
+    assert trained.unlike(TRAINED) == {}
+    here = {**TRAINED, name: OTHERS[name]}
+    assert trained.unlike(here) == {name: {"trained": TRAINED[name], "here": OTHERS[name]}}
+    caplog.set_level(logging.INFO)
+    if name in FREE:
+        trained.check(here)
+        assert caplog.messages == [f"best.pt was trained with {name} {TRAINED[name]}, and here it is {OTHERS[name]}."]
+        return
+    with pytest.raises(InputError) as raised:
+        trained.check(here)
+    assert str(raised.value).startswith(
+        f"best.pt was trained with {name} {TRAINED[name]}, and here it is {OTHERS[name]}: leave --{name} out"
+    )
+    Recipe().check(here)
+
+
+def test_a_run_without_one_of_the_settings_is_not_asked_for_it():
+    Recipe(recipe_of(small())).check({name: value for name, value in TRAINED.items() if name != "longest_side"})
+
+
+def test_an_older_file_is_told_of_once_and_changes_nothing(tmp_path, caplog):
+    save_weights(small(), tmp_path / "old.pt")
+    found = find_recipe(tmp_path / "old.pt")
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("old.pt does not say how it was trained")
+    found.check(OTHERS)
+    network = small(communicate=False)
+    assert found.network(network, "cpu") is network
+    assert (found.encoder("a"), found.pyramid("b"), found.segments[0]["label"]) == ("a", "b", "lesion")
+
+
+def test_a_recipe_can_be_passed_over_and_no_file_has_none(tmp_path, caplog):
+    network = small()
+    save_weights(network, tmp_path / "best.pt", recipe=recipe_of(network))
+    assert find_recipe(tmp_path / "best.pt").content
+    assert not find_recipe(tmp_path / "best.pt", "none").content
+    assert not find_recipe(None).content
+    assert not find_recipe(tmp_path / "nowhere.pt").content
+    with refused("recipe must be auto or none, got 'maybe'"):
+        find_recipe(tmp_path / "best.pt", "maybe")
+    assert caplog.messages == []
+
+
+def test_a_damaged_recipe_is_refused(tmp_path):
+    save_checkpoint({"model": {}, "trunk": {}, "recipe": [1, 2]}, tmp_path / "best.pt")
+    with refused("The recipe in .*best.pt is damaged: train again, or go without, --recipe none"):
+        find_recipe(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("place", ["beside", "models", "cache"])
+def test_a_file_of_frozen_weights_is_found_again_by_its_name(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("ICMOE_CACHE", str(tmp_path / "cache"))
+    trained = Recipe({"settings": {}, "pretrained": "mine.pth"}, path=tmp_path / "beside" / "best.pt")
+    default = str(tmp_path / "models" / "shipped.safetensors")
+    with refused(r"best.pt was trained on the encoder mine.pth, which lies neither beside it .*with --pretrained\."):
+        trained.encoder(default)
+    (tmp_path / place).mkdir()
+    (tmp_path / place / "mine.pth").touch()
+    assert trained.encoder(default) == str(tmp_path / place / "mine.pth")
+
+
+def test_official_weights_are_found_by_their_name_and_a_file_that_holds_all_needs_none(tmp_path):
+    name = next(iter(OFFICIAL_WEIGHTS))
+    assert Recipe({"settings": {}, "pretrained": name}).encoder("default") == name
+    content = {"settings": {}, "pretrained": "../mine.pth", "pyramid": None}
+    assert Recipe(content, path=tmp_path / "model.pt", is_whole=True).encoder(str(tmp_path / "a.pth")) is None
+    assert Recipe(content, path=tmp_path / "model.pt").pyramid(str(tmp_path / "a.pth")) is None
+    with refused("on the encoder mine.pth"):  # no path out of the folders that are searched
+        Recipe(content, path=tmp_path / "models" / "model.pt").encoder(str(tmp_path / "models" / "a.pth"))
+
+
+def test_a_whole_file_refuses_another_encoder_and_pyramid_by_their_fingerprints(tmp_path):
+    encoder = build_sam_encoder("vit_t")
+    save_sam_weights(encoder, tmp_path / "renamed.safetensors")
+    save_sam_weights(build_sam_encoder("vit_t"), tmp_path / "other.safetensors")
+    network = small()
+    network.encoder.load_state_dict(encoder.state_dict())
+    save_weights(network, tmp_path / "model.pt", whole=True, recipe=recipe_of(network))
+    trained = find_recipe(tmp_path / "model.pt")
+    check_recipe(trained, settings=TRAINED, pretrained=str(tmp_path / "renamed.safetensors"))
+    check_recipe(trained, settings=TRAINED, pretrained=None)
+    with refused(r"model.pt was trained with pretrained trunk.safetensors \(fingerprint .*other.safetensors .*leave"):
+        check_recipe(trained, settings=TRAINED, pretrained=str(tmp_path / "other.safetensors"))
+
+
+def trained_with(network: nn.Module) -> Recipe:
+    return Recipe(recipe_of(network), path="best.pt")
+
+
+def configured(**arguments: Any) -> ICMoE:
+    """Return a network as the configs define it, with settings of this run."""
+    return ICMoE(**{"experts": ["basic", "semantic"], "expert_depth": 1, "detail": ImagePyramid(), **arguments})
+
+
+@pytest.mark.parametrize(
+    "network",
+    [lambda: small(), lambda: configured(communicate=False), lambda: configured(rank=4),
+     lambda: Baseline(network=small(), out_channels=1)],
+    ids=["detail", "communicate", "rank", "baseline"],
+)  # fmt: skip
+def test_the_network_is_the_trained_one_where_the_config_leaves_it_open(network):
+    expected = network()
+    found = trained_with(expected).network(configured(), "cpu")
+    assert blueprint_of(found) == blueprint_of(expected)
+    same = network()
+    assert trained_with(expected).network(same, "cpu") is same
+
+
+def test_what_a_use_decides_of_the_network_stays_as_it_is_here():
+    found = trained_with(small(voting="adaptive", train_trunk=True)).network(configured(voting="mean"), "cpu")
+    assert isinstance(found.detail, NoDetail)
+    assert found.voting.strategy == "mean"
+    assert not any(weight.requires_grad for weight in found.encoder.parameters())
+    here = configured(voting="best", best_expert=1)
+    assert trained_with(configured()).network(here, "cpu") is here
+
+
+@pytest.mark.parametrize(
+    ("here", "sentence"),
+    [
+        (lambda: configured(communicate=False), "with network_def#communicate True, and here it is False: leave that"),
+        (lambda: configured(detail=NoDetail()), "with network_def#detail ImagePyramid, and here it is NoDetail"),
+        (lambda: Baseline(network=nn.Conv2d(3, 1, 1), out_channels=1), "with network_def ICMoE, .* Baseline"),
+    ],
+    ids=["argument", "detail", "class"],
+)
+def test_another_network_than_the_trained_and_the_default_one_is_refused(here, sentence):
+    with refused(f"best.pt was trained {sentence}"):
+        trained_with(configured()).network(here(), "cpu")
+
+
+def test_a_network_that_no_blueprint_builds_is_asked_for():
+    own = Baseline(network=nn.Conv2d(3, 1, 1), out_channels=1)
+    with refused(r"best.pt was trained with a network that its recipe cannot build .*: give the config .* --config"):
+        trained_with(own).network(configured(), "cpu")
+    assert trained_with(own).network(own, "cpu") is own
+
+
+def resume(content: dict[str, Any], recipe: dict[str, Any], network: nn.Module, folder: Path) -> None:
+    done = Engine(lambda engine, batch: 0)
+    LastCheckpoint(save_dict={"model": network}, path=str(folder / "last.pt"), recipe=content).attach(done)
+    done.run([0], max_epochs=1)
+    engine = Engine(lambda engine, batch: None)
+    engine.state.max_epochs, engine.state.epoch_length = 2, 1
+    CheckpointLoader(str(folder / "last.pt"), {"model": network, "optimizer": None}, recipe)(engine)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_training_does_not_go_on_with_another_setting(name, tmp_path):
+    network = small()
+    recipe = recipe_of(network)
+    resume(recipe, {**recipe, "version": "9.9.9", "modality": "another"}, network, tmp_path)
+    without = {key: value for key, value in TRAINED.items() if key != name}  # of a version that knew no such setting
+    resume({**recipe, "settings": without}, recipe, network, tmp_path)
+    other = {**recipe, "settings": {**TRAINED, name: OTHERS[name]}}
+    with pytest.raises(InputError) as raised:
+        resume(recipe, other, network, tmp_path)
+    said = f"last.pt is of a training with {name} {TRAINED[name]}, and here it is {OTHERS[name]}: resume with"
+    assert said in str(raised.value)
+
+
+def test_a_training_does_not_go_on_with_another_network(tmp_path):
+    network = small()
+    other = recipe_of(small(train_trunk=True))
+    with refused(r"is of a training with network_def#train_trunk False, and here it is True"):
+        resume(recipe_of(network), other, network, tmp_path)
