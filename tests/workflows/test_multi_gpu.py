@@ -225,7 +225,7 @@ def test_a_bad_image_ends_a_shared_run_as_it_ends_one_and_an_idle_process_waits(
     data = (images / "b.png").read_bytes()
     (images / "b.png").write_bytes(data[: len(data) // 2])  # its header is whole
     assert segment(images, tmp_path / "1", trained, 1) == [3]
-    arguments = {"dataset_dir": images, "output_dir": tmp_path / "2", "recipe": "none", **SMALL}
+    arguments = {"dataset_dir": images, "output_dir": tmp_path / "2", **SMALL}
     arguments["checkpoint"] = trained / "1" / "best.pt"
     files = ["--config_file", str(configs("inference", "multi_gpu_inference"))]
     done = torchrun(*files, *as_words(arguments), folder=tmp_path)
