@@ -17,10 +17,11 @@ from matplotlib.patches import Patch
 
 from icmoe_monai.analysis.ambiguity import LEVELS, MEASURES
 from icmoe_monai.analysis.figures import DASHES, GRID, INK, MARKERS, WIDTH_INCHES, new_figure
-from icmoe_monai.visualize.colours import BLUE, EXPERT_COLOURS, GREEN, PURPLE, SKY_BLUE, VERMILION, YELLOW, rgb
+from icmoe_monai.visualize.colours import BLUE, EXPERT_COLOURS, SKY_BLUE, VERMILION, rgb
+from icmoe_monai.visualize.overlay import class_hex
 
-_CLASS_COLOURS = (SKY_BLUE, VERMILION, GREEN, PURPLE, YELLOW, BLUE, INK)
 _ALL_RIGHT, _SOME_RIGHT, _ALL_WRONG = "#EEEEEE", "#B0B0B0", INK
+_BACKGROUND = "#888888"
 _GAP = 6  # pixels between pictures of a strip
 _PAIR_COLOURS = {"foreground": VERMILION, "background": SKY_BLUE, "between": INK}
 DEPTH_TITLES = {"features": "features", "decoded": "decoder", "embeddings": "embeddings"}
@@ -44,7 +45,7 @@ def draw_spread(spread: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]
     for axis, (depth, name, places, found) in zip(_in_order(axes, len(spread["features"])), panels, strict=False):
         for c in classes:
             style: dict[str, Any] = {
-                "color": _CLASS_COLOURS[c % 7],
+                "color": _class_colour(c),
                 "marker": MARKERS[c % 7],
                 "s": 14,
                 "linewidths": 0.3,
@@ -54,7 +55,7 @@ def draw_spread(spread: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]
         axis.set(xticks=[], yticks=[], xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)")
         axis.set_axis_on()
     handles = [
-        figure.axes[0].scatter([], [], color=_CLASS_COLOURS[c % 7], marker=MARKERS[c % 7], s=50, label=_class_name(c))
+        figure.axes[0].scatter([], [], color=_class_colour(c), marker=MARKERS[c % 7], s=50, label=_class_name(c))
         for c in classes
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=10)
@@ -210,6 +211,10 @@ def _wins_map(right: np.ndarray) -> np.ndarray:
     for one, colour in zip(right, EXPERT_COLOURS, strict=False):
         colours[one & (num_right == 1)] = rgb(colour)
     return colours / 255
+
+
+def _class_colour(index: int) -> str:
+    return class_hex(index) if index else _BACKGROUND
 
 
 def _class_name(index: int) -> str:

@@ -30,8 +30,10 @@ from icmoe_monai.utils.distributed import collect, gathered, is_first, num_proce
 from icmoe_monai.utils.engines import CaseHandler, case_items
 from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.visualize.colours import BLUE, EXPERT_COLOURS, ORANGE, rgb
+from icmoe_monai.visualize.overlay import class_hex
 
-_LABEL_COLOUR, _VOTED_COLOUR = BLUE, ORANGE
+_LABEL_COLOUR, _VOTED_COLOUR, _INK = BLUE, ORANGE, "#222222"
+_LEGEND_COLUMNS = 7
 _LONGEST_SIDE = 320
 _WIDTH_INCHES, _DPI = 12.0, 120
 
@@ -48,6 +50,7 @@ class PredictionPictures(CaseHandler):
         output_dir: Folder of the page.
         num_cases: Number of cases to show.
         expert_names: The E names, in the order of the maps.
+        labels: The names of classes 1, 2, ...; each class then has a colour of its own, if they are several.
 
     Example:
         >>> import tempfile
@@ -60,11 +63,17 @@ class PredictionPictures(CaseHandler):
     """
 
     def __init__(
-        self, *, output_dir: str | Path, num_cases: int = 6, expert_names: Sequence[str] = EXPERT_NAMES
+        self,
+        *,
+        output_dir: str | Path,
+        num_cases: int = 6,
+        expert_names: Sequence[str] = EXPERT_NAMES,
+        labels: Sequence[str] = ("target",),
     ) -> None:
         self.output_dir = Path(output_dir)
         self.num_cases = num_cases
         self.expert_names = tuple(expert_names)
+        self.labels = tuple(labels)
         self.cases: list[dict[str, Any]] = []
         self.chosen: set[int] = set()
 
@@ -85,11 +94,16 @@ class PredictionPictures(CaseHandler):
         """Gather the cases of all processes and write the page, if there is a case."""
         self.cases = sorted(gathered(self.cases), key=lambda case: case["place"])[: self.num_cases]
         if self.cases and is_first():
-            prediction_grid(self.cases, self.output_dir / "predictions.png", expert_names=self.expert_names)
+            path = self.output_dir / "predictions.png"
+            prediction_grid(self.cases, path, expert_names=self.expert_names, labels=self.labels)
 
 
 def prediction_grid(
-    cases: Sequence[Mapping[str, Any]], path: str | Path, *, expert_names: Sequence[str] = EXPERT_NAMES
+    cases: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    *,
+    expert_names: Sequence[str] = EXPERT_NAMES,
+    labels: Sequence[str] = ("target",),
 ) -> None:
     """Draw one row per case: image with contours, each expert's probability of foreground, votes, disagreement.
 
@@ -99,6 +113,8 @@ def prediction_grid(
             (E, h, w), summing to 1 over E; `disagreement` (h, w) in 0..1.
         path: The PNG to write, 1440 pixels wide and readable at 1200.
         expert_names: The E names, at most 7.
+        labels: The names of classes 1, 2, ... With one, the prediction and the label differ by colour; with several, by
+            the line, and the classes by colour.
 
     Raises:
         ValueError: If there is no case, or a case has another number of experts.
@@ -114,8 +130,8 @@ def prediction_grid(
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=11)
     for row, case in zip(axes, cases, strict=True):
-        _draw_case(row, case, num_experts)
-    _draw_legends(figure, axes, cases, expert_names)
+        _draw_case(row, case, num_experts, by_class=len(labels) > 1)
+    _draw_legends(figure, axes, cases, expert_names, labels)
     with warnings.catch_warnings():
         # A letter that matplotlib's font lacks, as in a Japanese file name, is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
@@ -160,7 +176,7 @@ def _page(cases: Sequence[Mapping[str, Any]], num_columns: int) -> tuple[Figure,
     return figure, axes
 
 
-def _draw_case(axes: Iterable[Axes], case: Mapping[str, Any], num_experts: int) -> None:
+def _draw_case(axes: Iterable[Axes], case: Mapping[str, Any], num_experts: int, *, by_class: bool) -> None:
     maps, votes = case["expert_probabilities"], case["votes"]
     if len(maps) != num_experts or len(votes) != num_experts:
         raise ValueError(
@@ -169,8 +185,8 @@ def _draw_case(axes: Iterable[Axes], case: Mapping[str, Any], num_experts: int) 
     first, *rest = axes
     first.imshow(case["image"])
     if case.get("label") is not None:
-        _contour(first, case["label"], _LABEL_COLOUR, "dashed")
-    _contour(first, case["voted"], _VOTED_COLOUR, "solid")
+        _contour(first, case["label"], None if by_class else _LABEL_COLOUR, "dashed")
+    _contour(first, case["voted"], None if by_class else _VOTED_COLOUR, "solid")
     name = case["name"].encode("utf-8", errors="replace").decode("utf-8")  # a name need not be UTF-8
     name = name if len(name) <= 28 else "..." + name[-25:]
     # Below the image, where there is no title and no contour; a "$" in a name must not start a formula.
@@ -182,27 +198,37 @@ def _draw_case(axes: Iterable[Axes], case: Mapping[str, Any], num_experts: int) 
     rest[-1].imshow(case["disagreement"], cmap="magma", vmin=0, vmax=1)
 
 
-def _contour(axis: Axes, classes: np.ndarray, colour: str, style: str) -> None:
+def _contour(axis: Axes, classes: np.ndarray, colour: str | None, style: str) -> None:
+    """Draw the contours of the classes, in one colour or, where that is None, each in its class's."""
     for index in np.unique(np.rint(classes)):
         inside = np.rint(classes) == index
         if index > 0 and not inside.all():
-            lines = axis.contour(inside, levels=[0.5], colors=colour, linestyles=style, linewidths=1.6)
+            own = class_hex(int(index)) if colour is None else colour
+            lines = axis.contour(inside, levels=[0.5], colors=own, linestyles=style, linewidths=1.6)
             lines.set_path_effects([withStroke(linewidth=3.0, foreground="white")])
 
 
 def _draw_legends(
-    figure: Figure, axes: np.ndarray, cases: Sequence[Mapping[str, Any]], expert_names: Sequence[str]
+    figure: Figure,
+    axes: np.ndarray,
+    cases: Sequence[Mapping[str, Any]],
+    expert_names: Sequence[str],
+    labels: Sequence[str],
 ) -> None:
     # Without panchor a colour bar would move its pictures down, out of line with their neighbours.
     style: dict[str, Any] = {"location": "bottom", "panchor": (0.5, 1.0), "shrink": 0.8, "aspect": 40}
     for row, text in ((axes[-1, 1:-2], "probability of foreground"), (axes[-1, -1:], "0: experts agree")):
         bar = figure.colorbar(row[0].images[0], ax=list(row), label=text, **style)
         bar.set_ticks([0, 0.5, 1])
-    lines = [Line2D([], [], color=_VOTED_COLOUR, label="voted")]
+    by_class = len(labels) > 1
+    lines = [Line2D([], [], color=_INK if by_class else _VOTED_COLOUR, label="voted")]
     if any(case.get("label") is not None for case in cases):
-        lines.append(Line2D([], [], color=_LABEL_COLOUR, linestyle="dashed", label="label"))
+        lines.append(Line2D([], [], color=_INK if by_class else _LABEL_COLOUR, linestyle="dashed", label="label"))
+    if by_class:
+        lines += [Line2D([], [], color=class_hex(k), lw=4, label=label) for k, label in enumerate(labels, start=1)]
     patches = [
         Patch(color=colour, label=f"vote for {name.replace('_', ' ')}")
         for colour, name in zip(EXPERT_COLOURS, expert_names, strict=False)
     ]
-    figure.legend(handles=[*lines, *patches], loc="outside lower center", ncols=len(lines) + len(patches), fontsize=10)
+    handles = [*lines, *patches]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), _LEGEND_COLUMNS), fontsize=10)

@@ -233,6 +233,6 @@ def run_missing(evaluator: SupervisedEvaluator) -> None:
     if evaluator.state.epoch_length:
         evaluator.run()
         return
-    _logger.info("All cases are done already: --overwrite True does them again.")
+    _logger.info("No case is left to segment: those done already are done again with --overwrite True.")
     with taking_turns([evaluator]):
         pass  # it takes no turn

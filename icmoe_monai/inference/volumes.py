@@ -18,7 +18,7 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.dicom.header import is_dicom
-from icmoe_monai.imageio.dicom.seg import NoSegmentationError, as_segment, write_segmentation
+from icmoe_monai.imageio.dicom.seg import NoSegmentationError, Segment, as_segment, write_segmentation
 from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
 from icmoe_monai.imageio.nifti.labels import write_like
 from icmoe_monai.imageio.read import split_suffix
@@ -28,6 +28,7 @@ from icmoe_monai.version import __version__
 
 _NO_FILE = "{} has no volume: its file could not be made ({}). The PNG masks hold the result."
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_SEGMENTATIONS = "segmentations"
 DICOM_SEG = ("binary", "fractional", "none")
 
 
@@ -41,14 +42,16 @@ class VolumeWriter:
     Args:
         cases: All cases of the run, those of earlier runs too.
         journal: Journal in which the volumes and the notes are recorded.
-        segments: Descriptions of the foreground classes, one mapping of `Segment`'s arguments per class.
+        segments: Descriptions of the foreground classes, one mapping of `Segment`'s arguments per class; codes are
+            needed only where a DICOM Segmentation is written.
         out_channels: K.
         dicom_seg: One of `DICOM_SEG`; "fractional" holds probabilities and needs `probability_maps` in SaveImage2Dd.
         probability_maps: Whether probability maps are written.
         anonymous: Whether the run is anonymous.
 
     Raises:
-        InputError: If `dicom_seg` is unknown or lacks its probability maps, or `segments` does not fit `out_channels`.
+        InputError: If `dicom_seg` is unknown or lacks its probability maps, `segments` does not fit `out_channels`, or
+            a DICOM Segmentation is to be written and a class has no codes.
     """
 
     def __init__(
@@ -70,7 +73,6 @@ class VolumeWriter:
             num_classes = max(out_channels, 2) - 1
             raise InputError(f"segments must describe {num_classes} foreground classes, got {len(segments)}.")
         self.journal = journal
-        self.segments = [as_segment(segment) for segment in segments]
         self.out_channels = out_channels
         self.dicom_seg = dicom_seg
         self.anonymous = bool(anonymous)
@@ -88,6 +90,8 @@ class VolumeWriter:
                 self._files[key] = next(free for free in chain([path], numbered) if free not in taken)
                 taken.add(self._files[key])
         self._open: dict[str, int] = {}
+        writes_dicom = any(path.startswith(_SEGMENTATIONS) for path in self._files.values())
+        self.segments = _with_codes(segments) if writes_dicom and not self.anonymous else []
 
     def start(self) -> None:
         """Count each volume's open cases, remove volumes of other cases, and write volumes that lack only a file."""
@@ -176,7 +180,7 @@ class VolumeWriter:
         if self.dicom_seg == "none" or not is_dicom(source):
             return None
         is_series = len({case["source"] for case in cases}) > 1
-        return Path("segmentations", f"{stem}{'_series' if is_series else ''}.dcm").as_posix()
+        return Path(_SEGMENTATIONS, f"{stem}{'_series' if is_series else ''}.dcm").as_posix()
 
     def _classes(self, case: Mapping[str, Any]) -> np.ndarray:
         with Image.open(self.journal.output_dir / self.journal.records(CASE)[case["name"]]["mask"]) as mask:
@@ -191,6 +195,16 @@ class VolumeWriter:
         return np.stack(maps)
 
 
+def _with_codes(segments: Sequence[Mapping[str, Any]]) -> list[Segment]:
+    bare = [str(segment["label"]) for segment in segments if "label" in segment and "category" not in segment]
+    if bare:
+        raise InputError(
+            f"A DICOM Segmentation needs DICOM's codes of what it shows, and {' and '.join(bare)} have none: give "
+            "--segments (configs/experts/ has examples), at best in training already, or --dicom_seg none."
+        )
+    return [as_segment(segment) for segment in segments]
+
+
 def labels_of(segments: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the foreground classes.
 
@@ -201,5 +215,5 @@ def labels_of(segments: Sequence[Mapping[str, Any]]) -> list[str]:
         InputError: If a class has no label.
     """
     if any("label" not in segment for segment in segments):
-        raise InputError("Each of segments must have a label, a category and a type: configs/experts/ has examples.")
+        raise InputError("Each of segments must have a label: configs/experts/ has examples.")
     return [str(segment["label"]) for segment in segments]

@@ -114,6 +114,16 @@ def thumbnail(
     return file.getvalue()
 
 
+def class_hex(k: int) -> str:
+    """Return the colour of a class as plots and pages take it.
+
+    Example:
+        >>> class_hex(1)
+        '#E69F00'
+    """
+    return "#{:02X}{:02X}{:02X}".format(*class_colour(k))
+
+
 def class_colour(k: int) -> tuple[int, int, int]:
     """Return the colour (red, green, blue; 0 to 255) of a class in overlays and in palette masks.
 

@@ -69,6 +69,7 @@ def make_recipe(
     pretrained: str | Path | None = None,
     pyramid: str | Path | None = None,
     segments: Sequence[Mapping[str, Any]] | None = None,
+    labels: Sequence[str] | None = None,
     modality: str | None = None,
     training_set: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -79,14 +80,21 @@ def make_recipe(
         network: The network, as it was built.
         pretrained: Name or file of the encoder's weights; of a file only its name is noted.
         pyramid: File of the image pyramid's weights, likewise.
-        segments: Descriptions of the foreground classes, as inference takes them; None: they are not named.
+        segments: Descriptions of the foreground classes, as inference takes them; None: they have no codes.
+        labels: Names of the foreground classes, if they have no descriptions; None: they are not named.
         modality: What kind of images they are, as the user names it.
         training_set: Plain values that identify the training images.
 
     Returns:
         Plain values.
+
+    Raises:
+        InputError: If segments or labels are not as many as the foreground classes.
     """
     channels = int(settings["out_channels"])
+    if segments is None and labels is not None:
+        segments = [{"label": label} for label in labels]
+    _check_count(segments, channels)
     return {
         "settings": {name: plain(settings[name]) for name in SETTINGS},
         "network": blueprint_of(network),
@@ -132,10 +140,29 @@ class Recipe:
         """
         return self.settings.get(name, default)
 
-    @property
-    def segments(self) -> list[dict[str, Any]]:
-        """The foreground classes; one lesion where the recipe does not tell them."""
-        return list(self.content.get("segments") or [dict(_LESION)])
+    def segments(self, out_channels: int) -> list[dict[str, Any]]:
+        """Return descriptions of the foreground classes: the recipe's, or names by number; without a recipe a lesion.
+
+        Args:
+            out_channels: K.
+
+        Example:
+            >>> Recipe({"settings": {"out_channels": 3}}).segments(3)
+            [{'label': 'class 1'}, {'label': 'class 2'}]
+        """
+        if self.content.get("segments"):
+            return list(self.content["segments"])
+        if out_channels == 1:
+            return [{"label": "target"}] if self.content else [dict(_LESION)]
+        return [{"label": f"class {k}"} for k in range(1, out_channels)]
+
+    def labels(self, out_channels: int) -> list[str]:
+        """Return the names of the foreground classes, those of `segments`.
+
+        Args:
+            out_channels: K.
+        """
+        return [str(segment["label"]) for segment in self.segments(out_channels)]
 
     def encoder(self, default: str) -> str | None:
         """Return the name or file of the encoder's weights.
@@ -258,6 +285,15 @@ def find_recipe(checkpoint: str | Path | None, recipe: str | None = AUTO) -> Rec
             Path(checkpoint).name,
         )
     return Recipe(content, path=checkpoint, is_whole=is_whole)
+
+
+def _check_count(segments: Sequence[Any] | None, out_channels: int) -> None:
+    wanted = max(out_channels, 2) - 1
+    if segments is not None and (isinstance(segments, str) or len(segments) != wanted):
+        raise InputError(
+            f"With out_channels {out_channels}, segments or labels must be {wanted}, one for each foreground class, in "
+            f"the order of their numbers, got {segments!r}."
+        )
 
 
 def plain(value: Any) -> Any:

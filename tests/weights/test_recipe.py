@@ -109,7 +109,7 @@ def test_an_older_file_is_told_of_once_and_changes_nothing(tmp_path, caplog):
     found.check(OTHERS)
     network = small(communicate=False)
     assert found.network(network, "cpu") is network
-    assert (found.encoder("a"), found.pyramid("b"), found.segments[0]["label"]) == ("a", "b", "lesion")
+    assert (found.encoder("a"), found.pyramid("b"), found.segments(1)[0]["label"]) == ("a", "b", "lesion")
 
 
 def test_a_recipe_can_be_passed_over_and_no_file_has_none(tmp_path, caplog):
