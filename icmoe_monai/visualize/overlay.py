@@ -118,8 +118,8 @@ def class_hex(k: int) -> str:
     """Return the colour of a class as plots and pages take it.
 
     Example:
-        >>> class_hex(1)
-        '#E69F00'
+        >>> class_hex(1) == ORANGE
+        True
     """
     return "#{:02X}{:02X}{:02X}".format(*class_colour(k))
 
