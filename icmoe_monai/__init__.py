@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import monai.networks.nets
 from monai.bundle.config_item import ComponentLocator
 from monai.utils import ensure_tuple
@@ -19,6 +21,9 @@ from icmoe_monai.weights.checkpoint import load_weights, save_weights
 from icmoe_monai.weights.pyramid import load_pyramid_weights, save_pyramid_weights
 from icmoe_monai.weights.sam import load_sam_weights, save_sam_weights, trunk_fingerprint
 
+if TYPE_CHECKING:
+    from icmoe_monai.predictor import Predictor
+
 __all__ = [
     "ICMoE",
     "ICMoELoss",
@@ -26,6 +31,7 @@ __all__ = [
     "ImagePyramid",
     "InputError",
     "PixelVoting",
+    "Predictor",
     "SamImageEncoder",
     "SemanticContrastiveLoss",
     "SlidingWindowVotingInferer",
@@ -41,6 +47,15 @@ __all__ = [
     "save_weights",
     "trunk_fingerprint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the predictor when it is first asked for: it needs far more packages than the network does."""
+    if name == "Predictor":
+        from icmoe_monai.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def register() -> None:

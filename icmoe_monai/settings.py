@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-import icmoe_monai
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.pyramid import ImagePyramid, OwnStages
 from icmoe_monai.networks.sam import PATCH_SIZE, SamImageEncoder
 from icmoe_monai.utils.files import write_atomically
 
-_PACKAGE = Path(icmoe_monai.__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent
 _SHIPPED = _PACKAGE / "bundle"  # setup.py puts it into a wheel
 
 
@@ -47,7 +46,7 @@ def find_output_root(bundle_root: str) -> str:
 
 def check_settings(
     *,
-    output_dir: str,
+    output_dir: str | None,
     image_size: int,
     longest_side: int,
     batch_size: int = 1,
@@ -63,7 +62,7 @@ def check_settings(
     """Check the numbers of a config, the device, and that results can be written.
 
     Args:
-        output_dir: Folder of the results; made if it is missing.
+        output_dir: Folder of the results; made if it is missing. None: nothing is written.
         image_size: Side of the network's window in pixels.
         longest_side: Length to which an image's longest side is resized, in pixels.
         batch_size: Images in a training step.
@@ -101,13 +100,18 @@ def check_settings(
     for name, switch in (switches or {}).items():
         if not isinstance(switch, bool):  # "false" on MONAI's command line is a text, which would count as true
             raise InputError(f"{name} must be True or False, got {switch!r}.")
-    if not isinstance(output_dir, str):
-        raise InputError(f"output_dir must be a path, got {output_dir!r}: write ./{output_dir} for a folder.")
     _check_device(device)
     if (switches or {}).get("amp") and torch.device(device).type == "cpu" and not _has_bfloat16():
         logging.getLogger(__name__).warning(
             "amp on this CPU, which has no units for bfloat16, is many times slower than without: set --amp False."
         )
+    if output_dir is not None:
+        _check_writable(output_dir)
+
+
+def _check_writable(output_dir: str) -> None:
+    if not isinstance(output_dir, str):
+        raise InputError(f"output_dir must be a path, got {output_dir!r}: write ./{output_dir} for a folder.")
     probe = Path(output_dir) / ".writable"
     write_atomically(probe, lambda temporary: temporary.write_bytes(b"icmoe"))
     probe.unlink(missing_ok=True)  # another process may have removed it already

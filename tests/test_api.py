@@ -19,10 +19,10 @@ from icmoe_monai.settings import (
 
 def test_public_names():
     assert icmoe_monai.__all__ == [
-        "ICMoE", "ICMoELoss", "ICMoEOutput", "ImagePyramid", "InputError", "PixelVoting", "SamImageEncoder",
-        "SemanticContrastiveLoss", "SlidingWindowVotingInferer", "VotingInferer", "__version__", "build_sam_encoder",
-        "load_pyramid_weights", "load_sam_weights", "load_weights", "register", "save_pyramid_weights",
-        "save_sam_weights", "save_weights", "trunk_fingerprint",
+        "ICMoE", "ICMoELoss", "ICMoEOutput", "ImagePyramid", "InputError", "PixelVoting", "Predictor",
+        "SamImageEncoder", "SemanticContrastiveLoss", "SlidingWindowVotingInferer", "VotingInferer", "__version__",
+        "build_sam_encoder", "load_pyramid_weights", "load_sam_weights", "load_weights", "register",
+        "save_pyramid_weights", "save_sam_weights", "save_weights", "trunk_fingerprint",
     ]  # fmt: skip
     assert all(hasattr(icmoe_monai, name) for name in icmoe_monai.__all__)
 
@@ -31,7 +31,14 @@ def test_documents_name_the_public_names():
     root = Path(icmoe_monai.__file__).parent.parent
     text = "".join(
         (root / name).read_text()
-        for name in ("README.md", "docs/method.md", "docs/data.md", "docs/encoder.md", "docs/models.md")
+        for name in (
+            "README.md",
+            "docs/method.md",
+            "docs/data.md",
+            "docs/encoder.md",
+            "docs/models.md",
+            "docs/python.md",
+        )
     )
     for name in set(icmoe_monai.__all__) - {"__version__", "register"}:
         assert name in text, name

@@ -14,7 +14,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -34,14 +34,18 @@ class BoundedFile(io.BufferedReader):
     """A file that never takes more memory than it has bytes, whatever length its header claims.
 
     Args:
-        path: The file.
+        source: The path of the file, or what it would hold.
 
     Raises:
         OSError: It cannot be opened.
     """
 
-    def __init__(self, path: str) -> None:
-        super().__init__(io.FileIO(path))
+    def __init__(self, source: str | bytes) -> None:
+        if isinstance(source, bytes):
+            super().__init__(cast(io.RawIOBase, io.BytesIO(source)))
+            self.num_bytes, self.modified_ns = len(source), 0
+            return
+        super().__init__(io.FileIO(source))
         status = os.fstat(self.fileno())
         self.num_bytes = status.st_size
         self.modified_ns = status.st_mtime_ns

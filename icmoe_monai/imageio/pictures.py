@@ -86,13 +86,7 @@ class PictureFile(ImageFile):
         """
         with self._asked():
             picture = self._decode(frame)
-            if not _is_deep(picture):
-                return np.asarray(_to_rgb(picture), dtype=np.float32)
-            grey = _stretch(np.asarray(picture))
-            # Pillow inverts white-is-zero TIFF of 8 bits, not of more
-            if _is_white_zero(picture):
-                grey = 255 - grey
-            return np.repeat(grey[..., None], 3, axis=2)
+            return _colours(picture, white_is_zero=_is_white_zero(picture))
 
     def values(self, frame: int = 0) -> tuple[np.ndarray, bool]:
         """Return the numbers that a mask stores, unscaled; a palette's indices, not its colours.
@@ -173,6 +167,40 @@ class PictureFile(ImageFile):
         return picture
 
 
+def rgb_of_picture(picture: Image.Image, name: str) -> np.ndarray:
+    """Return the colours of a picture that Pillow holds, as those of its file; of several pages, of the current one.
+
+    Args:
+        picture: The picture, which stays as it is; its EXIF orientation is applied.
+        name: What an error calls it.
+
+    Returns:
+        float32 (H, W, 3), RGB in 0..255.
+
+    Raises:
+        InputError: It cannot be decoded, or is of a kind that is not read.
+    """
+    with _told(name):
+        _check_kind(name, picture)
+        return _colours(ImageOps.exif_transpose(picture), white_is_zero=_is_white_zero(picture))
+
+
+def stretch(values: np.ndarray) -> np.ndarray:
+    """Take the finite minimum..maximum to 0..255, and a constant image to 0.
+
+    Args:
+        values: Grey values, (H, W).
+
+    Returns:
+        float32 (H, W).
+    """
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return np.zeros(values.shape, dtype=np.float32)
+    return apply_window(values, finite.min(), finite.max()).astype(np.float32)
+
+
 @contextmanager
 def _told(path: str) -> Iterator[None]:
     """Turn all that Pillow raises into a sentence."""
@@ -196,6 +224,16 @@ def _check_kind(path: str, picture: Image.Image) -> None:
         raise InputError(f"{path} is stored in the colour mode {picture.mode}: convert it to RGB or greyscale.")
 
 
+def _colours(picture: Image.Image, *, white_is_zero: bool) -> np.ndarray:
+    """Return the colours of a decoded, upright page."""
+    if not _is_deep(picture):
+        return np.asarray(_to_rgb(picture), dtype=np.float32)
+    grey = stretch(np.asarray(picture))
+    if white_is_zero:  # Pillow inverts such a TIFF of 8 bits, not of more
+        grey = 255 - grey
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
 def _is_deep(picture: Image.Image) -> bool:
     return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
 
@@ -211,12 +249,3 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         return picture.convert("RGB")
     layer = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
-
-
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """Take the finite minimum..maximum to 0..255."""
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return np.zeros(values.shape, dtype=np.float32)
-    return apply_window(values, finite.min(), finite.max()).astype(np.float32)

@@ -11,12 +11,16 @@ import numpy as np
 from skimage.measure import label
 
 from icmoe_monai.imageio.dicom.header import is_dicom
-from icmoe_monai.imageio.dicom.scale import read_scale
+from icmoe_monai.imageio.dicom.scale import Scale, read_scale
 from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
 from icmoe_monai.imageio.nifti.scale import areas_mm2, pixel_spacing
 
+PER_CLASS = ("foreground_pixels", "foreground_share", "area_mm2", "num_components")
 
-def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None, frame: int = 0) -> dict[str, Any]:
+
+def measure(
+    classes: np.ndarray, *, num_classes: int, source: str | None = None, frame: int = 0, scale: Scale | None = None
+) -> dict[str, Any]:
     """Measure every foreground class of a class map.
 
     Args:
@@ -24,6 +28,7 @@ def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None,
         num_classes: K.
         source: The image file that the class map belongs to, which may give a scale; None for no scale.
         frame: Number of the frame in the file, from 0.
+        scale: The scale of a DICOM image that comes from memory.
 
     Returns:
         Lists with one value per foreground class: `foreground_pixels`, `foreground_share` of the image, and
@@ -39,14 +44,17 @@ def measure(classes: np.ndarray, *, num_classes: int, source: str | None = None,
         "foreground_pixels": [int(count) for count in pixels],
         "foreground_share": [float(count) / classes.size for count in pixels],
         "num_components": [int(label(classes == k, connectivity=2).max()) for k in range(1, num_classes)],
-        **_scale(classes, num_classes, source, frame),
+        **_scale(classes, num_classes, source, frame, scale),
     }
 
 
-def _scale(classes: np.ndarray, num_classes: int, source: str | None, frame: int) -> dict[str, Any]:
+def _scale(
+    classes: np.ndarray, num_classes: int, source: str | None, frame: int, scale: Scale | None
+) -> dict[str, Any]:
     if source is not None and source.lower().endswith(NIFTI_SUFFIXES):
         return {"area_mm2": areas_mm2(source, classes, num_classes), "spacing_mm": pixel_spacing(source)}
     if source is not None and is_dicom(source):
         scale = read_scale(source, frame)
-        return {"area_mm2": scale.areas_mm2(classes, num_classes), "spacing_mm": scale.spacing_mm(classes)}
-    return {"area_mm2": None, "spacing_mm": None}
+    if scale is None:
+        return {"area_mm2": None, "spacing_mm": None}
+    return {"area_mm2": scale.areas_mm2(classes, num_classes), "spacing_mm": scale.spacing_mm(classes)}

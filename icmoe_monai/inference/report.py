@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icmoe_monai.inference.measures import PER_CLASS
 from icmoe_monai.inference.report_page import render_report
 from icmoe_monai.utils.engines import versions
 from icmoe_monai.utils.files import without_folders, write_atomically, write_csv, write_json
 
 CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
-_PER_CLASS = ("foreground_pixels", "foreground_share", "area_mm2", "num_components")
 _KEPT_OF_A_FAILURE = ("name", "stamp", "frame", "seconds")
 
 
@@ -84,7 +84,7 @@ class InferenceReport:
             "controlled": item.get("controlled_path"),
             "disagreement_map": item.get("disagreement_path"),
         }
-        for key in (*_PER_CLASS, "reliability", *CALIBRATED, *self.further):
+        for key in (*PER_CLASS, "reliability", *CALIBRATED, *self.further):
             record[key] = item.get(key) if not failure else None
         return {**record, "seconds": round(seconds, 4)}
 
@@ -177,7 +177,7 @@ def _row(case: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
             row |= value or {}
         elif key == "spacing_mm":
             row |= dict(zip(("row_spacing_mm", "column_spacing_mm"), value or (None, None), strict=True))
-        elif key in _PER_CLASS:
+        elif key in PER_CLASS:
             ends = [""] if len(labels) == 1 else [f"_{label}" for label in labels]
             missing = "uncalibrated" if key == "area_mm2" and case["status"] == "done" else None
             row |= {key + end: part for end, part in zip(ends, value or [missing] * len(ends), strict=True)}

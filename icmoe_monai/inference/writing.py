@@ -24,7 +24,9 @@ from icmoe_monai.visualize.overlay import class_colour, draw_overlay, thumbnail
 
 
 class SaveImage2Dd(SaveImaged):
-    """Transform: write each case's mask as a PNG that matches the input pixel for pixel, and further maps if set.
+    """Transform: decide and measure each case's mask, and write it as a PNG that matches the input pixel for pixel.
+
+    Further maps are written if set, and nothing at all without an `output_dir`.
 
     `<output_dir>/masks/<name>.png` holds 0 and 255 for K = 1, and class indices with visible palette colours for K > 1;
     both have 8 bits. Probability maps are grey PNGs of 16 bits (value / 65535) in `<output_dir>/probabilities/`:
@@ -37,7 +39,7 @@ class SaveImage2Dd(SaveImaged):
     here, since its writers transpose images and name files by their stem alone.
 
     Args:
-        output_dir: Folder of the results.
+        output_dir: Folder of the results; None: nothing is written.
         keys: Key or keys of the probabilities, (K, H, W) in [0, 1] and at the input's own size. Each item also needs
             `name`, the input's POSIX path relative to the dataset.
         out_channels: K, at most 256.
@@ -70,7 +72,7 @@ class SaveImage2Dd(SaveImaged):
     def __init__(
         self,
         *,
-        output_dir: str | Path,
+        output_dir: str | Path | None,
         keys: str | tuple[str, ...] = "pred",
         out_channels: int = 1,
         probability_maps: bool = False,
@@ -79,10 +81,10 @@ class SaveImage2Dd(SaveImaged):
         labels: Sequence[str] | None = None,
         background: bool = False,
     ) -> None:
-        super().__init__(keys, output_dir=output_dir, output_ext=".png", print_log=False)
+        super().__init__(keys, output_dir=output_dir or "", output_ext=".png", print_log=False)
         if not 1 <= out_channels <= 256:
             raise ValueError(f"out_channels must be 1 to 256, got {out_channels}.")
-        self.output_dir = Path(output_dir)
+        self.output_dir = None if output_dir is None else Path(output_dir)
         self.out_channels = out_channels
         self.probability_maps = probability_maps
         self.disagreement_maps = disagreement_maps
@@ -90,17 +92,19 @@ class SaveImage2Dd(SaveImaged):
         self.labels = list(labels or [f"class {k}" for k in range(1, max(out_channels, 2))])
         if len(self.labels) != max(out_channels, 2) - 1:
             raise InputError(f"labels must name {max(out_channels, 2) - 1} foreground classes, got {self.labels}.")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writing") if background else None
+        is_apart = background and output_dir is not None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writing") if is_apart else None
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Write one case.
 
         Args:
-            data: The item; `source`, the image's file, and `frame` give the scale of areas.
+            data: The item; `source`, the image's file, and `frame` give the scale of areas, or `scale` does.
 
         Returns:
-            The item with `mask_path` and `overlay_path` (POSIX, relative to `output_dir`), `mask_shape` (H, W) and the
-            values of `measure`, all plain Python values.
+            The item with the mask as `classes`, uint8 (H, W), the `probabilities` to tell, float32 (K, H, W), and the
+            values of `measure`; where files are written also with `mask_path` and `overlay_path` (POSIX, relative to
+            `output_dir`) and `mask_shape` (H, W). All but the two arrays are plain Python values.
         """
         item = dict(data)
         if item.get("failure"):
@@ -111,20 +115,26 @@ class SaveImage2Dd(SaveImaged):
                 probabilities = self._probabilities(item[key], name)
                 classes = decide(torch.from_numpy(probabilities))[0].numpy()
                 frame, num_classes = int(item.get("frame", 0)), max(self.out_channels, 2)
-                item |= measure(classes, num_classes=num_classes, source=item.get("source"), frame=frame)
+                at = {"source": item.get("source"), "frame": frame, "scale": item.get("scale")}
+                item |= measure(classes, num_classes=num_classes, **at)
             except InputError as error:
                 if "failure" not in item:
                     raise
                 item["failure"] = str(error).replace(str(item.get("source")), name.as_posix())
                 return item
-            self._write(item, probabilities, classes, PurePath(split_suffix(name.as_posix())[0]))
+            if item.get("calibrated") is not None:
+                probabilities = _array(item["calibrated"])
+            item |= {"classes": classes, "probabilities": probabilities}
+            if self.output_dir is not None:
+                self._write(item, self.output_dir, PurePath(split_suffix(name.as_posix())[0]))
         return item
 
-    def _write(self, item: dict[str, Any], probabilities: np.ndarray, classes: np.ndarray, stem: PurePath) -> None:
+    def _write(self, item: dict[str, Any], folder: Path, stem: PurePath) -> None:
+        classes = item["classes"]
         item["mask_path"] = Path("masks", f"{stem}.png").as_posix()
         item["mask_shape"] = (int(classes.shape[0]), int(classes.shape[1]))
-        mask = self._mask_image(classes)
-        further = self._further_images(item, probabilities, stem)
+        mask = mask_picture(classes, self.out_channels)
+        further = self._further_images(item, stem)
         if self.overlays:
             item["overlay_path"] = Path("overlays", f"{stem}.png").as_posix()
             picture, spacing = np.asarray(item["picture"]), item["spacing_mm"]
@@ -132,12 +142,12 @@ class SaveImage2Dd(SaveImaged):
         def write() -> bytes | None:
             small = None
             for path, image in further():
-                _write_png(self.output_dir / path, image)
+                write_png(folder / path, image)
             if self.overlays:
                 overlay = draw_overlay(picture, classes, labels=self.labels, spacing=spacing)
-                _write_png(self.output_dir / item["overlay_path"], overlay, effort=1)  # 6 takes as long as the network
+                write_png(folder / item["overlay_path"], overlay, effort=1)  # 6 takes as long as the network
                 small = thumbnail(overlay, size=mask.size, num_labels=len(self.labels))
-            _write_png(self.output_dir / item["mask_path"], mask)
+            write_png(folder / item["mask_path"], mask)
             return small
 
         if self._thread is None:
@@ -146,13 +156,11 @@ class SaveImage2Dd(SaveImaged):
             item["writing"] = self._thread.submit(write)
 
     def _further_images(
-        self, item: dict[str, Any], probabilities: np.ndarray, stem: PurePath
+        self, item: dict[str, Any], stem: PurePath
     ) -> Callable[[], Iterator[tuple[str | Path, Image.Image]]]:
         """Add the paths of the further images to the item, and return a function for the thread to make them."""
         controlled = None if item.get("controlled") is None else _array(item["controlled"])[0].astype(np.uint8)
         disagreement = _array(item["disagreement"])[0] if self.disagreement_maps else None
-        if item.get("calibrated") is not None:
-            probabilities = _array(item["calibrated"])
         for name, there in (("controlled", controlled is not None), ("disagreement", disagreement is not None)):
             if there:
                 item[f"{name}_path"] = Path(name, f"{stem}.png").as_posix()
@@ -160,20 +168,14 @@ class SaveImage2Dd(SaveImaged):
         def images() -> Iterator[tuple[str | Path, Image.Image]]:
             if self.probability_maps:
                 paths = probability_paths(stem, self.out_channels)
-                maps = probabilities[-len(self.labels) :]
+                maps = item["probabilities"][-len(self.labels) :]
                 yield from ((path, _sixteen_bits(values)) for path, values in zip(paths, maps, strict=True))
             if disagreement is not None:
                 yield item["disagreement_path"], _sixteen_bits(disagreement)
             if controlled is not None:
-                yield item["controlled_path"], self._mask_image(controlled)
+                yield item["controlled_path"], mask_picture(controlled, self.out_channels)
 
         return images
-
-    def _mask_image(self, classes: np.ndarray) -> Image.Image:
-        mask = Image.fromarray(classes * np.uint8(255) if self.out_channels == 1 else classes)
-        if self.out_channels > 1:
-            mask.putpalette(_palette())
-        return mask
 
     def _probabilities(self, prediction: Any, name: PurePath) -> np.ndarray:
         array = _array(prediction)
@@ -190,6 +192,19 @@ class SaveImage2Dd(SaveImaged):
                 "put Activationsd before SaveImage2Dd."
             )
         return array
+
+
+def mask_picture(classes: np.ndarray, out_channels: int) -> Image.Image:
+    """Return a mask as the picture that is written: 0 and 255 for K = 1, else class indices with a palette.
+
+    Args:
+        classes: The class map, uint8 (H, W).
+        out_channels: K.
+    """
+    mask = Image.fromarray(classes * np.uint8(255) if out_channels == 1 else classes)
+    if out_channels > 1:
+        mask.putpalette(_palette())
+    return mask
 
 
 def probability_paths(stem: PurePath | str, out_channels: int) -> list[Path]:
@@ -220,7 +235,17 @@ def _sixteen_bits(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(values, 0.0, 1.0) * 65535).astype(np.uint16))
 
 
-def _write_png(path: Path, image: Image.Image, *, effort: int = 6) -> None:
+def write_png(path: Path, image: Image.Image, *, effort: int = 6) -> None:
+    """Write a picture as PNG, complete or not at all.
+
+    Args:
+        path: The file.
+        image: The picture.
+        effort: How hard to compress, 0 to 9.
+
+    Raises:
+        InputError: If the system refuses.
+    """
     write_atomically(path, lambda temporary: image.save(temporary, format="PNG", compress_level=effort))
 
 

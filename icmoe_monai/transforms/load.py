@@ -31,9 +31,10 @@ class LoadImage2Dd(LoadImaged):
     """Transform: load a case's 2-D images, (3, H, W) in 0..255, and masks, (1, H, W) of class numbers.
 
     An image is a file, or, of a file with several frames, slices or pages, the one with the number `frame` of the case,
-    from 0. A label is one file or a list of files, which are merged by their maximum. With `out_channels` 1 the label
-    is 0 or 1 and a mask file may hold 0 and one other value; with K > 1 it holds the numbers 0..K-1. In a case whose
-    `label_kind` is "instances" masks number objects instead of classes: every value above 0 is class 1.
+    from 0; or its upright RGB in memory, an array (H, W, 3) in 0..255. A label is one file or a list of files, merged
+    by their maximum. With `out_channels` 1 the label is 0 or 1 and a mask file may hold 0 and one other value;
+    with K > 1 it holds the numbers 0..K-1. In a case whose `label_kind` is "instances" masks number objects instead of
+    classes: every value above 0 is class 1.
 
     The metadata hold `spatial_shape` (H, W) and `filename_or_obj` (of several files, the first).
 
@@ -94,6 +95,9 @@ class LoadImage2Dd(LoadImaged):
         return case
 
     def _load(self, key: Hashable, case: dict[Hashable, Any], reader: ImageReader | None) -> Any:
+        if isinstance(case[key], np.ndarray):
+            case |= {"failure": ""} if self.keep_going else {}
+            return self._loader("", _Held(case[key]))
         reader = reader or self._reader(key, case)
         if not self.keep_going:
             return self._loader(case[key], reader)
@@ -178,6 +182,17 @@ class _Nothing(Image2DReader):
 
     def read(self, data: Sequence[PathLike] | PathLike) -> np.ndarray:  # type: ignore[override]  # has no options
         return np.zeros((3, _SIDE_OF_NOTHING, _SIDE_OF_NOTHING), dtype=np.float32)
+
+
+class _Held(Image2DReader):
+    """Return an image that is in memory, (H, W, 3), for any path."""
+
+    def __init__(self, rgb: np.ndarray) -> None:
+        super().__init__()
+        self.rgb = rgb
+
+    def read(self, data: Sequence[PathLike] | PathLike) -> np.ndarray:  # type: ignore[override]  # has no options
+        return np.ascontiguousarray(self.rgb.transpose(2, 0, 1))
 
 
 class _OneReader(LoadImage):

@@ -28,6 +28,7 @@ from icmoe_monai.imageio.dicom.header import (
     has_preamble,
     read_header,
 )
+from icmoe_monai.imageio.dicom.scale import Scale, scale_of
 from icmoe_monai.imageio.dicom.stacks import position_of, series_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
 
@@ -111,6 +112,17 @@ class DicomFile(ImageFile):
             InputError: The frame cannot be decoded or does not exist.
         """
         return _decode(self._header, frame)
+
+    def scale(self, frame: int = 0) -> Scale:
+        """Return how large the pixels of one frame are.
+
+        Args:
+            frame: Which frame, from 0.
+
+        Raises:
+            InputError: There is no such frame.
+        """
+        return scale_of(self._header, frame)
 
     def values(self, frame: int = 0) -> tuple[np.ndarray, bool]:
         """Refuse: a mask is not read from a DICOM image.

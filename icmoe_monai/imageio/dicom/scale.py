@@ -89,12 +89,25 @@ def read_scale(path: str, frame: int = 0) -> Scale:
         NotAnImageError: The file is DICOM, but no image to segment.
     """
     with open_file(path) as file:
-        image = read_header(path, file)
-        check_frame(image, frame)
-        spacing = _spacing(image.dataset, frame)
-        if spacing is not None:
-            return Scale(np.broadcast_to(spacing, (image.rows, image.columns, 2)))
-        return Scale(_steps_of_regions(image))
+        return scale_of(read_header(path, file), frame)
+
+
+@guarded
+def scale_of(image: Header, frame: int = 0) -> Scale:
+    """Return the scale of a frame of an image whose header was read.
+
+    Args:
+        image: The image.
+        frame: Which frame, from 0.
+
+    Raises:
+        InputError: It has no such frame, or its header is damaged.
+    """
+    check_frame(image, frame)
+    spacing = _spacing(image.dataset, frame)
+    if spacing is not None:
+        return Scale(np.broadcast_to(spacing, (image.rows, image.columns, 2)))
+    return Scale(_steps_of_regions(image))
 
 
 def _spacing(dataset: Dataset, frame: int) -> tuple[float, ...] | None:

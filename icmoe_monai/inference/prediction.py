@@ -1,0 +1,83 @@
+"""What a predictor says of one image.
+
+Letters: K output channels (1: sigmoid, else softmax); H W image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from icmoe_monai.imageio.read import split_suffix
+from icmoe_monai.inference.measures import PER_CLASS
+from icmoe_monai.inference.report import CALIBRATED
+from icmoe_monai.inference.writing import mask_picture, write_png
+
+MEASURES = (*PER_CLASS, "spacing_mm", "reliability", *CALIBRATED)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Hold the mask of one image, and how far to trust it.
+
+    Attributes:
+        name: The image's file name, or of an image from memory `image`, and `image_3` of the third of a list.
+        mask: Class numbers, uint8 (H, W), 0 the background, on the image's own pixel grid.
+        probabilities: float32 (K, H, W) in 0..1, calibrated where the weights have a calibration.
+        disagreement: How much the experts differ, float32 (H, W) in 0..1.
+        predicted_dice: The Dice score to be expected of the mask; None without a calibration.
+        review: Whether to have the mask reviewed; None without a calibration.
+        measures: The values of the case in `report.json`: per foreground class `foreground_pixels`,
+            `foreground_share`, `area_mm2` and `num_components`; `spacing_mm`, `reliability`, `predicted_dice`,
+            `review`, `no_lesion_probability` and `no_lesion`.
+    """
+
+    name: str
+    mask: np.ndarray
+    probabilities: np.ndarray
+    disagreement: np.ndarray
+    predicted_dice: float | None
+    review: bool | None
+    measures: dict[str, Any]
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> Prediction:
+        """Take the prediction out of an item of the inference workflow.
+
+        Args:
+            item: The item, as the workflow's postprocessing leaves it.
+        """
+        measures = {name: item.get(name) for name in MEASURES}
+        return cls(
+            name=item["name"],
+            mask=item["classes"],
+            probabilities=item["probabilities"],
+            disagreement=torch.as_tensor(item["disagreement"])[0].float().cpu().numpy(),
+            predicted_dice=measures["predicted_dice"],
+            review=measures["review"],
+            measures=measures,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the mask as `icmoe predict` writes it, and replace a file that is there.
+
+        Args:
+            path: A file, whose name ends in .png, or a folder, in which the mask is called as the image.
+
+        Returns:
+            Path of the file.
+
+        Raises:
+            InputError: If it cannot be written.
+        """
+        file = Path(path)
+        if file.suffix.lower() != ".png" or file.is_dir():
+            file = file / f"{split_suffix(self.name)[0]}.png"
+        write_png(file, mask_picture(self.mask, len(self.probabilities)))
+        return file
