@@ -42,7 +42,7 @@ class BoundedFile(io.BufferedReader):
 
     def __init__(self, source: str | bytes) -> None:
         if isinstance(source, bytes):
-            super().__init__(cast(io.RawIOBase, io.BytesIO(source)))
+            super().__init__(cast(io.RawIOBase, _Content(source)))
             self.num_bytes, self.modified_ns = len(source), 0
             return
         super().__init__(io.FileIO(source))
@@ -64,6 +64,12 @@ class BoundedFile(io.BufferedReader):
         head = self.read(_HEAD_BYTES)
         self.seek(0)
         return head
+
+
+class _Content(io.BytesIO):
+    """A file in memory; pydicom asks every file for its name."""
+
+    name = ""
 
 
 class ImageFile(ABC):

@@ -35,7 +35,6 @@ from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from skimage.measure import label
 from torch import Tensor
-from torch.nn import functional as F
 
 from icmoe_monai.networks.voting import as_distribution, disagreement, unpack
 from icmoe_monai.transforms.votes import decide
@@ -117,9 +116,11 @@ def _binary_entropy(P: np.ndarray) -> np.ndarray:
 
 def _boundary_mean(entropy: np.ndarray, mask: np.ndarray) -> float:
     # Padded with the values at the image's edge, so that a lesion that the edge cuts has no border there.
-    padded = np.pad(mask.astype(np.float32), _BAND, mode="edge")[None, None]
-    around = F.avg_pool2d(torch.from_numpy(padded), 2 * _BAND + 1, stride=1)[0, 0].numpy()
-    band = (around > _EPS) & (around < 1 - _EPS)
+    around = np.pad(mask.astype(np.uint8), _BAND, mode="edge")
+    for _ in range(2):  # numbers of foreground pixels in a window, summed along one axis and then along the other
+        shifted = [around[start : len(around) - 2 * _BAND + start] for start in range(2 * _BAND + 1)]
+        around = np.add.reduce(shifted, dtype=np.uint8).T
+    band = (around > 0) & (around < (2 * _BAND + 1) ** 2)
     return float(entropy[band].mean()) if band.any() else 1.0
 
 
