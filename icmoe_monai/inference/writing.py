@@ -115,8 +115,8 @@ class SaveImage2Dd(SaveImaged):
                 probabilities = self._probabilities(item[key], name)
                 classes = decide(torch.from_numpy(probabilities))[0].numpy()
                 frame, num_classes = int(item.get("frame", 0)), max(self.out_channels, 2)
-                at = {"source": item.get("source"), "frame": frame, "scale": item.get("scale")}
-                item |= measure(classes, num_classes=num_classes, **at)
+                source, scale = item.get("source"), item.get("scale")
+                item |= measure(classes, num_classes=num_classes, source=source, frame=frame, scale=scale)
             except InputError as error:
                 if "failure" not in item:
                     raise
