@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.pyramid import ImagePyramid, OwnStages
 from icmoe_monai.networks.sam import PATCH_SIZE, SamImageEncoder
+from icmoe_monai.networks.voting import VOTING_INFERERS
 from icmoe_monai.utils.files import write_atomically
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -115,6 +117,29 @@ def _check_writable(output_dir: str) -> None:
     probe = Path(output_dir) / ".writable"
     write_atomically(probe, lambda temporary: temporary.write_bytes(b"icmoe"))
     probe.unlink(missing_ok=True)  # another process may have removed it already
+
+
+def check_parts(*, inferer: object, lr_scheduler: object) -> None:
+    """Check the parts of a training that another part, put in their place, would only break after the first epoch.
+
+    Args:
+        inferer: The validation's inferer.
+        lr_scheduler: The schedule of the learning rate.
+
+    Raises:
+        InputError: If the inferer does not return a vote with its experts, or the schedule waits for a metric.
+    """
+    # an inferer of somebody else's is tried; its result is checked where the vote is taken apart
+    if not getattr(inferer, "with_experts", not type(inferer).__module__.startswith("monai.")):
+        raise InputError(
+            f"validate#inferer is a {type(inferer).__name__} that returns no votes: {VOTING_INFERERS}; its roi_size, "
+            "overlap and sw_batch_size are those of MONAI's SlidingWindowInferer."
+        )
+    if not isinstance(lr_scheduler, LRScheduler) or isinstance(lr_scheduler, ReduceLROnPlateau):
+        raise InputError(
+            f"lr_scheduler must be a schedule of PyTorch's that steps without a metric, since it steps after every "
+            f"batch, got {type(lr_scheduler).__name__}: ConstantLR with factor 1 keeps the rate as it is."
+        )
 
 
 def _check_device(device: str | torch.device) -> None:

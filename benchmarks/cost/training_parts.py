@@ -33,7 +33,7 @@ def measure_parts(setting: Setting, device: str, num_steps: int) -> dict[str, fl
         parser = build("icmoe", setting, Path(folder), device, 1)
         cached = build("icmoe, cached", setting, Path(folder), device, 1)
         network, loss, optimizer = (parser.get_parsed_content(name) for name in ("network", "loss", "optimizer"))
-        cached.get_parsed_content("train#features").fill(
+        cached.get_parsed_content("train#dataset").fill(
             network, device=torch.device(device), amp=False, batch_size=setting.batch_size, num_workers=0
         )
         images, features = (_forever(part.get_parsed_content("train#dataloader")) for part in (parser, cached))

@@ -14,10 +14,12 @@ import re
 from functools import partial
 
 import torch
+from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.voting import autocast
-from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.baselines import as_mixture
+from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.utils.memory import peak_bytes
 
 MOST_WINDOWS = 64  # more at a time save no more time
@@ -28,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 
 def choose_window_batch(
-    network: ICMoE,
+    network: nn.Module,
     *,
     budget: str | None,
     sw_batch_size: int,
@@ -66,17 +68,18 @@ def choose_window_batch(
     network.eval()
     device = torch.device(device)
 
-    def segment(num_windows: int) -> None:
+    mixture = as_mixture(unwrapped(network))
+
+    def segment(num_windows: int) -> Tensor:
         windows = torch.zeros(num_windows, 3, image_size, image_size, device=device)
         with torch.no_grad(), autocast(device, amp):
-            network.expert_maps(windows)
+            return mixture.expert_maps(windows)
 
-    segment(1)  # the first use also loads what later ones share, which is not a window's
+    num_maps = segment(1).shape[1]  # the first use also loads what later ones share, which is not a window's
     few, several = (peak_bytes(partial(segment, n), device) for n in (1, 3))
     of_window = max((several - few) / 2, 1.0)
     network.train(was_training)
-    num_experts = len(network.expert_names)
-    maps = _MAPS_HELD * 4 * num_experts * (network.out_channels + 1) * max(longest_side, image_size) ** 2
+    maps = _MAPS_HELD * 4 * num_maps * max(longest_side, image_size) ** 2
     fixed = few - of_window + maps
     fitting = min(int((allowed - fixed) // of_window), MOST_WINDOWS)
     if fitting < 1:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.networks.baselines import as_mixture
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.sam import PATCH_SIZE
 from icmoe_monai.networks.voting import VotedMaps, pack, to_probabilities
@@ -60,7 +61,7 @@ class VotingInferer(Inferer):
 
         Args:
             inputs: Normalised RGB, (B, 3, H, W); padded to multiples of 16 with 0 at the bottom and right.
-            network: An `ICMoE`, bare or wrapped for several devices.
+            network: An `ICMoE`, bare or wrapped for several devices; any other network is taken for one expert.
             args: Ignored; MONAI's engines may pass further arguments.
             kwargs: Ignored likewise.
 
@@ -70,9 +71,10 @@ class VotingInferer(Inferer):
         """
         H, W = inputs.shape[-2:]
         padded = F.pad(_plain(inputs), (0, -W % PATCH_SIZE, 0, -H % PATCH_SIZE))
+        mixture = as_mixture(unwrapped(network))
         with autocast(inputs.device, self.amp):
-            maps = unwrapped(network).expert_maps(padded)
-        return like(vote(maps[..., :H, :W], unwrapped(network), self.with_experts), inputs)
+            maps = mixture.expert_maps(padded)
+        return like(vote(maps[..., :H, :W], mixture, self.with_experts), inputs)
 
 
 class SlidingWindowVotingInferer(SlidingWindowInferer):
@@ -119,8 +121,9 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
 
     def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
         """Segment images; arguments and result as in `VotingInferer`, without the padding to multiples of 16."""
-        maps = cast(Tensor, self.stitch(inputs, unwrapped(network).expert_maps))
-        return like(vote(maps, unwrapped(network), self.with_experts), inputs)
+        mixture = as_mixture(unwrapped(network))
+        maps = cast(Tensor, self.stitch(inputs, mixture.expert_maps))
+        return like(vote(maps, mixture, self.with_experts), inputs)
 
     def stitch(self, inputs: Tensor, expert_maps: Callable) -> Tensor | dict[str, Tensor]:
         """Run a network over the windows, and stitch its outputs to maps of full size.
@@ -148,7 +151,7 @@ def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
     Returns:
         Voted logits, (B, K, H, W), or (B, K + E K + E, H, W) with experts.
     """
-    num_experts = maps.shape[1] // (network.out_channels + 1)
+    num_experts = network.voting.num_experts
     probabilities, gate = maps[:, :-num_experts].unflatten(1, (num_experts, -1)), maps[:, -num_experts:]
     logits, votes = network.voting(probabilities, gate)
     if not with_experts:

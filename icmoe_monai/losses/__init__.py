@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from icmoe_monai.losses.contrast import SemanticContrastiveLoss
 from icmoe_monai.losses.icmoe import BalanceLoss, ICMoELoss, PixelWeights, VotingLoss, WeightedDiceCELoss
+from icmoe_monai.losses.voted import loss_of_output
 
 __all__ = [
     "BalanceLoss",
@@ -15,4 +16,5 @@ __all__ = [
     "SemanticContrastiveLoss",
     "VotingLoss",
     "WeightedDiceCELoss",
+    "loss_of_output",
 ]

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
 from icmoe_monai.losses.contrast import UNLABELLED, SemanticContrastiveLoss
+from icmoe_monai.networks.baselines import as_output
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoEOutput
 from icmoe_monai.networks.voting import as_distribution, disagreement, expert_load, to_probabilities
 from icmoe_monai.utils.distributed import batch_mean, total
@@ -79,17 +80,18 @@ class ICMoELoss(_Loss):
         self.balance = BalanceLoss()
         self.contrast = SemanticContrastiveLoss(num_classes=max(out_channels, 2)) if contrast is None else contrast
 
-    def forward(self, output: ICMoEOutput, label: Tensor) -> Tensor:
+    def forward(self, output: ICMoEOutput | Tensor, label: Tensor) -> Tensor:
         """Return the loss L, a scalar.
 
         Args:
-            output: The network's output in training mode.
+            output: The network's output in training mode; of a plain network its logits, (B, K, H, W).
             label: Class map, (B, 1, H, W).
 
         Raises:
             ValueError: If the label's size is not the output's.
+            InputError: If the output is neither.
         """
-        terms = self.terms(output, label)
+        terms = self.terms(as_output(output), label)
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
     def terms(self, output: ICMoEOutput, label: Tensor) -> dict[str, Tensor]:

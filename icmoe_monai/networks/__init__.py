@@ -5,7 +5,7 @@ May import utils.
 
 from __future__ import annotations
 
-from icmoe_monai.networks.baselines import Baseline, Ensemble, PyramidUNet
+from icmoe_monai.networks.baselines import Baseline, Ensemble, PyramidUNet, expert_names
 from icmoe_monai.networks.blueprint import build_network
 from icmoe_monai.networks.decoder import DetailStem, NoDetail
 from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
@@ -26,4 +26,5 @@ __all__ = [
     "SamImageEncoder",
     "build_network",
     "build_sam_encoder",
+    "expert_names",
 ]

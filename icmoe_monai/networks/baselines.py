@@ -1,6 +1,7 @@
 """What IC-MoE is compared with, behind its interface, so that one config trains and scores all.
 
-`Baseline` wraps any 2-D segmentation network, one of MONAI's or the `PyramidUNet`; `Ensemble` wraps several.
+`Baseline` wraps any 2-D segmentation network, one of MONAI's or the `PyramidUNet`; `Ensemble` wraps several. Where a
+config has a plain network in IC-MoE's place, `as_mixture`, `as_output` and `expert_names` take it for a mixture of one.
 
 Letters: B batch; H W image; K output channels; E experts, which are the members of an ensemble, and else one.
 """
@@ -8,13 +9,15 @@ Letters: B batch; H W image; K output channels; E experts, which are the members
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from icmoe_monai.errors import InputError
 from icmoe_monai.networks.blueprint import recorded
 from icmoe_monai.networks.decoder import ExpertDecoder
-from icmoe_monai.networks.icmoe import DECODER_WIDTH, ICMoEOutput
+from icmoe_monai.networks.icmoe import DECODER_WIDTH, ICMoE, ICMoEOutput, unwrapped
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.voting import PixelVoting, to_logits, to_probabilities
 from icmoe_monai.utils.precision import at_least_float32
@@ -29,7 +32,7 @@ class Baseline(nn.Module):
 
     Args:
         network: Maps an image (B, 3, H, W) to logits (B, K, H, W), or to a list of logits, the finest last.
-        out_channels: K, which the network must have been built with.
+        out_channels: K, which the network must have been built with; None: any.
 
     Example:
         >>> network = Baseline(network=nn.Conv2d(3, 1, 1), out_channels=1)
@@ -39,7 +42,7 @@ class Baseline(nn.Module):
         torch.Size([1, 1, 32, 32])
     """
 
-    def __init__(self, *, network: nn.Module, out_channels: int) -> None:
+    def __init__(self, *, network: nn.Module, out_channels: int | None = None) -> None:
         super().__init__()
         self.network = network
         self.out_channels = out_channels
@@ -57,8 +60,7 @@ class Baseline(nn.Module):
         logits = self._logits(image)
         if not self.training:
             return logits
-        votes = torch.ones_like(logits[:, :1])
-        return ICMoEOutput(logits, logits[:, None], votes, logits.new_zeros(len(logits), 1, 0, 0))
+        return as_output(logits)
 
     def expert_maps(self, image: Tensor) -> Tensor:
         """Return probabilities, then one channel of zero gate logits, (B, K + 1, H, W), of an image (B, 3, H, W)."""
@@ -73,10 +75,64 @@ class Baseline(nn.Module):
         """
         output = self.network(image)
         logits: Tensor = output[-1] if isinstance(output, (list, tuple)) else output
-        expected = (len(image), self.out_channels, *image.shape[-2:])
+        channels = logits.shape[1] if self.out_channels is None else self.out_channels
+        expected = (len(image), channels, *image.shape[-2:])
         if logits.shape != expected:
             raise ValueError(f"The network's logits must be (B, K, H, W) {expected}, got {tuple(logits.shape)}.")
         return logits
+
+
+def as_mixture(network: nn.Module) -> ICMoE:
+    """Return a network that votes as it is, and any other as a mixture of one expert, which shares its weights.
+
+    Args:
+        network: An `ICMoE`, a `Baseline`, or any network of which `Baseline` can be made.
+
+    Example:
+        >>> as_mixture(nn.Conv2d(3, 1, 1)).voting.num_experts
+        1
+    """
+    return cast(ICMoE, network if hasattr(network, "expert_maps") else Baseline(network=network))
+
+
+def as_output(output: ICMoEOutput | Tensor | Any) -> ICMoEOutput:
+    """Return what a network says in training as an `ICMoEOutput`, of a plain network's logits that of one expert.
+
+    Args:
+        output: An `ICMoEOutput`, or logits (B, K, H, W).
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if isinstance(output, ICMoEOutput):
+        return output
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"The network returns a {type(output).__name__} and not logits (B, K, H, W): give it as the network of an "
+            "icmoe_monai.networks.Baseline, which takes the last of several outputs."
+        )
+    votes = torch.ones_like(output[:, :1])
+    return ICMoEOutput(output, output[:, None], votes, output.new_zeros(len(output), 1, 0, 0))
+
+
+def expert_names(network: nn.Module, experts: Sequence[str]) -> list[str]:
+    """Return the names of a network's experts, by which results are named.
+
+    Args:
+        network: The network, of any kind, bare or wrapped for several devices.
+        experts: Names of a config; they are taken where the network has as many experts and no names for them.
+
+    Example:
+        >>> expert_names(ICMoE(experts=["basic"]), ["basic"]), expert_names(nn.Conv2d(3, 1, 1), ["basic", "semantic"])
+        (['basic'], ['network'])
+    """
+    network = unwrapped(network)
+    if isinstance(network, ICMoE):
+        return list(network.expert_names)
+    num_experts = as_mixture(network).voting.num_experts
+    if len(experts) == num_experts:
+        return list(experts)
+    return ["network"] if num_experts == 1 else [f"network{e}" for e in range(1, num_experts + 1)]
 
 
 @recorded

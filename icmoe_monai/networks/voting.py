@@ -26,6 +26,8 @@ from icmoe_monai.utils.distributed import batch_mean
 from icmoe_monai.utils.precision import at_least_float32
 
 STRATEGIES = ("adaptive", "mean", "majority", "confidence", "best")
+# where the tensor that carries a vote comes from, for those who have given another inferer
+VOTING_INFERERS = "it is made by icmoe_monai.inferers.SlidingWindowVotingInferer or VotingInferer, with_experts true"
 GATE_WIDTH = 32  # channels between the gate's convolutions, as many as a decoder has at stride 4
 GATE_GAIN = 10.0  # factor of the gate's logits, so that a few hundred steps at learning rate 0.001 can move a vote
 
@@ -58,6 +60,7 @@ class PixelVoting(nn.Module):
             raise InputError(f"voting must be one of {', '.join(STRATEGIES)}, got {strategy!r}.")
         if not 0 <= best_expert < num_experts:
             raise InputError(f"best_expert must be in 0..{num_experts - 1}, got {best_expert}.")
+        self.num_experts = num_experts
         self.strategy = strategy
         self.best_expert = best_expert
         learns = strategy == "adaptive" and num_experts > 1
@@ -152,7 +155,7 @@ def unpack(packed: Tensor, out_channels: int) -> VotedMaps:
         out_channels: K.
 
     Raises:
-        ValueError: If no number of experts fits the channels.
+        InputError: If no number of experts fits the channels.
 
     Example:
         >>> maps = unpack(torch.zeros(7, 5, 4), out_channels=1)
@@ -163,7 +166,7 @@ def unpack(packed: Tensor, out_channels: int) -> VotedMaps:
     E = (packed.shape[-3] - K) // (K + 1)
     if E < 1 or packed.shape[-3] != K + E * K + E:
         shape = tuple(packed.shape)
-        raise ValueError(f"The voted prediction must be (K + E K + E, H, W) for K={K}, got {shape}.")
+        raise InputError(f"The voted prediction must be (K + E K + E, H, W) for K={K}, got {shape}: {VOTING_INFERERS}.")
     voted, experts, votes = packed.split([K, E * K, E], dim=-3)
     return VotedMaps(voted, experts.unflatten(-3, (E, K)), votes)
 

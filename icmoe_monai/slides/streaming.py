@@ -104,8 +104,16 @@ class StreamingVotingInferer:
 
         Yields:
             Strips that cover all rows of the image, from the first row to the last.
+
+        Raises:
+            InputError: If the network is a plain one.
         """
         network = unwrapped(network)
+        if not hasattr(network, "expert_maps"):
+            raise InputError(
+                f"Large images need a network that votes, got a {type(network).__name__}: give it as the network of an "
+                "icmoe_monai.networks.Baseline, with its out_channels."
+            )
         top, width = 0, image.shape[1]
         step = _ALIGNED // gcd(width, _ALIGNED)  # rows, so that strips begin where the whole image's vectors do
         most = max(1, _VOTED_AT_ONCE // width // step) * step
@@ -117,7 +125,7 @@ class StreamingVotingInferer:
         """Yield the stitched maps of experts and gate for the whole image, some rows, (E K + E, h, W), at a time."""
         self.num_run = self.num_skipped = 0
         grid = _Grid(image.shape, self.windows)
-        num_maps = len(network.expert_names) * (network.out_channels + 1)
+        num_maps = network.voting.num_experts * (network.out_channels + 1)
         row = _RowOfWindows(grid, num_maps, cast(Tensor, self.windows.roi_weight_map).to(device))
         nothing = _nothing(network, num_maps).to(device)
         for batch in self._batches(image, grid):
@@ -216,7 +224,7 @@ def _nothing(network: ICMoE, num_maps: int) -> Tensor:
     """Return the maps of a background window, (E K + E, 1, 1): no foreground, and gate logits 0 for all experts."""
     maps = torch.zeros(num_maps, 1, 1)
     if network.out_channels > 1:
-        maps[: -len(network.expert_names) : network.out_channels] = 1
+        maps[: -network.voting.num_experts : network.out_channels] = 1
     return maps
 
 

@@ -6,7 +6,7 @@ May import data, weights, inferers and below.
 from __future__ import annotations
 
 from icmoe_monai.training.batch_norm import share_batch_norms
-from icmoe_monai.training.feature_cache import CacheFeatures, FrozenFeatures, PrepareFeatures
+from icmoe_monai.training.feature_cache import CacheFeatures, FrozenFeatures, PrepareFeatures, training_set
 from icmoe_monai.training.federated import TrainedWeights
 from icmoe_monai.training.handlers import (
     BestCheckpoint,
@@ -34,4 +34,5 @@ __all__ = [
     "export_trunk",
     "find_sets",
     "share_batch_norms",
+    "training_set",
 ]

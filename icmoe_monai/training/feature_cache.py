@@ -27,7 +27,7 @@ import monai
 import torch
 from ignite.engine import Engine, Events
 from monai.data.dataloader import DataLoader
-from monai.data.dataset import Dataset
+from monai.data.dataset import CacheDataset, Dataset
 from monai.engines.utils import PrepareBatch
 from monai.transforms.transform import Randomizable
 from torch import Tensor, nn
@@ -166,6 +166,30 @@ class FrozenFeatures(Randomizable, Dataset):
             )
 
 
+def training_set(
+    *,
+    data: Sequence[Mapping[str, Any]],
+    transform: Callable,
+    cache_rate: float = 1.0,
+    progress: bool = False,
+    features: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Return the images of a training, read once and kept in memory, or features in their place.
+
+    It is one function since the Model Zoo and MONAI Label want the training's cases at `train#dataset#data`.
+
+    Args:
+        data: The cases.
+        transform: Reads and augments a case, as in `FrozenFeatures`.
+        cache_rate: Share of the images that are kept in memory.
+        progress: Whether reading them shows a bar.
+        features: Further arguments of `FrozenFeatures`; None: train on images.
+    """
+    if features is not None:
+        return FrozenFeatures(data=data, transform=transform, **features)
+    return CacheDataset(data=data, transform=transform, cache_rate=cache_rate, progress=progress)
+
+
 class CacheFeatures:
     """Handler: fill a training's `FrozenFeatures` when its engine starts, once the weights are loaded.
 
@@ -203,8 +227,14 @@ class CacheFeatures:
         """Compute the features that are missing.
 
         Raises:
-            InputError: If the network has no frozen parts, or is trained by several processes.
+            InputError: If the network has no frozen parts, is trained by several processes, or there are no features
+                to compute.
         """
+        if not isinstance(self.features, FrozenFeatures):
+            raise InputError(
+                f"train#dataset is a {type(self.features).__name__}, which keeps no features: set --cache_features "
+                "False."
+            )
         if not isinstance(self.network, ICMoE):
             raise InputError(
                 f"cache_features is for an ICMoE in one process, not for a {type(self.network).__name__}: set "

@@ -68,7 +68,7 @@ class TakeVoteFeaturesd(MapTransform):
         """Return a copy of the item.
 
         Raises:
-            ValueError: If the tensor has not K + E K + E channels.
+            InputError: If the tensor has not K + E K + E channels.
         """
         item = dict(data)
         for key in self.key_iterator(item):
@@ -164,7 +164,7 @@ class TakeReliabilityd(MapTransform):
         """Return a copy of the item.
 
         Raises:
-            ValueError: If the tensor has not K + E K + E channels.
+            InputError: If the tensor has not K + E K + E channels.
         """
         item = dict(data)
         for key in self.key_iterator(item):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import EXPERTS
-from icmoe_monai.networks.voting import to_probabilities, unpack
+from icmoe_monai.networks.voting import VOTING_INFERERS, to_probabilities, unpack
 
 EXPERT_NAMES = EXPERTS
 
@@ -66,8 +66,8 @@ class SplitVotesd(MapTransform):
             data: Item with the tensor under `keys` and, to get `oracle`, the class map "label" (1, H, W).
 
         Raises:
-            ValueError: If the tensor has not K + E*K + E channels, or the label another size.
-            InputError: If the label holds anything but the classes.
+            ValueError: If the label has another size.
+            InputError: If the tensor has not K + E*K + E channels, or the label holds anything but the classes.
         """
         item = dict(data)
         for key in self.key_iterator(item):
@@ -84,7 +84,9 @@ class SplitVotesd(MapTransform):
         K, E = self.out_channels, len(self.expert_names)
         if pred.ndim != 3 or pred.shape[0] != K + E * K + E:
             expected = f"({K + E * K + E}, H, W) for K={K} and E={E}"
-            raise ValueError(f"The voted prediction must have the shape {expected}, got {tuple(pred.shape)}.")
+            raise InputError(
+                f"The voted prediction must have the shape {expected}, got {tuple(pred.shape)}: {VOTING_INFERERS}."
+            )
         probability, expert_probabilities, votes = unpack(pred, K)
         parts = {"voted": decide(probability), "mean_vote": decide(expert_probabilities.mean(0))}
         parts.update(zip(self.expert_names, map(decide, expert_probabilities), strict=True))
@@ -110,7 +112,8 @@ class SplitVotesd(MapTransform):
 class TakeVotedd(MapTransform):
     """Transform: add `voted`, the vote's label map (1, H, W), from the network's structured output in training.
 
-    MONAI's engines take an `ICMoEOutput` apart into a list per case, of which the voted logits are the first.
+    MONAI's engines take an `ICMoEOutput` apart into a list per case, of which the voted logits are the first. A plain
+    network's output is the logits, (K, H, W).
 
     Args:
         keys: Key of the network's output.
@@ -123,7 +126,8 @@ class TakeVotedd(MapTransform):
         """Return a copy of the item with `voted` added."""
         item = dict(data)
         for key in self.key_iterator(item):
-            item["voted"] = decide(to_probabilities(item[key][0]))
+            logits = item[key] if isinstance(item[key], Tensor) else item[key][0]
+            item["voted"] = decide(to_probabilities(logits))
         return item
 
 

@@ -69,7 +69,7 @@ class LoadFrozen:
             self._load_pyramid(network)
 
     def _load_encoder(self, network: nn.Module) -> None:
-        encoder = getattr(network, "encoder", None)
+        encoder: Any = network.encoder if isinstance(network, ICMoE) else None  # another network's own encoder is not SAM's
         if encoder is None or not list(encoder.parameters()):
             if self.pretrained is not None:
                 self.logger.info(f"Nothing of {self.pretrained} is used: this network has no foundation encoder.")
