@@ -23,6 +23,18 @@ from typing import Any
 import yaml
 
 REQUIRED = ("LICENSE", "configs/metadata.json", "configs/inference.json", "configs/train.json", "docs/README.md")
+# "Preferred Files and Keys" of CONTRIBUTING.md in https://github.com/Project-MONAI/model-zoo (commit 04c6b0e): keys for
+# MONAI Label, Deploy and federated learning, which are to be in the configs literally
+ZOO_KEYS = {
+    "inference.json": ("bundle_root", "device", "network_def", "inferer", "output_dir"),
+    "train.json": (
+        "bundle_root", "device", "dataset_dir", "output_dir", "val_interval", "train#trainer",
+        "train#trainer#max_epochs", "train#dataset", "train#dataset#data", "train#handlers", "train#preprocessing",
+        "train#postprocessing", "train#inferer", "train#key_metric", "validate#evaluator", "validate#handlers",
+        "validate#dataset", "validate#dataset#data", "validate#preprocessing", "validate#postprocessing",
+        "validate#inferer", "validate#key_metric",
+    ),
+}  # fmt: skip
 CHECKSUMS = "SHA256SUMS"
 LARGE_FILES = "large_files.yml"
 LARGEST = 25_000_000  # bytes; the Model Zoo's limit for a file that is not downloaded
@@ -87,6 +99,17 @@ def configs_are_canonical(root: Path) -> None:
     for path in sorted((root / "configs").glob("*.json")):
         text = path.read_text()
         _need(text == json.dumps(json.loads(text), indent=4) + "\n", f"{path.name} is not JSON with indent 4")
+
+
+def configs_have_the_zoos_keys(root: Path) -> None:
+    """Check that the configs have the keys that the zoo lists, and that ValidationHandler takes `val_interval`."""
+    for name, keys in ZOO_KEYS.items():
+        config = json.loads((root / "configs" / name).read_text())
+        missing = [key for key in keys if not _has(config, key)]
+        _need(not missing, f"{name} lacks {', '.join(missing)}")
+    handlers = json.loads((root / "configs" / "train.json").read_text())["train"]["handlers"]
+    intervals = [one.get("interval") for one in handlers if one.get("_target_") == "ValidationHandler"]
+    _need(intervals == ["@val_interval"], f"the interval of ValidationHandler is {intervals}, and not @val_interval")
 
 
 def the_metadata_fit_the_schema(root: Path, schema: Path | None) -> None:
@@ -205,6 +228,7 @@ CHECKS: tuple[Callable[..., None], ...] = (
     name_and_version_are_the_zoos,
     the_package_is_the_copys,
     configs_are_canonical,
+    configs_have_the_zoos_keys,
     the_metadata_fit_the_schema,
     weights_fit_the_network,
     load_returns_the_network,
@@ -251,6 +275,14 @@ def _make(check: Callable[..., None], options: argparse.Namespace) -> bool:
             traceback.print_exc()
     _say(f"{check.__name__.replace('_', ' ')}: {outcome} ({time.perf_counter() - start:.1f} s)")
     return outcome.startswith("FAILED")
+
+
+def _has(config: Any, key: str) -> bool:
+    for part in key.split("#"):
+        if not isinstance(config, dict) or part not in config:
+            return False
+        config = config[part]
+    return True
 
 
 def _run(*words: str) -> None:

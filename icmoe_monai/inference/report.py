@@ -14,6 +14,7 @@ from icmoe_monai.inference.report_page import render_report
 from icmoe_monai.utils.engines import versions
 from icmoe_monai.utils.files import without_folders, write_atomically, write_csv, write_json
 
+SCHEMA = 1  # of report.json, as docs/report.schema.json describes it; raised where a field changes or goes
 CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
 _KEPT_OF_A_FAILURE = ("name", "stamp", "frame", "seconds")
 
@@ -115,6 +116,7 @@ class InferenceReport:
         for case in told:
             case.pop("stamp", None)
         return {
+            "schema": SCHEMA,
             "complete": complete,
             "stopped_by": stopped_by,
             "num_cases": len(told),

@@ -69,7 +69,8 @@ class LoadFrozen:
             self._load_pyramid(network)
 
     def _load_encoder(self, network: nn.Module) -> None:
-        encoder: Any = network.encoder if isinstance(network, ICMoE) else None  # another network's own encoder is not SAM's
+        # an encoder that another network has is not SAM's
+        encoder: Any = network.encoder if isinstance(network, ICMoE) else None
         if encoder is None or not list(encoder.parameters()):
             if self.pretrained is not None:
                 self.logger.info(f"Nothing of {self.pretrained} is used: this network has no foundation encoder.")

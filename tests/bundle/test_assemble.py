@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -49,6 +50,7 @@ def test_the_copy_is_what_the_zoo_asks_for(copy):
     checks.the_zoos_files_are_there(copy)
     checks.name_and_version_are_the_zoos(copy)
     checks.configs_are_canonical(copy)
+    checks.configs_have_the_zoos_keys(copy)
     assert not (copy / "configs" / "studies").exists()
     assert {path.name for path in copy.iterdir()} == {
         "LICENSE", "SHA256SUMS", "configs", "docs", "icmoe_monai", "models"
@@ -156,6 +158,33 @@ def test_a_copy_of_another_version_or_name_is_found(copy, tmp_path):
     cut = other.rename(tmp_path / "icmoe_vit")
     with pytest.raises(checks.CheckError, match="MONAI would cut 'icmoe_vit'"):
         checks.name_and_version_are_the_zoos(cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, keys in checks.ZOO_KEYS.items() for key in keys], ids="/".join
+)
+def test_a_key_of_the_zoos_that_a_config_lacks_is_named(name, key, tmp_path):
+    (tmp_path / "configs").mkdir()
+    for other in checks.ZOO_KEYS:
+        config = json.loads((ROOT / "configs" / other).read_text())
+        if other == name:
+            *above, last = key.split("#")
+            node = config
+            for part in above:
+                node = node[part]
+            del node[last]
+        (tmp_path / "configs" / other).write_text(json.dumps(config))
+    with pytest.raises(checks.CheckError, match=rf"{name} lacks .*{key}"):
+        checks.configs_have_the_zoos_keys(tmp_path)
+
+
+def test_an_interval_of_its_own_is_found(tmp_path):
+    (tmp_path / "configs").mkdir()
+    for name in checks.ZOO_KEYS:
+        text = (ROOT / "configs" / name).read_text()
+        (tmp_path / "configs" / name).write_text(text.replace('"@val_interval"', "1"))
+    with pytest.raises(checks.CheckError, match=r"the interval of ValidationHandler is \[1\]"):
+        checks.configs_have_the_zoos_keys(tmp_path)
 
 
 def test_downloaded_weights_belong_to_the_copy_and_are_checked(repository, tmp_path, monkeypatch):

@@ -79,8 +79,8 @@ def test_the_content_counts_cases_names_volumes_and_hides_stamps_and_folders(tmp
         stopped_by="KeyboardInterrupt",
     )
     assert list(content) == [
-        "complete", "stopped_by", "num_cases", "num_failed", "versions", "model", "settings", "calibration", "labels",
-        "left_out", "notes", "cases",
+        "schema", "complete", "stopped_by", "num_cases", "num_failed", "versions", "model", "settings", "calibration",
+        "labels", "left_out", "notes", "cases",
     ]  # fmt: skip
     assert (content["complete"], content["stopped_by"]) == (False, "KeyboardInterrupt")
     assert (content["num_cases"], content["num_failed"]) == (2, 1)

@@ -13,6 +13,7 @@ from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose
+from report_schema import VALIDATOR
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inference import run
@@ -65,7 +66,9 @@ def evaluator_of(
 
 
 def read_report(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    VALIDATOR.validate(report)
+    return report
 
 
 def test_report_of_a_whole_run(tmp_path: Path) -> None:

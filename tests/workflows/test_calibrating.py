@@ -12,6 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from report_schema import VALIDATOR
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.data.demo import make_demo_set
@@ -120,7 +121,9 @@ def test_an_evaluation_judges_the_calibration(calibrated: Path, dataset: Path, t
 def infer(calibrated: Path, dataset: Path, output: Path, **overrides: Any) -> dict:
     run(INFERENCE, "infer", dataset_dir=str(dataset / "images"), output_dir=str(output),
         checkpoint=str(calibrated / "best.pt"), **overrides)  # fmt: skip
-    return json.loads((output / "report.json").read_text())
+    report = json.loads((output / "report.json").read_text())
+    VALIDATOR.validate(report)
+    return report
 
 
 def test_inference_reports_what_the_calibration_says(calibrated: Path, dataset: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from configparser import ConfigParser as ConfigParserOfSetup
 from pathlib import Path
 from pydoc import locate
 
@@ -143,6 +144,15 @@ def test_version_and_requirements_are_one_value():
     assert pins["torch"] == metadata["pytorch_version"]
     for name, version in metadata["required_packages_version"].items():
         assert pins[name] == version, name
+
+
+def test_the_zoo_installs_all_that_the_package_needs():
+    setup = ConfigParserOfSetup()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options"]["install_requires"].splitlines()
+    needed = {re.split(r"[<>=]", line)[0].lower() for line in lines if line and not line.startswith("#")}
+    listed = {name.lower() for name in read("metadata.json")["required_packages_version"]}
+    assert needed - {"torch", "monai", "numpy"} <= listed  # these three have keys of their own
 
 
 def test_evaluation_overrides_only_what_training_has():
