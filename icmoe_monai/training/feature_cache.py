@@ -260,7 +260,13 @@ class PrepareFeatures(PrepareBatch):
         Returns:
             (image, label) for images. For features (tokens, label, (levels,), {}), of which MONAI hands the last two to
             the inferer as further positional and named arguments.
+
+        Raises:
+            InputError: If the items have no image or no label.
         """
+        found = sorted(batchdata) if isinstance(batchdata, Mapping) else type(batchdata).__name__
+        if LABEL not in found or not {"image", TOKENS} & set(found):
+            raise InputError(f"train#dataset must give items with image and label, got {found}.")
         moved = {
             name: value.to(device=device, non_blocking=non_blocking, **kwargs)
             for name, value in batchdata.items()

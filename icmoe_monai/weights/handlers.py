@@ -219,5 +219,10 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
 
 
 def _progress(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the position of a learning-rate schedule without its settings, which are those of this run."""
+    """Return the position of a learning-rate schedule without its settings, which are those of this run.
+
+    Of a schedule that is made of others, whose positions are deeper in its state, the whole state is returned.
+    """
+    if "_schedulers" in state:
+        return dict(state)
     return {name: state[name] for name in ("last_epoch", "_step_count", "_last_lr", "lr_lambdas") if name in state}

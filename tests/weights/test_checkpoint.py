@@ -2,13 +2,14 @@ import pytest
 import torch
 from ignite.engine import Engine
 from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR, SequentialLR
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.checkpoint import check_state, load_weights, read_weights, save_weights, trained_state
-from icmoe_monai.weights.handlers import CheckpointLoader
+from icmoe_monai.weights.handlers import CheckpointLoader, _progress
 from icmoe_monai.weights.sam import trunk_fingerprint
 from icmoe_monai.weights.tensor_files import read_checkpoint, save_checkpoint
 
@@ -220,3 +221,18 @@ def test_a_training_of_experts_resumes_on_its_trunk_only(tmp_path):
     )
     with pytest.raises(InputError, match=r"last\.pt was trained on sam_vit_b with fingerprint"):
         CheckpointLoader(str(tmp_path / "last.pt"), {"model": ICMoE(**FROZEN)})(Engine(lambda engine, batch: None))
+
+
+def test_a_schedule_of_others_goes_on_where_it_stopped():
+    def schedule() -> SequentialLR:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        parts = [ExponentialLR(optimizer, 0.9), ExponentialLR(optimizer, 0.5)]
+        return SequentialLR(optimizer, parts, milestones=[2])
+
+    first, second = schedule(), schedule()
+    for _ in range(4):
+        first.optimizer.step()
+        first.step()
+    second.load_state_dict(_progress(first.state_dict()))
+    assert [part.last_epoch for part in second._schedulers] == [part.last_epoch for part in first._schedulers]
+    assert second.last_epoch == 4

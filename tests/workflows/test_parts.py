@@ -122,8 +122,10 @@ def test_a_part_alone_trains(name: str, part: Any, dataset: Path, tmp_path: Path
             "train#dataset is a Dataset, which keeps no features",
         ),
         ({"cache_features": True, "network_def": UNET}, "cache_features is for an ICMoE"),
+        ({"train#dataset": {"_target_": "Dataset", "data": [{"image": 1.0}] * 2}}, "must give items with image and la"),
     ],
-    ids=["outputs", "inferer", "no_votes", "no_schedule", "plateau", "no_features", "features_of_a_plain_network"],
+    ids=["outputs", "inferer", "no_votes", "no_schedule", "plateau", "no_features", "features_of_a_plain_network",
+         "no_label"],
 )  # fmt: skip
 def test_a_part_that_cannot_be_trained_with_is_refused(
     overrides: dict[str, Any], sentence: str, dataset: Path, tmp_path: Path
