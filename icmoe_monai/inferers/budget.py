@@ -57,6 +57,7 @@ def choose_window_batch(
         InputError: If the budget cannot be read, or is too small for one window.
 
     Example:
+        >>> from icmoe_monai.networks import ICMoE
         >>> settings = {"sw_batch_size": 4, "image_size": 64, "longest_side": 64, "device": "cpu"}
         >>> choose_window_batch(ICMoE(), budget=None, **settings)
         4
