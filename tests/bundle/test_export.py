@@ -105,14 +105,14 @@ def test_torchscript_and_onnx_give_the_bundles_own_masks_without_it(tmp_path):
     for i, size in enumerate([(256, 256), (180, 300), (400, 310), (60, 50)]):
         Image.fromarray(draw_dermoscopy(np.random.default_rng(i), size)[0]).save(pictures / f"{i}.png")
     exported = tmp_path / "exported"
-    content = export(ROOT / "models" / "model.pt", exported, images=pictures, longest_side=400)
+    content = export(ROOT / "models" / "model.pt", exported, images=pictures, longest_side=400, recipe="none")
     assert json.loads((exported / "exported.json").read_text()) == content
     for name in ("model.ts", "model.onnx"):
         # a logit far from 0 is that of a probability which float32 hardly tells from 0 or 1
         assert content["parity"][name]["largest_probability_difference"] < 1e-4
         assert content["parity"][name]["least_share_of_equal_pixels"] > 0.9999
     own = [sys.executable, "-m", "icmoe_monai", "predict", str(pictures), str(tmp_path / "own")]
-    own += ["--longest_side", "400", "--calibration", "none", "--probability_maps", "true"]
+    own += ["--longest_side", "400", "--recipe", "none", "--calibration", "none", "--probability_maps", "true"]
     subprocess.run(own, check=True, cwd=ROOT, capture_output=True)
     for name in ("model.ts", "model.onnx"):
         words = [str(exported / "segment.py"), str(exported / name), str(pictures), str(tmp_path / name)]

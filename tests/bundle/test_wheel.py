@@ -96,7 +96,7 @@ def test_a_model_is_trained_evaluated_and_used_in_an_empty_folder(programs, data
     assert run([icmoe, "train", data, "mine", *SMALL, *short], tmp_path).endswith("mine/best.pt\n")
     best = ["--checkpoint", "mine/best.pt", *SMALL]
     said = run([icmoe, "evaluate", data, "scores", *best, "--num_bootstrap", "20"], tmp_path)
-    assert said.endswith("scores/summary.json\n")
+    assert "scores/summary.json\n" in said
     run([icmoe, "predict", data / "images", "masks", *best], tmp_path)
     assert json.loads((tmp_path / "masks" / "report.json").read_text())["num_cases"] == 12
     assert "encoder's source: sam_vit_t_medical.safetensors" in run([icmoe, "info", "mine/best.pt"], tmp_path)
