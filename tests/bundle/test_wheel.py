@@ -101,7 +101,7 @@ def test_a_model_is_trained_evaluated_and_used_in_an_empty_folder(programs, data
     assert json.loads((tmp_path / "masks" / "report.json").read_text())["num_cases"] == 12
     assert "encoder's source: sam_vit_t_medical.safetensors" in run([icmoe, "info", "mine/best.pt"], tmp_path)
     config = package / "bundle" / "configs" / "inference.json"
-    words = ["--config_file", config, "--dataset_dir", data / "images", *SMALL]
+    words = ["--config_file", config, "--dataset_dir", data / "images", *SMALL, "--recipe", "none"]
     run([programs / "python", "-m", "monai.bundle", "run", *words], tmp_path)  # which by default writes here
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "scores", "masks", "predictions"}
     assert shipped(package) == before
