@@ -24,6 +24,9 @@ from icmoe_monai.weights.sam import load_sam_weights
 class LoadFrozen:
     """Handler: load the pretrained weights of the encoder and of the image pyramid, which most trainings freeze.
 
+    A part that is trained begins with its file's weights once: a federated client starts its engine anew in every
+    round, and goes on with what it was sent.
+
     Place it before the `CheckpointLoader`, whose file holds all other weights. The two are separate since MONAI's
     federated client removes handlers called CheckpointLoader from an evaluation, which then keeps the weights that the
     client was sent.
@@ -50,6 +53,7 @@ class LoadFrozen:
         self.pretrained = pretrained
         self.pyramid = pyramid
         self.training = training
+        self.begins = training
         self.logger = logging.getLogger(__name__)
 
     def attach(self, engine: Engine) -> None:
@@ -67,6 +71,7 @@ class LoadFrozen:
             self._load_encoder(network)
         if self.training or self.pyramid is not None:
             self._load_pyramid(network)
+        self.begins = False
 
     def _load_encoder(self, network: nn.Module) -> None:
         # an encoder that another network has is not SAM's
@@ -83,6 +88,8 @@ class LoadFrozen:
                 "encoder."
             )
             return
+        if self.training and not self.begins and not is_frozen(encoder):
+            return
         load_sam_weights(self.pretrained, encoder)
         fate = "stays as it is" if has_frozen_trunk(network) else "is trained like the rest"
         self.logger.info(f"Loaded the encoder ({million:.1f} million weights) from {self.pretrained}; it {fate}.")
@@ -94,11 +101,13 @@ class LoadFrozen:
         if self.pyramid is None:
             raise InputError("The image pyramid has no weights: name its file with --pyramid.")
         for name, pyramid in pyramids.items():
-            if not self.training and not is_frozen(pyramid):
+            if not self.begins and not is_frozen(pyramid):
                 continue
             load_pyramid_weights(self.pyramid, pyramid)
             fate = "stays as it is" if is_frozen(pyramid) else "is trained further"
             self.logger.info(f"Loaded the image pyramid {name} from {file_of(self.pyramid, pyramid.size)}; it {fate}.")
+        if not self.begins:
+            return
         for part in network.modules():
             if isinstance(part, ICMoE):
                 part.start_own_stages()

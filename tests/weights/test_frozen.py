@@ -157,3 +157,35 @@ def test_what_a_training_leaves_as_it_is():
     assert frozen_parts(ICMoE()) == ["encoder"]
     assert frozen_parts(ICMoE(detail=ImagePyramid(), train_trunk=True)) == []  # its checkpoints are whole
     assert frozen_parts(nn.Linear(1, 1)) == []
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_later_start_keeps_what_was_trained_and_loads_what_is_frozen_again(training, tmp_path):
+    frozen = ImagePyramid()
+    save_pyramid_weights(frozen, tmp_path / "lite0.safetensors")
+    save_pyramid_weights(ImagePyramid(size="lite1"), tmp_path / "lite1.safetensors")
+    own = {"own_from": {"semantic": 32}, "own_network": {"adaptive": "lite1"}}
+    network, engine = ICMoE(backbone=None, detail=ImagePyramid(), **own), Engine(lambda engine, batch: None)
+    load = LoadFrozen(network=network, pyramid=str(tmp_path / "{size}.safetensors"), training=training)
+    if training:
+        load(engine)
+        assert torch.equal(network.views["semantic"].to32[0][0].narrow.bias, frozen.to32[0][0].narrow.bias)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 1
+    trained = {name: value.clone() for name, value in network.views.state_dict().items()}
+    load(engine)  # as a federated client does in every round
+    assert all(torch.equal(value, trained[name]) for name, value in network.views.state_dict().items())
+    assert trunk_fingerprint(network.detail) == trunk_fingerprint(frozen)
+
+
+def test_a_trained_encoder_begins_with_its_file_once(tmp_path):
+    save_sam_weights(ICMoE().encoder, tmp_path / "trunk.safetensors")
+    network, engine = ICMoE(train_trunk=True), Engine(lambda engine, batch: None)
+    load = LoadFrozen(network=network, pretrained=str(tmp_path / "trunk.safetensors"), training=True)
+    load(engine)
+    with torch.no_grad():
+        network.encoder.pos_embed += 1
+    trained = trunk_fingerprint(network.encoder)
+    load(engine)
+    assert trunk_fingerprint(network.encoder) == trained
