@@ -137,9 +137,9 @@ class FrozenFeatures(Randomizable, Dataset):
                 "--cache_features False."
             )
         made_from = {
-            "frozen": frozen, "split": network.split, "amp": amp, "dtype": self.dtype, "transform": self._digest,
-            "seed": self.seed, "device": device.type, "icmoe_monai": __version__, "monai": monai.__version__,
-            "torch": str(torch.__version__),
+            "frozen": frozen, "split": network.split, "image": network.needs_image, "amp": amp, "dtype": self.dtype,
+            "transform": self._digest, "seed": self.seed, "device": device.type, "icmoe_monai": __version__,
+            "monai": monai.__version__, "torch": str(torch.__version__),
         }  # fmt: skip
         return hashlib.sha256(dump_json(made_from)).hexdigest()[:16]
 

@@ -351,6 +351,16 @@ def test_a_network_without_detail_has_tokens_only(cases: list[dict], tmp_path: P
     assert levels == []
 
 
+def test_features_without_the_image_do_not_serve_an_expert_that_needs_it(cases: list[dict], tmp_path: Path) -> None:
+    pyramid = ImagePyramid()
+    for own in (None, {"adaptive": "lite1"}):  # of the same frozen part
+        found = make(cases[:1], tmp_path, num_views=1)
+        found.fill(ICMoE(backbone=None, detail=pyramid, own_network=own), **HOW)
+    image = torch.as_tensor(found[0]["level4"])
+    assert image.shape == (3, 32, 48)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_wrapped_network_is_refused(cases: list[dict], tmp_path: Path) -> None:
     handler = CacheFeatures(features=make(cases, tmp_path), network=torch.nn.Identity(), device="cpu")
     with pytest.raises(InputError, match="cache_features is for an ICMoE in one process, not for a Identity"):
