@@ -42,7 +42,10 @@ def check_recipe(
         was = trained.content.get(name)
         if given is None or Path(given).name == was or not notes.get(key):
             continue
-        found = _fingerprint_of_pyramid(given) if name == "pyramid" else trunk_fingerprint(load_sam_weights(given))
+        if name == "pyramid":
+            found = _fingerprint_of_pyramid(given, trained.content["network"]["detail"])
+        else:
+            found = trunk_fingerprint(load_sam_weights(given))
         if found != notes[key]:
             raise InputError(
                 f"{trained.path.name} was trained with {name} {was} (fingerprint {notes[key][:12]}), and here it is "
@@ -73,7 +76,7 @@ def check_resumed(content: Mapping[str, Any], recipe: Mapping[str, Any], path: s
         )
 
 
-def _fingerprint_of_pyramid(path: str | Path) -> str:
-    pyramid = ImagePyramid()
+def _fingerprint_of_pyramid(path: str | Path, blueprint: Mapping[str, Any]) -> str:
+    pyramid = ImagePyramid(size=completed(blueprint)["size"])
     load_pyramid_weights(path, pyramid)
     return trunk_fingerprint(pyramid)

@@ -24,6 +24,7 @@ from icmoe_monai.training.handlers import LastCheckpoint
 from icmoe_monai.weights.checkpoint import load_weights, read_recipe, save_weights
 from icmoe_monai.weights.handlers import CheckpointLoader
 from icmoe_monai.weights.official import OFFICIAL_WEIGHTS
+from icmoe_monai.weights.pyramid import load_pyramid_weights, save_pyramid_weights
 from icmoe_monai.weights.recipe import SETTINGS, Recipe, find_recipe, make_recipe
 from icmoe_monai.weights.recipe_checks import check_recipe
 from icmoe_monai.weights.sam import save_sam_weights, trunk_fingerprint
@@ -164,6 +165,19 @@ def test_a_whole_file_refuses_another_encoder_and_pyramid_by_their_fingerprints(
     check_recipe(trained, settings=TRAINED, pretrained=None)
     with refused(r"model.pt was trained with pretrained trunk.safetensors \(fingerprint .*other.safetensors .*leave"):
         check_recipe(trained, settings=TRAINED, pretrained=str(tmp_path / "other.safetensors"))
+
+
+@pytest.mark.parametrize("size", ["lite0", "lite2"])
+def test_a_whole_file_refuses_another_pyramid_of_its_own_size(size, tmp_path):
+    for name in ("renamed", "other"):
+        save_pyramid_weights(ImagePyramid(size=size), tmp_path / f"{name}.safetensors")
+    network = configured(detail=ImagePyramid(size=size))
+    load_pyramid_weights(tmp_path / "renamed.safetensors", network.detail)
+    save_weights(network, tmp_path / "model.pt", whole=True, recipe=recipe_of(network) | {"pyramid": "trained"})
+    trained = find_recipe(tmp_path / "model.pt")
+    check_recipe(trained, settings=TRAINED, pyramid=str(tmp_path / "renamed.safetensors"))
+    with refused(r"model.pt was trained with pyramid trained \(fingerprint .*other.safetensors .*leave"):
+        check_recipe(trained, settings=TRAINED, pyramid=str(tmp_path / "other.safetensors"))
 
 
 def trained_with(network: nn.Module) -> Recipe:
