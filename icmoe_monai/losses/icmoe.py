@@ -2,7 +2,7 @@
 
   L = DiceCE(P, y) + l_e mean_e DiceCE_e + l_m L_mutual + l_v L_vote + l_b L_balance + l_c L_contrast
 
-P are the voted probabilities, y is the label, DiceCE_e is that of expert e, and l_e, l_v, l_b, l_c are weights.
+P are the voted probabilities, y is the label, DiceCE_e is that of expert e, and l_e, l_m, l_v, l_b, l_c are weights.
 
 Only the abstract of IC-MoE (arXiv 2510.17684) was available, which names expert selection by label consistency, load
 balancing and semantic-guided contrast; these equations and weights are ours (docs/method.md).
@@ -43,7 +43,7 @@ class ICMoELoss(_Loss):
         out_channels: K.
         experts: Names of the experts, in the network's order.
         expert_weight: l_e.
-        mutual_weight: l_m.
+        mutual_weight: l_m; with 0, L_mutual is not computed.
         vote_weight: l_v.
         balance_weight: l_b.
         contrast_weight: l_c.
@@ -75,7 +75,7 @@ class ICMoELoss(_Loss):
         }
         self.segmentation = WeightedDiceCELoss()
         self.pixel_weights = PixelWeights(experts=experts, out_channels=out_channels) if weigh_pixels else None
-        self.mutual = MutualLoss()
+        self.mutual = MutualLoss() if mutual_weight else None
         self.vote = VotingLoss()
         self.balance = BalanceLoss()
         self.contrast = SemanticContrastiveLoss(num_classes=max(out_channels, 2)) if contrast is None else contrast
@@ -120,7 +120,7 @@ class ICMoELoss(_Loss):
         return terms | {
             "fused": self.segmentation(logits, label),
             "experts": torch.stack(expert_losses).mean(),
-            "mutual": self.mutual(expert_logits, probabilities),
+            "mutual": logits.sum() * 0 if self.mutual is None else self.mutual(expert_logits, probabilities),
             "vote": self.vote(votes, probabilities, label),
             "balance": self.balance(votes),
         }
