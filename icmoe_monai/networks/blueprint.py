@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import monai.networks.nets
@@ -46,7 +47,7 @@ def described(cls: type[nn.Module], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the blueprint of a recorded class with given arguments, and its defaults for the others."""
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     defaults = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
-    return {CLASS: cls.__name__, **{name: _plain(value) for name, value in {**defaults, **given}.items()}}
+    return {CLASS: cls.__name__, **{name: plain(value) for name, value in {**defaults, **given}.items()}}
 
 
 def blueprint_of(network: nn.Module) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def build_network(blueprint: Mapping[str, Any]) -> nn.Module:
     except TypeError as error:
         raise InputError(f"A blueprint of {name} does not fit this version of it: {error}.") from error
     if is_monai:
-        setattr(network, "built_as", {key: _plain(value) for key, value in blueprint.items()})  # noqa: B010
+        setattr(network, "built_as", {key: plain(value) for key, value in blueprint.items()})  # noqa: B010
     return network
 
 
@@ -141,14 +142,16 @@ def _built(value: Any) -> Any:
     return [_built(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as a plain one: a network as its blueprint, a tuple as a list."""
+def plain(value: Any) -> Any:
+    """Return a value as plain ones: a network as its blueprint, a tuple as a list, a path as text."""
     if isinstance(value, nn.Module):
         return blueprint_of(value)
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return value

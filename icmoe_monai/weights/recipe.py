@@ -25,6 +25,7 @@ from icmoe_monai.networks.blueprint import (
     completed,
     described,
     differences,
+    plain,
 )
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -294,15 +295,6 @@ def _check_count(segments: Sequence[Any] | None, out_channels: int) -> None:
             f"With out_channels {out_channels}, segments or labels must be {wanted}, one for each foreground class, in "
             f"the order of their numbers, got {segments!r}."
         )
-
-
-def plain(value: Any) -> Any:
-    """Return a value of a config as plain values: mappings, lists, numbers, texts, None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _default() -> dict[str, Any]:
