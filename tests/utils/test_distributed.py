@@ -72,7 +72,7 @@ def build_loss(out_channels: int) -> ICMoELoss:
     contrast = SemanticContrastiveLoss(  # all anchors, so that nothing is drawn at random
         num_classes=max(out_channels, 2), embedding_channels=8, num_anchors=10_000, confident=0.6, agreement=0.3
     )
-    return ICMoELoss(out_channels=out_channels, contrast=contrast).train()
+    return ICMoELoss(out_channels=out_channels, mutual_weight=1.0, contrast=contrast).train()
 
 
 def take_steps(out_channels: int, images: slice, drawn: list) -> dict[str, torch.Tensor]:
