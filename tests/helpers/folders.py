@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from icmoe_monai.data.demo import make_demo_set
+
 HEIGHT, WIDTH = 20, 24
 
 
@@ -29,4 +31,14 @@ def put_plain(folder: Path, num_cases: int = 10, splits: object = None) -> Path:
         put_mask(folder / "masks" / f"case_{i}.png")
     if splits is not None:
         (folder / "splits.json").write_text(json.dumps(splits))
+    return folder
+
+
+def put_demo(folder: Path, *, train: int, val: int, test: int) -> Path:
+    """Make a demo set of 18 phantoms, of which the splits hold few, and which no longer counts as the demo set."""
+    make_demo_set(str(folder), num_images=18, seed=1)
+    names = sorted(name for split in json.loads((folder / "splits.json").read_text()).values() for name in split)
+    ends = {"train": (0, train), "val": (train, train + val), "test": (train + val, train + val + test)}
+    (folder / "splits.json").write_text(json.dumps({split: names[a:b] for split, (a, b) in ends.items()}))
+    (folder / "demo_set.json").unlink()
     return folder

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from folders import put_demo
 from monai.bundle import ConfigWorkflow
 
-from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -62,13 +62,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "set"
-    make_demo_set(str(folder), num_images=18, seed=1)
-    splits = json.loads((folder / "splits.json").read_text())
-    names = sorted(splits["train"] + splits["val"] + splits["test"])
-    (folder / "splits.json").write_text(json.dumps({"train": names[:2], "val": names[2:4], "test": names[4:5]}))
-    (folder / "demo_set.json").unlink()
-    return folder
+    return put_demo(tmp_path_factory.mktemp("data") / "set", train=2, val=2, test=1)
 
 
 @pytest.mark.parametrize("network", [UNET, FLEXIBLE], ids=["unet", "basic_unet"])

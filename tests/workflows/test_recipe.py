@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from folders import put_demo
 from monai.bundle import ConfigWorkflow
 from recipes import OTHERS, TRAINED
 
 from icmoe_monai.__main__ import main
-from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.sam import build_sam_encoder
 from icmoe_monai.weights.checkpoint import read_recipe
@@ -58,14 +58,7 @@ def sentence_of(flow: ConfigWorkflow) -> str:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "set"
-    make_demo_set(str(folder), num_images=18, seed=1)
-    splits = json.loads((folder / "splits.json").read_text())
-    names = sorted(splits["train"] + splits["val"] + splits["test"])
-    cut = {"train": names[:4], "val": names[4:8], "test": names[8:10]}
-    (folder / "splits.json").write_text(json.dumps(cut))
-    (folder / "demo_set.json").unlink()
-    return folder
+    return put_demo(tmp_path_factory.mktemp("data") / "set", train=4, val=4, test=2)
 
 
 SHORT = {"max_epochs": 1, "min_steps": 1, "batch_size": 2}
