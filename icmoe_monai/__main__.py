@@ -11,7 +11,7 @@ from icmoe_monai.commands.predict import predict
 from icmoe_monai.commands.words import read_words
 from icmoe_monai.commands.workflow import find_bundle, names_of_packs
 from icmoe_monai.data.prepare import main as prepare
-from icmoe_monai.errors import find_input_error
+from icmoe_monai.errors import exit_status_of, find_input_error, take_sigterm
 
 _STOPPED = {
     "predict": "the cases done so far are kept, and the same command goes on with the others",
@@ -26,18 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words of the command line; by default those of this process.
 
     Returns:
-        The exit status: 0 if all is done, 1 if not, 3 if some cases failed and the others are done, or 130 if the user
-        stopped it.
+        The exit status: 0 if all is done, 1 if not, 3 if some cases failed and the others are done, 130 if the user
+        stopped it, or 143 if the system did (SIGTERM).
     """
+    take_sigterm()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["prepare"]:
         prepare(words[1:])
         return 0
     try:
         _run(words)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         sys.stderr.write(f"\nstopped: {_STOPPED.get(words[0], 'the same command begins anew')}\n")
-        return 130
+        return exit_status_of(stop)
     except Exception as error:
         cause = find_input_error(error)
         if cause is None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import pytest
 
-from icmoe_monai.errors import FailedCasesError, InputError, _one_sentence, show_input_errors
+from icmoe_monai.errors import (
+    FailedCasesError,
+    InputError,
+    Terminated,
+    _one_sentence,
+    show_input_errors,
+    take_sigterm,
+)
 
 
 def wrapped(cause: InputError) -> RuntimeError:
@@ -41,3 +50,27 @@ def test_other_processes_than_monais_keep_their_hook(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     show_input_errors()
     assert sys.excepthook is sys.__excepthook__
+
+
+@pytest.mark.parametrize(("stopped", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_what_is_stopped_ends_without_a_traceback_whatever_came_before(stopped, status, capsys):
+    error = stopped()
+    error.__context__ = InputError("a file that was missing, and then found")
+    with pytest.raises(SystemExit) as raised:
+        _one_sentence(stopped, error, None)
+    assert raised.value.code == status
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN, lambda *_: None], ids=["none", "ignored", "own"])
+def test_sigterm_ends_a_process_as_ctrl_c_does_unless_somebody_else_handles_it(handler):
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        take_sigterm()
+        if handler == signal.SIG_DFL:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            assert signal.getsignal(signal.SIGTERM) == handler
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from icmoe_monai.data.layouts import Found, find_layout
 from icmoe_monai.data.releases import OFFICIAL, by_part, find_difference, find_release
 from icmoe_monai.data.splits import Case, cut_missing_splits, lock
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, exit_status_of
 from icmoe_monai.imageio.masks import read_objects
 from icmoe_monai.imageio.read import read_image, read_label
 from icmoe_monai.utils.files import write_json
@@ -177,8 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except InputError as error:
         parser.exit(1, f"error: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "Stopped; nothing was written.\n")
+    except KeyboardInterrupt as stop:
+        parser.exit(exit_status_of(stop), "Stopped; nothing was written.\n")
 
 
 def _read_groups(found: Found, groups_file: str | None) -> tuple[dict[str, str], dict[str, str] | None]:

@@ -10,7 +10,7 @@ import pytest
 from icmoe_monai import __main__ as command_line
 from icmoe_monai.__main__ import main
 from icmoe_monai.commands.words import read_words
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, Terminated
 from icmoe_monai.version import __version__
 
 PACKS = ("breast", "skin")
@@ -87,12 +87,13 @@ def test_the_program_reads_its_own_words(monkeypatch, capsys):
     assert capsys.readouterr().err == "\nerror: There is no file nowhere.pt.\n"
 
 
-def test_stopping_says_how_to_go_on(monkeypatch, capsys):
+@pytest.mark.parametrize(("stopped", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_stopping_says_how_to_go_on(stopped, status, monkeypatch, capsys):
     def stop(*_):
-        raise KeyboardInterrupt
+        raise stopped
 
     monkeypatch.setattr(command_line, "run_on_data", stop)
-    assert main(["train", "D", "O"]) == 130
+    assert main(["train", "D", "O"]) == status
     assert capsys.readouterr().err.startswith("\nstopped: add --checkpoint OUT/last.pt")
 
 
