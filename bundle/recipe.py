@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
-from icmoe_monai.data.splits import describe_set
+from icmoe_monai.data.splits import describe_training
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.files import digest_of, write_atomically
 from icmoe_monai.weights.checkpoint import (
@@ -81,7 +81,8 @@ def add_recipe(
 def _training_set(splits: Path | None) -> dict | None:
     if splits is None:
         return None
-    return describe_set([{"name": name} for name in json.loads(splits.read_text())["train"]])
+    names = json.loads(splits.read_text())
+    return describe_training({split: [{"name": name} for name in listed] for split, listed in names.items()})
 
 
 def _retie(digests: dict[str, str], files: Sequence[Path]) -> None:

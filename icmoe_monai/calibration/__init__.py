@@ -6,7 +6,7 @@ May import transforms, weights and below.
 from __future__ import annotations
 
 from icmoe_monai.calibration.file import ApplyCalibrationd, calibration_path, find_calibration
-from icmoe_monai.calibration.fit import FitCalibration
+from icmoe_monai.calibration.fit import FitCalibration, check_images
 from icmoe_monai.calibration.reliability import ReliabilityMetrics
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "FitCalibration",
     "ReliabilityMetrics",
     "calibration_path",
+    "check_images",
     "find_calibration",
 ]

@@ -126,9 +126,15 @@ def check_alpha(alpha: float, *, num_images: int | None = None) -> None:
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
         raise InputError(f"alpha must be a number between 0 and 1, got {alpha!r}.")
     if num_images is not None and 1 / (num_images + 1) > alpha + 1e-12:
+        needed = ceil(1 / alpha - 1e-9) - 1
+        # the next larger hundredth; with 1 and more images it is below 1
+        enough = (
+            f"--alpha {ceil(100 / (num_images + 1) - 1e-9) / 100:g} for these" if num_images else "masks that show one"
+        )
         raise InputError(
-            f"alpha {alpha:g} needs at least {ceil(1 / alpha - 1e-9) - 1} validation images with foreground, and there "
-            f"are {num_images}: give more images, or a larger --alpha."
+            f"alpha {alpha:g} needs at least {needed} validation images with foreground, and there are {num_images}: "
+            f"list {needed} or more under val in a splits.json (without one, a tenth of the set is taken), or give "
+            f"{enough}."
         )
 
 

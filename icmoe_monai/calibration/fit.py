@@ -29,6 +29,7 @@ from icmoe_monai.calibration.no_lesion import fit_no_lesion
 from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.read import read_label
 from icmoe_monai.transforms.vote_features import dice_overlap
 from icmoe_monai.utils.distributed import check_one_process
 from icmoe_monai.utils.engines import CaseHandler, split_items, versions
@@ -38,6 +39,29 @@ from icmoe_monai.weights.frozen import describe_model
 
 _FEWEST_CASES = 10  # needed to fit the prediction of the Dice score
 _MOST_PIXELS = 2**18  # sampled from all images together
+
+
+def check_images(
+    cases: Mapping[str, Sequence[Mapping[str, Any]]], *, split: str, alpha: float, out_channels: int = 1
+) -> None:
+    """Check that there are enough images for a calibration, before the network has seen any.
+
+    Args:
+        cases: The images by split, as `data.find_cases` lists them.
+        split: Name of the split that is gone through; only "val" is accepted.
+        alpha: The largest false-negative rate that is accepted on average.
+        out_channels: K.
+
+    Raises:
+        InputError: If it is another split, or there are too few images with a lesion for alpha; the sentence says what
+            would do.
+    """
+    _check_split(split)
+    masks = (
+        read_label(case["label"], out_channels=out_channels, instances=case.get("label_kind") == "instances")
+        for case in cases[split]
+    )
+    check_alpha(alpha, num_images=sum(bool(mask.any()) for mask in masks))
 
 
 class FitCalibration(CaseHandler):
@@ -84,11 +108,7 @@ class FitCalibration(CaseHandler):
         out_channels: int = 1,
         seed: int = 0,
     ) -> None:
-        if split != "val":
-            raise InputError(
-                f"A calibration is fitted on the validation images (split val), got split {split!r}: the test images "
-                "must stay unseen, and the training images are known by heart."
-            )
+        _check_split(split)
         check_alpha(alpha)
         if isinstance(review_share, bool) or not isinstance(review_share, (int, float)) or not 0 <= review_share <= 1:
             raise InputError(f"review_share must be a share between 0 and 1, got {review_share!r}.")
@@ -199,6 +219,14 @@ class FitCalibration(CaseHandler):
             "mean_dice": float(np.mean(self._dice)),
         }
         return score, told, float(np.quantile(left_out, self.review_share))
+
+
+def _check_split(split: str) -> None:
+    if split != "val":
+        raise InputError(
+            f"A calibration is fitted on the validation images (split val), got split {split!r}: the test images must "
+            "stay unseen, and the training images are known by heart."
+        )
 
 
 def mean_dice(voted: Tensor, label: Tensor, out_channels: int) -> float:

@@ -6,9 +6,9 @@ May import imageio and utils.
 from __future__ import annotations
 
 from icmoe_monai.data.cases import find_cases
-from icmoe_monai.data.splits import describe_set
+from icmoe_monai.data.splits import describe_training
 
 __all__ = [
-    "describe_set",
+    "describe_training",
     "find_cases",
 ]

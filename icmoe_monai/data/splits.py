@@ -71,18 +71,28 @@ def checksum(names: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
 
 
-def describe_set(cases: Iterable[Case]) -> dict[str, Any]:
-    """Return how many images a list of cases holds, and the `checksum` of their names, which it does not tell.
+def describe_training(splits: Mapping[str, Iterable[Case]], *, split_seed: int | None = None) -> dict[str, Any]:
+    """Return what identifies the training images of a set, and the whole set, without telling the names.
 
     Args:
-        cases: The cases, each with its `name`; one that is listed several times counts once.
+        splits: Cases by split, each with its `name`; one that is listed several times counts once.
+        split_seed: Seed by which splits were cut.
+
+    Returns:
+        The number of training images, as `num_images`; the `checksum` of their names, as `sha256`, and of all images'
+        names, as `set_sha256`; and the seed.
 
     Example:
-        >>> describe_set([{"name": "b"}, {"name": "a"}, {"name": "a"}])["num_images"]
+        >>> describe_training({"train": [{"name": "b"}, {"name": "a"}, {"name": "a"}]})["num_images"]
         2
     """
-    names = {str(case["name"]) for case in cases}
-    return {"num_images": len(names), "sha256": checksum(names)}
+    names = {split: {str(case["name"]) for case in cases} for split, cases in splits.items()}
+    return {
+        "num_images": len(names["train"]),
+        "sha256": checksum(names["train"]),
+        "set_sha256": checksum(set().union(*names.values())),
+        "split_seed": split_seed,
+    }
 
 
 def lock(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:

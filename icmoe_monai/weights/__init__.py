@@ -11,7 +11,7 @@ from icmoe_monai.weights.frozen import describe_model
 from icmoe_monai.weights.handlers import CheckpointLoader, LoadFrozen, UntouchedTrunk
 from icmoe_monai.weights.pyramid import load_pyramid_weights, save_pyramid_weights
 from icmoe_monai.weights.recipe import Recipe, find_recipe, make_recipe
-from icmoe_monai.weights.recipe_checks import check_recipe
+from icmoe_monai.weights.recipe_checks import check_recipe, check_split
 from icmoe_monai.weights.sam import load_sam_weights, save_sam_weights, trunk_fingerprint
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Recipe",
     "UntouchedTrunk",
     "check_recipe",
+    "check_split",
     "describe_model",
     "find_file",
     "find_recipe",

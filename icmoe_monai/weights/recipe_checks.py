@@ -53,6 +53,33 @@ def check_recipe(
             )
 
 
+def check_split(trained: Recipe, *, found: Mapping[str, Any], split: str) -> None:
+    """Check that none of the images that a run looks at were trained on, if it goes through the training's own set.
+
+    Args:
+        trained: The checkpoint's recipe.
+        found: What identifies the run's set and its training images, as `data.describe_training` returns it.
+        split: The images that the run goes through.
+
+    Raises:
+        InputError: If the set is the same, and its training images are others.
+    """
+    known = trained.content.get("training_set") or {}
+    is_own = known.get("set_sha256") is not None and known["set_sha256"] == found["set_sha256"]
+    if is_own and split != "train" and known["sha256"] != found["sha256"]:
+        raise InputError(
+            f"{trained.path.name} was trained on other images of this set than its training images here, so that some "
+            f"of its {split} images were trained on: {_splits_differ(known, found)}, or --recipe none."
+        )
+
+
+def _splits_differ(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    seeds = known.get("split_seed"), found.get("split_seed")
+    if None not in seeds and seeds[0] != seeds[1]:
+        return f"give the training's --split_seed {seeds[0]} (here it is {seeds[1]})"
+    return "give the training's splits.json"
+
+
 def check_resumed(content: Mapping[str, Any], recipe: Mapping[str, Any], path: str | Path) -> None:
     """Check that a training that goes on has the recipe that it began with.
 
@@ -62,8 +89,17 @@ def check_resumed(content: Mapping[str, Any], recipe: Mapping[str, Any], path: s
         path: The checkpoint.
 
     Raises:
-        InputError: If a setting or the network differs; the sentence names both values.
+        InputError: If a setting, the network or the training images differ; the sentence names both values.
     """
+    known, found = ((one.get("training_set") or {}) for one in (content, recipe))
+    if None not in (known.get("set_sha256"), found.get("set_sha256")) and known["sha256"] != found["sha256"]:
+        what = (
+            _splits_differ(known, found) if known["set_sha256"] == found["set_sha256"] else "resume with the same set"
+        )
+        raise InputError(
+            f"{path} is of a training on other images ({known['num_images']}, and here {found['num_images']}): {what}, "
+            "or start a new training from its best.pt."
+        )
     noted = content["settings"]
     differing = differences(noted, {name: recipe["settings"][name] for name in noted if name in recipe["settings"]})
     networks = differences(completed(content.get("network", recipe["network"])), completed(recipe["network"]))

@@ -1,5 +1,7 @@
 """Risk control: curves against their definition, the threshold, the guarantee over many draws, and what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,16 @@ def test_too_few_images_are_refused_and_told_how_many_are_needed(n, alpha, neede
     with pytest.raises(InputError, match=sentence):
         control_risk([np.zeros(len(LEVELS))] * n, alpha=alpha)
     assert control_risk([np.zeros(len(LEVELS))] * needed, alpha=alpha).threshold == 0.5
+
+
+@pytest.mark.parametrize("num_images", [1, 6, 8])
+def test_too_few_images_are_told_the_alpha_that_would_do(num_images):
+    with pytest.raises(InputError, match=r"list \d+ or more under val in a splits\.json") as raised:
+        check_alpha(0.01, num_images=num_images)
+    enough = float(re.search(r"--alpha (\S+)", str(raised.value))[1])
+    check_alpha(enough, num_images=num_images)
+    with pytest.raises(InputError):
+        check_alpha(enough - 0.011, num_images=num_images)
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, "0.1", None, True, float("nan")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.sam import build_sam_encoder
-from icmoe_monai.training.handlers import LastCheckpoint
+from icmoe_monai.training.checkpoints import LastCheckpoint
 from icmoe_monai.weights.checkpoint import load_weights, read_recipe, save_weights
 from icmoe_monai.weights.handlers import CheckpointLoader
 from icmoe_monai.weights.official import OFFICIAL_WEIGHTS
 from icmoe_monai.weights.pyramid import load_pyramid_weights, save_pyramid_weights
 from icmoe_monai.weights.recipe import SETTINGS, Recipe, find_recipe, make_recipe
-from icmoe_monai.weights.recipe_checks import check_recipe
+from icmoe_monai.weights.recipe_checks import check_recipe, check_resumed, check_split
 from icmoe_monai.weights.sam import save_sam_weights, trunk_fingerprint
 from icmoe_monai.weights.tensor_files import save_checkpoint
 
@@ -178,6 +179,43 @@ def test_a_whole_file_refuses_another_pyramid_of_its_own_size(size, tmp_path):
     check_recipe(trained, settings=TRAINED, pyramid=str(tmp_path / "renamed.safetensors"))
     with refused(r"model.pt was trained with pyramid trained \(fingerprint .*other.safetensors .*leave"):
         check_recipe(trained, settings=TRAINED, pyramid=str(tmp_path / "other.safetensors"))
+
+
+SET = {"num_images": 7, "sha256": "a", "set_sha256": "s", "split_seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (SET, None),
+        (SET | {"sha256": "b", "set_sha256": "t", "split_seed": 1}, None),  # of another hospital, say
+        (SET | {"sha256": "b", "split_seed": 1}, r"some of its val images.*training's --split_seed 0 \(here it is 1\)"),
+        (SET | {"sha256": "b"}, r"some of its val images were trained on: give the training's splits\.json"),
+    ],
+    ids=["same", "another set", "another seed", "other lists"],
+)
+def test_images_that_were_trained_on_are_not_taken_for_unseen_ones(found, sentence):
+    trained = Recipe(recipe_of(small(), training_set=SET), path="best.pt")
+    with refused(sentence) if sentence else nullcontext():
+        check_split(trained, found=found, split="val")
+    check_split(trained, found=found, split="train")
+    check_split(Recipe(), found=found, split="val")
+    check_split(Recipe(recipe_of(small(), training_set={"num_images": 7, "sha256": "a"})), found=found, split="val")
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (SET, None),
+        (SET | {"num_images": 8, "sha256": "b", "set_sha256": "t"}, r"other images \(7, and here 8\): resume with the"),
+        (SET | {"sha256": "b", "split_seed": 1}, r"other images.*give the training's --split_seed 0"),
+    ],
+    ids=["same", "another set", "another seed"],
+)
+def test_a_training_goes_on_with_its_own_images_only(found, sentence):
+    begun = recipe_of(small(), training_set=SET)
+    with refused(sentence) if sentence else nullcontext():
+        check_resumed(begun, begun | {"training_set": found}, "last.pt")
 
 
 def trained_with(network: nn.Module) -> Recipe:
