@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
 from tqdm import tqdm
 
 from icmoe_monai.data.demo import NO_IMAGES, is_demo, make_demo_set
 from icmoe_monai.data.layouts import find_layout
 from icmoe_monai.data.splits import Case, cut_missing_splits
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.read import read_label, read_size
+from icmoe_monai.imageio.read import read_image, read_label, read_size
 from icmoe_monai.utils.distributed import by_first
 
 MIN_SIDE = 16  # pixels, of an image's height and width: one patch of the encoder
@@ -57,7 +58,8 @@ def find_cases(
 
     Raises:
         InputError: The folder or its files cannot be used; the message names the first problem, and the others are
-            counted and logged.
+            counted and logged. Or nothing could be learnt from it: all training images are black, or all their masks
+            empty.
 
     Example:
         >>> import tempfile
@@ -81,9 +83,13 @@ def find_cases(
     splits = cut_missing_splits(found.splits, seed=seed)
     if not problems:
         problems += _find_split_problems(dataset_dir, splits, needed)
+    classes: dict[str, set[int]] = {}
     if check:
-        problems += _find_file_problems(splits, out_channels=out_channels)
+        more, classes = _look_into_files(splits, out_channels=out_channels)
+        problems += more
     _raise_problems(problems)
+    if check:
+        _check_content(splits, classes, needed, out_channels=out_channels)
     counts = ", ".join(f"{len(cases)} {split}" for split, cases in splits.items())
     logger.info("%s (%s layout): %s.", dataset_dir, found.layout, counts)
     return splits
@@ -103,31 +109,69 @@ def _find_split_problems(dataset_dir: str, splits: dict[str, list[Case]], needed
     return problems
 
 
-def _find_file_problems(splits: dict[str, list[Case]], *, out_channels: int) -> list[str]:
+def _look_into_files(splits: dict[str, list[Case]], *, out_channels: int) -> tuple[list[str], dict[str, set[int]]]:
+    """Read every file, and return the problems and the classes in the masks of each split."""
+    owners = [split for split, cases in splits.items() for _ in cases]
     cases = [case for split in splits.values() for case in split]
-    find = partial(_find_case_problem, out_channels=out_channels)
+    problems: list[str] = []
+    classes: dict[str, set[int]] = {split: set() for split in splits}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found: Iterable[str | None] = pool.map(find, cases)
+        found = pool.map(partial(_look_into_case, out_channels=out_channels), cases)
         few = 2 * len(cases) <= _NUM_FILES_WITHOUT_BAR
         # None: no bar but on a terminal
-        return [problem for problem in tqdm(found, "Checking images", len(cases), disable=few or None) if problem]
+        bar = tqdm(found, "Checking images", len(cases), disable=few or None)
+        for split, (problem, classes_of_case) in zip(owners, bar, strict=True):
+            classes[split] |= classes_of_case
+            if problem:
+                problems.append(problem)
+    return problems, classes
 
 
-def _find_case_problem(case: Case, *, out_channels: int) -> str | None:
+def _look_into_case(case: Case, *, out_channels: int) -> tuple[str | None, set[int]]:
     try:
         height, width = read_size(case["image"], whole=True)
         if min(height, width) < MIN_SIDE:
-            return f"{case['image']} is {width}x{height}, and the least is {MIN_SIDE}x{MIN_SIDE}: remove it."
+            return f"{case['image']} is {width}x{height}, and the least is {MIN_SIDE}x{MIN_SIDE}: remove it.", set()
         if "label" not in case:
-            return None
+            return None, set()
         label = read_label(case["label"], out_channels=out_channels, instances=case.get("label_kind") == "instances")
     except InputError as error:
-        return str(error)
+        return str(error), set()
     if label.shape == (height, width):
-        return None
+        return None, set(np.flatnonzero(np.bincount(label.astype(np.int64).ravel())).tolist())
+    return _size_problem(case, label, height, width), set()
+
+
+def _size_problem(case: Case, label: np.ndarray, height: int, width: int) -> str:
     mask = case["label"] if isinstance(case["label"], str) else case["label"][0]
     size = f"{label.shape[1]}x{label.shape[0]}"
     return f"{mask} is {size} and {case['image']} is {width}x{height}: image and mask must have one size."
+
+
+def _check_content(
+    splits: dict[str, list[Case]], classes: dict[str, set[int]], needed: Sequence[str], *, out_channels: int
+) -> None:
+    """Refuse a training set that shows nothing, and warn of classes that a split lacks."""
+    if "train" in needed:
+        if classes["train"] <= {0}:
+            raise InputError(
+                f"All {len(splits['train'])} masks of the training images are empty (0 everywhere), so nothing can "
+                "be learnt: correct the masks."
+            )
+        if not any(read_image(case["image"]).any() for case in splits["train"]):  # seldom more than one is read
+            raise InputError(
+                f"All {len(splits['train'])} training images are black (0 everywhere, or values that are not finite): "
+                "correct the images."
+            )
+    for split in needed:
+        absent = [k for k in range(max(out_channels, 2)) if k not in classes[split]]
+        if absent:
+            named = ", ".join(f"{k} (the {'foreground' if k else 'background'})" if out_channels == 1 else str(k)
+                              for k in absent)  # fmt: skip
+            logging.getLogger(__name__).warning(
+                "No mask of the %s images has class %s: %s.", split, named,
+                "it cannot be learnt" if split == "train" else "what is measured there says nothing of it",
+            )  # fmt: skip
 
 
 def _raise_problems(problems: list[str]) -> None:

@@ -98,7 +98,8 @@ class PictureFile(ImageFile):
             The values, (H, W), 0 where transparent; and whether they were stored without loss (JPEG does not).
 
         Raises:
-            InputError: The page cannot be decoded or does not exist, or its colour channels differ.
+            InputError: The page cannot be decoded or does not exist, its colour channels differ, or it has no colour
+                but black and yet is transparent in parts.
         """
         with self._asked():
             picture = self._decode(frame)
@@ -109,7 +110,12 @@ class PictureFile(ImageFile):
         if values.ndim == 2:
             return values, True
         if bands[-1] in ("A", "a"):
-            values = np.where(values[..., -1:] == 0, 0, values[..., :-1])
+            alpha, values = values[..., -1:], np.where(values[..., -1:] == 0, 0, values[..., :-1])
+            if not values.any() and (alpha != alpha.flat[0]).any():
+                raise InputError(
+                    f"{self.path} is drawn in transparency alone, and black where it is seen: save it in one channel, "
+                    "0 for the background."
+                )
         if (values[..., :1] != values).any():
             raise InputError(
                 f"{self.path} is in colour, and a mask is not: save it in one channel, 0 for the background."

@@ -12,7 +12,7 @@ from folders import HEIGHT, WIDTH, put_image, put_mask, put_plain
 from PIL import Image
 
 from icmoe_monai.data.cases import MIN_SIDE, find_cases
-from icmoe_monai.data.splits import cut_missing_splits, take_evenly
+from icmoe_monai.data.splits import cut_missing_splits, describe_training, take_evenly
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.sam import PATCH_SIZE
 from icmoe_monai.transforms.load import LoadImage2Dd
@@ -299,3 +299,65 @@ def test_a_split_does_not_change_where_others_stay() -> None:
 
 def test_the_smallest_image_is_one_patch_of_the_encoder():
     assert MIN_SIDE == PATCH_SIZE
+
+
+def put_values(folder: Path, values: dict[str, int]) -> Path:
+    """Make a plain set whose masks hold a value, and a splits.json by the first letters: t training, v validation."""
+    splits = {"train": [name for name in values if name[0] == "t"], "val": [name for name in values if name[0] == "v"]}
+    put_plain(folder, 0, {**splits, "test": []})
+    for name, value in values.items():
+        put_image(folder / "images" / f"{name}.png")
+        put_mask(folder / "masks" / f"{name}.png", value=value)
+    return folder
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_a_training_set_of_empty_masks_is_refused(out_channels: int, tmp_path: Path) -> None:
+    folder = put_values(tmp_path, {"t1": 0, "t2": 0, "v1": 1})
+    with pytest.raises(InputError, match="All 2 masks of the training images are empty"):
+        find_cases(str(folder), out_channels=out_channels)
+    find_cases(str(folder), out_channels=out_channels, needed=["val"])  # nothing is trained
+
+
+@pytest.mark.parametrize(
+    ("values", "out_channels", "told"),
+    [
+        ({"t1": 1, "v1": 1}, 1, []),
+        ({"t1": 1, "v1": 0}, 1, ["No mask of the val images has class 1 (the foreground)"]),
+        ({"t1": 1, "t2": 2, "v1": 1}, 3, ["No mask of the val images has class 2"]),
+        ({"t1": 1, "v1": 1, "v2": 2}, 3, ["No mask of the train images has class 2: it cannot be learnt"]),
+    ],
+    ids=["all there", "no foreground", "not validated", "not trained"],
+)
+def test_a_class_that_a_split_lacks_is_told(
+    values: dict, out_channels: int, told: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    find_cases(str(put_values(tmp_path, values)), out_channels=out_channels)
+    lines = [line for line in caplog.messages if line.startswith("No mask")]
+    assert len(lines) == len(told)
+    assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0], ids=str)
+def test_a_training_set_of_images_that_show_nothing_is_refused(value: float, tmp_path: Path) -> None:
+    folder = put_values(tmp_path, {"t1": 1, "t2": 1, "v1": 1})
+    for name in ("t1", "t2"):
+        (folder / "images" / f"{name}.png").unlink()
+        Image.fromarray(np.full((HEIGHT, WIDTH), value, dtype=np.float32)).save(folder / "images" / f"{name}.tif")
+    with pytest.raises(InputError, match="All 2 training images are black"):
+        find_cases(str(folder))
+    (folder / "images" / "t2.tif").unlink()
+    put_image(folder / "images" / "t2.png")
+    assert len(find_cases(str(folder))["train"]) == 2  # one of them shows something
+
+
+def test_another_split_of_a_set_is_known_without_the_names() -> None:
+    cases = [{"name": f"case_{i}"} for i in range(20)]
+    first, second = (
+        describe_training(cut_missing_splits({"train": cases}, seed=seed), split_seed=seed) for seed in (0, 1)
+    )
+    assert first["set_sha256"] == second["set_sha256"]
+    assert first["sha256"] != second["sha256"]
+    assert (first["num_images"], second["split_seed"]) == (14, 1)
+    assert "case" not in str(first)
+    assert describe_training({"train": cases[:19]})["set_sha256"] != first["set_sha256"]

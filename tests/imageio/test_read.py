@@ -374,3 +374,18 @@ def test_loader_that_keeps_going_puts_black_in_the_place_of_what_cannot_be_read(
     assert (tuple(case["image"].shape), float(case["image"].max())) == ((3, 16, 16), 0.0)
     assert load({"image": good, "failure": "known before"})["failure"] == "known before"
     assert list_data_collate([load({"image": bad, "name": "b"})])["picture"].shape == (1, 16, 16, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_mask_that_is_drawn_in_transparency_alone_is_refused(mode, tmp_path):
+    alpha = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    picture = Image.new(mode, (WIDTH, HEIGHT))
+    for opaque in (0, 255):  # an empty mask, transparent or not
+        picture.putalpha(opaque)
+        picture.save(tmp_path / "a.png")
+        assert not read_label(str(tmp_path / "a.png")).any()
+    alpha[3:8] = 255
+    picture.putalpha(Image.fromarray(alpha))
+    picture.save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png is drawn in transparency alone.*save it in one channel"):
+        read_label(str(tmp_path / "a.png"))
