@@ -66,8 +66,9 @@ def make_run(study: Study, run: Run, place: Place, learning_rate: float | None, 
     commit = place.commit or _commit()
     if not (folder / "trained.json").is_file():
         if not (is_half and _is_trained(folder, study, run)):
-            resume = ["--checkpoint", str(folder / "last.pt")] if is_half and _can_go_on(folder) else []
-            _do([*commands["training"], *resume], folder / "train.log", environment, execute)
+            goes_on = is_half and _can_go_on(folder)
+            begin = ["--checkpoint", str(folder / "last.pt")] if goes_on else ["--overwrite", "True"]
+            _do([*commands["training"], *begin], folder / "train.log", environment, execute)
         write_json(folder / "trained.json", {"commit": commit})
     if "evaluating" in commands:
         _do(commands["evaluating"], folder / "evaluate.log", environment, execute)

@@ -6,17 +6,15 @@ May import data, weights, inferers and below.
 from __future__ import annotations
 
 from icmoe_monai.training.batch_norm import share_batch_norms
+from icmoe_monai.training.checkpoints import BestCheckpoint, LastCheckpoint
 from icmoe_monai.training.feature_cache import CacheFeatures, FrozenFeatures, PrepareFeatures, training_set
 from icmoe_monai.training.federated import TrainedWeights
-from icmoe_monai.training.handlers import (
-    BestCheckpoint,
-    EarlyStop,
-    GradientClipping,
-    LastCheckpoint,
-    MetricsCsv,
-)
+from icmoe_monai.training.folder import begin_training
+from icmoe_monai.training.handlers import GradientClipping, MetricsCsv
 from icmoe_monai.training.pretraining import export_trunk, find_sets
 from icmoe_monai.training.progress import EpochLog, Progress, evaluation_command
+from icmoe_monai.training.steps import SeedSteps, training_loader
+from icmoe_monai.training.stopping import EarlyStop, Patience, run_training
 
 __all__ = [
     "BestCheckpoint",
@@ -27,12 +25,17 @@ __all__ = [
     "GradientClipping",
     "LastCheckpoint",
     "MetricsCsv",
+    "Patience",
     "PrepareFeatures",
     "Progress",
+    "SeedSteps",
     "TrainedWeights",
+    "begin_training",
     "evaluation_command",
     "export_trunk",
     "find_sets",
+    "run_training",
     "share_batch_norms",
+    "training_loader",
     "training_set",
 ]

@@ -17,7 +17,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines.utils import IterationEvents
 
-from icmoe_monai.training.handlers import BestCheckpoint, loss_of
+from icmoe_monai.training.checkpoints import BestCheckpoint
+from icmoe_monai.training.handlers import loss_of
 
 _SECONDS_BETWEEN_LINES = 30.0
 _logger = logging.getLogger(__name__)

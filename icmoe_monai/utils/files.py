@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
@@ -22,6 +23,7 @@ import numpy as np
 from icmoe_monai.errors import InputError
 
 _CHUNK = 1 << 20
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}(\.\w+)?")
 _OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _REMEDIES = {
     errno.ENOSPC: "Free some space there",
@@ -54,6 +56,17 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files of `write_atomically` from a folder, which a process that was killed has left.
+
+    Args:
+        folder: The folder, in which no other process writes; it may be missing.
+    """
+    for path in Path(folder).glob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def refusal(path: Path, error: OSError) -> InputError:

@@ -14,7 +14,7 @@ from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.baselines import Baseline, Ensemble, PyramidUNet
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.training.handlers import LastCheckpoint
+from icmoe_monai.training.checkpoints import LastCheckpoint
 from icmoe_monai.weights.checkpoint import load_weights, save_weights
 from icmoe_monai.weights.frozen import fingerprints, has_frozen_trunk
 from icmoe_monai.weights.handlers import CheckpointLoader, LoadFrozen, TrunkChangedError, UntouchedTrunk

@@ -13,7 +13,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from icmoe_monai.training import progress
-from icmoe_monai.training.handlers import BestCheckpoint
+from icmoe_monai.training.checkpoints import BestCheckpoint
 from icmoe_monai.training.progress import EpochLog, Progress, duration, evaluation_command
 
 

@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import ExponentialLR, SequentialLR
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.training.handlers import LastCheckpoint
+from icmoe_monai.training.checkpoints import LastCheckpoint
 from icmoe_monai.weights.checkpoint import check_state, load_weights, read_weights, save_weights, trained_state
 from icmoe_monai.weights.handlers import CheckpointLoader, _progress
 from icmoe_monai.weights.sam import trunk_fingerprint

@@ -8,7 +8,7 @@ from torch import nn
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.training.handlers import LastCheckpoint
+from icmoe_monai.training.checkpoints import LastCheckpoint
 from icmoe_monai.weights.frozen import describe_trunk, frozen_parts, has_frozen_trunk
 from icmoe_monai.weights.handlers import LoadFrozen, TrunkChangedError, UntouchedTrunk
 from icmoe_monai.weights.pyramid import save_pyramid_weights

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 SMALL = {"image_size": 64, "num_workers": 0, "device": "cpu"}
-PLAIN = {  # nothing at random: no augmentation, no shuffling, and all anchors
+PLAIN = {  # nothing that a process draws by itself: all anchors; and no augmentation
     "train#preprocessing": {
         "_target_": "Compose",
         "transforms": [
@@ -67,11 +67,10 @@ def trained(dataset, tmp_path_factory):
     """Output folders of one process with batches of four, and of two, by torchrun, with batches of two."""
     folder = tmp_path_factory.mktemp("trained")
     arguments = {"dataset_dir": str(dataset), **SMALL, "min_steps": 1, "max_epochs": 3}
-    for name, further in (("1", {"train#dataloader#shuffle": False}), ("2", {"train#sampler#shuffle": False})):
-        (folder / f"plain_{name}.json").write_text(json.dumps(PLAIN | further))
-    files = configs("train", str(folder / "plain_1.json"))
+    (folder / "plain.json").write_text(json.dumps(PLAIN))
+    files = configs("train", str(folder / "plain.json"))
     assert run_workflow(files, "training", 1, **arguments, output_dir=str(folder / "1"), batch_size=4) == [0]
-    files = ["training", "--config_file", str(configs("train", "multi_gpu_train", str(folder / "plain_2.json")))]
+    files = ["training", "--config_file", str(configs("train", "multi_gpu_train", str(folder / "plain.json")))]
     arguments |= {"output_dir": folder / "2", "batch_size": 2}
     done = torchrun(*files, *as_words(arguments), folder=folder)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -89,7 +88,7 @@ def test_two_processes_train_as_one_does_with_the_doubled_batch(trained):
     curves = [losses_of(trained / name / "tensorboard") for name in "12"]
     assert len(curves[0]) == 9
     np.testing.assert_allclose(*curves, rtol=0, atol=1e-4)
-    assert curves[0][6] < curves[0][0] - 0.05  # the same images in every epoch
+    assert np.mean(curves[0][6:]) < np.mean(curves[0][:3]) - 0.05  # the same images in every epoch
 
 
 def test_weights_statistics_and_prototypes_are_those_of_one_process(trained):
@@ -111,7 +110,7 @@ def test_files_are_written_once(trained):
 
 def test_two_processes_resume_and_stop_early_together(trained, dataset, tmp_path):
     """From one process's last.pt; a learning rate near 0, so that the validation does not improve."""
-    files = configs("train", "multi_gpu_train", str(trained / "plain_2.json"))
+    files = configs("train", "multi_gpu_train", str(trained / "plain.json"))
     codes = run_workflow(
         files, "training", 2, **SMALL, dataset_dir=str(dataset), output_dir=str(tmp_path / "o"), min_steps=1,
         max_epochs=9, batch_size=2, checkpoint=str(trained / "1" / "last.pt"), learning_rate=1e-12, patience=2,

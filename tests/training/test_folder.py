@@ -1,0 +1,77 @@
+"""Where a training may begin: not over the weights of an earlier one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.training.folder import begin_training
+from icmoe_monai.weights.tensor_files import save_checkpoint
+
+WEIGHTS = {"weight": torch.ones(1)}
+STATE = {"model": WEIGHTS, "trainer": {"iteration": 3}}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder that a training has left."""
+    save_checkpoint(WEIGHTS, tmp_path / "best.pt")
+    save_checkpoint(STATE, tmp_path / "last.pt")
+    (tmp_path / "metrics.csv").write_text("epoch\n1\n")
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events.out.tfevents.1").write_bytes(b"curve")
+    (tmp_path / "notes.txt").write_text("mine")
+    return tmp_path
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_new_folder_is_fine(tmp_path):
+    begin_training(output_dir=str(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("start", [None, "best.pt", "elsewhere.pt"])
+def test_an_earlier_training_is_kept_and_how_to_go_on_is_told(folder, start, tmp_path_factory):
+    checkpoint = None if start is None else folder / start
+    if start == "elsewhere.pt":
+        checkpoint = tmp_path_factory.mktemp("other") / "last.pt"
+        save_checkpoint(STATE, checkpoint)
+    before = files_of(folder)
+    with pytest.raises(InputError, match=r"best\.pt, last\.pt.*--checkpoint .*last\.pt.*--overwrite True"):
+        begin_training(output_dir=str(folder), checkpoint=checkpoint and str(checkpoint))
+    assert files_of(folder) == before
+
+
+def test_one_without_a_state_cannot_be_gone_on_with(folder):
+    (folder / "last.pt").unlink()
+    with pytest.raises(InputError, match=r"holds an earlier training \(best\.pt\): give another output_dir"):
+        begin_training(output_dir=str(folder))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_state_of_the_folder_goes_on(folder, overwrite, monkeypatch):
+    before = files_of(folder)
+    begin_training(output_dir=str(folder), checkpoint=str(folder / "last.pt"), overwrite=overwrite)
+    monkeypatch.chdir(folder)
+    begin_training(output_dir=".", checkpoint="last.pt", overwrite=overwrite)
+    assert files_of(folder) == before
+
+
+@pytest.mark.parametrize("start", [None, "best.pt"])
+def test_what_is_replaced_is_removed_first_but_for_what_the_new_one_starts_from(folder, start):
+    begin_training(output_dir=str(folder), checkpoint=start and str(folder / start), overwrite=True)
+    assert files_of(folder) == {"notes.txt"} | ({start} if start else set())
+
+
+def test_what_a_killed_training_left_half_written_is_removed(tmp_path):
+    kept = [".hidden.pt", ".0123456789ab.d", "0123456789ab.pt", ".0123456789abc.pt"]
+    (tmp_path / ".0123456789ab.d").mkdir()
+    for name in [".0123456789ab.pt", ".ba9876543210.csv", *kept[:1], *kept[2:]]:
+        (tmp_path / name).write_bytes(b"half")
+    begin_training(output_dir=str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
