@@ -1,5 +1,9 @@
 """How a command ends before its work is done: by an error that a user can mend, by Ctrl-C, or by SIGTERM.
 
+An error is told in one sentence of our own words. A library's exception may repeat what it found in a file, and a file may
+name a patient: `in_our_words` and `kind_of` are the only way from such an exception into a sentence. Its kind is told, its
+text is not.
+
 MONAI's config parser wraps every exception of a component twice ("Failed to instantiate ...", "Failed to evaluate ...")
 and the command line prints the whole chain, the cause first and the wrapping last. `InputError` marks the causes that a
 user can mend; in a `python -m monai.bundle` process `show_input_errors` makes the command line print just that cause.
@@ -10,12 +14,16 @@ SIGTERM, with which Kubernetes, Slurm and `kill` end a process, is made to end i
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
+import os
 import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
@@ -68,6 +76,54 @@ def _terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
 
+def kind_of(error: BaseException) -> str:
+    """Return what kind of exception a library raised: the system's own words, the place in a JSON file, or the class.
+
+    Args:
+        error: The exception, whose text may repeat what a file holds and is not told.
+
+    Example:
+        >>> kind_of(FileNotFoundError(2, "no Anna Miller")), kind_of(ValueError("PatientName: Anna Miller"))
+        ('No such file or directory', 'ValueError')
+    """
+    if isinstance(error, OSError) and isinstance(error.errno, int):
+        return os.strerror(error.errno)
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}"
+    return type(error).__name__
+
+
+@contextmanager
+def in_our_words(fault: str, remedy: str, raised: type[InputError] = InputError) -> Iterator[None]:
+    """Turn what a library raises in a `with` block into an `InputError`: fault, kind of exception, remedy.
+
+    An `InputError` and a lack of memory are passed on as they are.
+
+    Args:
+        fault: The file and what is wrong with it, such as "a.tif is damaged".
+        remedy: What to do, such as "copy it again".
+        raised: Class of the error.
+
+    Raises:
+        InputError: In place of the exception, which is not even the error's cause, since tracebacks tell causes.
+
+    Example:
+        >>> with in_our_words("a.tif is damaged", "copy it again"):
+        ...     {}["Anna Miller"]
+        Traceback (most recent call last):
+        icmoe_monai.errors.InputError: a.tif is damaged (KeyError): copy it again.
+    """
+    kind = ""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes make libraries raise nearly anything
+        kind = kind_of(error)
+    if kind:
+        raise raised(f"{fault} ({kind}): {remedy}.") from None
+
+
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Return the `InputError` that caused an exception, or None.
 
@@ -88,7 +144,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     while error is not None and id(error) not in seen:
         if isinstance(error, InputError):
             return error
-        told = re.findall(r"^icmoe_monai\.errors\.InputError: (.*)$", str(error), flags=re.MULTILINE)
+        told = re.findall(r"^icmoe_monai\.[\w.]+Error: (.*)$", str(error), flags=re.MULTILINE)
         if told:  # of an exception in a data loader's process only the text arrives
             return InputError(told[0])
         seen.add(id(error))

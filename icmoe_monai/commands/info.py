@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 from icmoe_monai.calibration.file import FORMAT
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.weights.checkpoint import MODEL, TRAINER, TRUNK, read_recipe, read_weights
 from icmoe_monai.weights.sam import state_fingerprint
 from icmoe_monai.weights.tensor_files import read_metadata
@@ -102,8 +102,8 @@ def _text_facts(path: Path) -> dict[str, Any]:
         content = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         raise InputError(
-            f"{path} cannot be read as {path.suffix[1:].upper()}: {str(error).splitlines()[0]}."
-        ) from error
+            f"{path} cannot be read as {path.suffix[1:].upper()} ({kind_of(error)}): correct it."
+        ) from None
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} is no config, no calibration and no metadata: those are tables of names and values.")
     if content.get("format") == FORMAT:

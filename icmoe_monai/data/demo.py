@@ -19,7 +19,7 @@ from PIL import Image
 
 from icmoe_monai.data.phantoms import Drawing, draw_dermoscopy, draw_glands, draw_ultrasound
 from icmoe_monai.data.splits import take_evenly
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, kind_of
 
 DEMO = "demo"  # the dataset_dir that stands for the demo set
 NO_IMAGES = (
@@ -97,7 +97,9 @@ def make_demo_set(folder: str, *, num_images: int = 72, seed: int = 0) -> None:
             _write(made, content)
             _put_in_place(made, target, content)
     except OSError as error:
-        raise InputError(f"The demo set cannot be written to {folder} ({error}): set another folder.") from error
+        raise InputError(
+            f"The demo set cannot be written to {folder} ({kind_of(error)}): set another folder."
+        ) from error
 
 
 def _names(num_images: int) -> list[str]:

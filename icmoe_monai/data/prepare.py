@@ -30,7 +30,7 @@ from tqdm import tqdm
 from icmoe_monai.data.layouts import Found, find_layout
 from icmoe_monai.data.releases import OFFICIAL, by_part, find_difference, find_release
 from icmoe_monai.data.splits import Case, cut_missing_splits, lock
-from icmoe_monai.errors import InputError, exit_status_of
+from icmoe_monai.errors import InputError, exit_status_of, kind_of
 from icmoe_monai.imageio.masks import read_objects
 from icmoe_monai.imageio.read import read_image, read_label
 from icmoe_monai.utils.files import write_json
@@ -106,7 +106,9 @@ def prepare(
                 target.rmdir()
             made.rename(target)
     except OSError as error:
-        raise InputError(f"{out_dir} cannot be written ({error}): free some space or name another folder.") from error
+        raise InputError(
+            f"{out_dir} cannot be written ({kind_of(error)}): free some space or name another folder."
+        ) from error
     counts = ", ".join(f"{len(listed)} {split}" for split, listed in names.items())
     logging.getLogger(__name__).info("%s holds %s: %s.", out_dir, protocol, counts)
     return content
@@ -125,7 +127,9 @@ def check(folder: str) -> None:
         content = json.loads(Path(folder, "protocol.json").read_text(encoding="utf-8"))
         protocol, is_partial = content["protocol"], content["partial"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder} has no protocol.json that prepare wrote ({error!r}): prepare the set.") from error
+        raise InputError(
+            f"{folder} has no protocol.json that prepare wrote ({kind_of(error)}): prepare the set."
+        ) from None
     found = find_layout(folder)
     problems = found.problems
     if not problems and not is_partial:
@@ -192,7 +196,7 @@ def _read_groups(found: Found, groups_file: str | None) -> tuple[dict[str, str],
         data = path.read_bytes()
         groups = json.loads(data) if groups_file else _patients(data.decode("utf-8-sig"))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"The groups in {path} cannot be read ({error!r}): correct the file.") from error
+        raise InputError(f"The groups in {path} cannot be read ({kind_of(error)}): correct the file.") from None
     names = {case["name"] for case in cases}
     if not isinstance(groups, dict) or not names & groups.keys():
         raise InputError(f"{path} must be an object of names and groups, such as {{{min(names)!r}: 'patient 1'}}.")

@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from icmoe_monai.errors import kind_of
+
 Case = dict[str, Any]
 
 SPLITS = ("train", "val", "test", "unlabelled")
@@ -35,7 +37,7 @@ def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> di
         with open(listing, encoding="utf-8") as file:
             content = json.load(file)
     except (ValueError, OSError) as error:
-        problems.append(f"{listing} is not JSON ({error}): correct it, or remove it for a split by seed.")
+        problems.append(f"{listing} is not JSON ({kind_of(error)}): correct it, or remove it for a split by seed.")
         return stems
     if not isinstance(content, dict) or not all(
         isinstance(listed, list) and all(isinstance(stem, str) for stem in listed) for listed in content.values()
@@ -122,8 +124,8 @@ def find_lock_problems(folder: str, splits: Mapping[str, Sequence[str]]) -> list
             locked = dict(json.load(file)["splits"])
     except (ValueError, OSError, TypeError, KeyError) as error:
         return [
-            f"{path} is not what prepare wrote ({error!r}): prepare the set again, or remove it to use lists of "
-            "your own."
+            f"{path} is not what prepare wrote ({kind_of(error)}): prepare the set again, or remove it to use "
+            "lists of your own."
         ]
     found = lock(splits)
     changed = [split for split in SPLITS if locked.get(split) != found.get(split)]

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.imageio.greys import apply_window
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
 
@@ -214,12 +214,12 @@ def _told(path: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path} has too many pixels for one picture ({error}): cut it into tiles.") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is no PNG, JPEG, TIFF, BMP or WebP image: convert it to one or remove it.") from error
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        raise InputError(f"{path} cannot be decoded ({error}): copy it again or remove it.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(f"{path} has too many pixels for one picture: cut it into tiles.") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is no PNG, JPEG, TIFF, BMP or WebP image: convert it to one or remove it.") from None
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything, with the file's texts in it
+        raise InputError(f"{path} cannot be decoded ({kind_of(error)}): copy it again or remove it.") from None
 
 
 def _check_kind(path: str, picture: Image.Image) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, in_our_words
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 _COARSEST_UM = 10.0  # a coarser resolution tag is meant for printing, or is a default of 72 dots per inch
@@ -33,11 +33,9 @@ class UnreadableImageError(InputError):
 def unreadable(path: str, fault: str) -> Iterator[None]:
     """Turn exceptions of a `with` block that reads a file into an `UnreadableImageError` with a clear sentence.
 
-    Damaged bytes make libraries raise any kind of exception. `InputError` and `MemoryError` are passed on as they are.
-
     Args:
         path: The file.
-        fault: What is wrong with the file; the sentence is "<path> <fault> (<exception>): copy it again."
+        fault: What is wrong with the file; the sentence is "<path> <fault> (<kind of exception>): copy it again."
 
     Raises:
         UnreadableImageError: In place of the exception.
@@ -46,14 +44,10 @@ def unreadable(path: str, fault: str) -> Iterator[None]:
         >>> with unreadable("a.tif", "is damaged"):
         ...     {}["tag"]
         Traceback (most recent call last):
-        icmoe_monai.slides.tiff.UnreadableImageError: a.tif is damaged (KeyError: 'tag'): copy it again.
+        icmoe_monai.slides.tiff.UnreadableImageError: a.tif is damaged (KeyError): copy it again.
     """
-    try:
+    with in_our_words(f"{path} {fault}", "copy it again", UnreadableImageError):
         yield
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:
-        raise UnreadableImageError(f"{path} {fault} ({type(error).__name__}: {error}): copy it again.") from error
 
 
 class TiffImage:
@@ -166,7 +160,7 @@ class TiffImage:
             raise UnreadableImageError(
                 f"{self._path} is compressed by {_name(page.compression)}, whose decoder is not installed: pip install "
                 "imagecodecs, or save the image with deflate compression."
-            ) from error
+            ) from None
         if tile is None:
             return np.zeros((*shape[1:3], 3), dtype=np.uint8)
         return _as_rgb(np.asarray(tile).reshape(tile.shape[-3:])[: shape[1], : shape[2]], page)

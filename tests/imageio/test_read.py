@@ -303,7 +303,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, kind: str, message: str) -> N
 def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", upright_pattern())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 4)
-    with pytest.raises(InputError, match=r"a.png has too many pixels for one picture \(.*\): cut it into tiles"):
+    with pytest.raises(InputError, match=r"a.png has too many pixels for one picture: cut it into tiles"):
         read_image(path)
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.image_file import BoundedFile, max_pixels, open_file
@@ -106,7 +105,7 @@ def read_layout(path: str, file: BoundedFile | None = None) -> Layout:
     shape = _stack_shape(path, [int(length) for length in header["dim"][: int(header["dim"][0]) + 1]][1:])
     try:
         dtype, scale = header.get_data_dtype(), header.get_slope_inter()
-    except (HeaderDataError, KeyError):
+    except Exception:
         raise InputError(f"{path} stores its voxels in an unknown way: save it again, for example as int16.") from None
     if dtype.kind not in "iufV" or (dtype.kind == "V" and not dtype.names):
         raise InputError(f"{path} stores no real numbers and no colours: save it as int16, float32 or RGB24.")
@@ -164,7 +163,7 @@ def _checked_header(path: str, header: Nifti1Header, magic: bytes) -> Nifti1Head
     try:
         header.check_fix(logger=_MUTE, error_level=logging.ERROR)
         header.get_best_affine()
-    except (HeaderDataError, ValueError, OverflowError):
+    except Exception:  # nibabel raises a dozen types, with values of the header in their texts
         raise InputError(f"{path} has a damaged header: copy it again or remove it.") from None
     return header
 
