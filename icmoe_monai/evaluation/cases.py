@@ -28,14 +28,12 @@ Letters: E experts; K output channels; H W label.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -57,7 +55,7 @@ from icmoe_monai.evaluation.votes import vote_statistics
 from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
 from icmoe_monai.utils.engines import CaseHandler, split_items, versions
-from icmoe_monai.utils.files import without_folders, write_atomically, write_json
+from icmoe_monai.utils.files import without_folders, write_csv, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rounded
 
 RATES = ("dsc", "iou", "precision", "recall", "specificity")
@@ -218,8 +216,7 @@ class CaseMetrics(CaseHandler):
             "votes": {name: rounded(np.mean([votes[name] for votes in self._votes])) for name in self._votes[0]},
             "settings": self.settings,
         }
-        table = self._csv().encode("utf-8", errors="backslashreplace")
-        write_atomically(self.output_dir / "cases.csv", lambda temporary: temporary.write_bytes(table))
+        write_csv(self.output_dir / "cases.csv", list(self._rows()))
         write_json(self.output_dir / "summary.json", summary)
         if self._seconds:
             write_json(self.output_dir / "timing.json", {"inference_seconds": round(median(self._seconds), 5)})
@@ -262,18 +259,16 @@ class CaseMetrics(CaseHandler):
         ends = bootstrap_interval(statistic, *columns, num_samples=self.num_bootstrap, seed=self.seed)
         return None if ends is None else [rounded(end) for end in ends]
 
-    def _csv(self) -> str:
+    def _rows(self) -> Iterator[dict[str, Any]]:
         is_multiclass = self.out_channels > 1
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "method", *(["class"] if is_multiclass else []), *MaskScores._fields])
         for index, name in enumerate(_without_common_folder(self._names)):
             for method in self.methods:
                 scores = self._scores[method][index]
                 rows = {str(k): score for k, score in enumerate(scores, 1)} | {"mean": _mean_over_classes(scores)}
                 for k, score in rows.items() if is_multiclass else [("", scores[0])]:
-                    writer.writerow([name, method, *([k] if is_multiclass else []), *map(_cell, score)])
-        return file.getvalue()
+                    of_class = {"class": k} if is_multiclass else {}
+                    values = zip(MaskScores._fields, map(_cell, score), strict=True)
+                    yield {"case": name, "method": method, **of_class, **dict(values)}
 
 
 def mask_scores(predicted_mask: Tensor, label_mask: Tensor) -> MaskScores:

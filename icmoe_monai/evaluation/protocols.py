@@ -20,11 +20,9 @@ Letters: E experts; H W image.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -42,7 +40,7 @@ from icmoe_monai.imageio.masks import read_objects
 from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
 from icmoe_monai.utils.engines import CaseHandler, split_items
-from icmoe_monai.utils.files import write_atomically, write_json
+from icmoe_monai.utils.files import write_csv, write_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rounded
 
 JACCARD_THRESHOLD = 0.65
@@ -151,8 +149,7 @@ class ProtocolMetrics(CaseHandler):
             "methods": methods,
             "settings": settings,
         }
-        table = self._csv().encode("utf-8", errors="backslashreplace")
-        write_atomically(self.output_dir / "protocol.csv", lambda temporary: temporary.write_bytes(table))
+        write_csv(self.output_dir / "protocol.csv", list(self._lines()))
         write_json(self.output_dir / "protocol.json", content)
         for group, scores in methods["voted"].items():
             told = ", ".join(f"{name} {next(iter(score.values()))}" for name, score in scores.items())
@@ -214,14 +211,11 @@ class ProtocolMetrics(CaseHandler):
         )
         return None if ends is None else [rounded(end) for end in ends]
 
-    def _csv(self) -> str:
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "method", *self._rows["voted"][0]])
+    def _lines(self) -> Iterator[dict[str, Any]]:
         for i, name in enumerate(self._names):
             for method in self.methods:
-                writer.writerow([name, method, *(f"{value:.10g}" for value in self._rows[method][i].values())])
-        return file.getvalue()
+                scores = {key: f"{value:.10g}" for key, value in self._rows[method][i].items()}
+                yield {"case": name, "method": method, **scores}
 
 
 def _mask(label_map: Any) -> Tensor:

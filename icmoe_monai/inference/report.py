@@ -184,7 +184,5 @@ def _row(case: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
             missing = "uncalibrated" if key == "area_mm2" and case["status"] == "done" else None
             row |= {key + end: part for end, part in zip(ends, value or [missing] * len(ends), strict=True)}
         else:
-            # a spreadsheet would take a text that begins so for a formula
-            is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
-            row[key] = f"'{value}" if is_formula else value
+            row[key] = value
     return row

@@ -6,7 +6,6 @@ import base64
 import io
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from icmoe_monai.inference.report_figures import draw_figures, is_number
+from icmoe_monai.utils.files import inside
 from icmoe_monai.visualize.overlay import class_colour, thumbnail
 from icmoe_monai.visualize.page import page_template
 
@@ -82,7 +82,7 @@ def render_report(
             "failed": case.get("status", "done") != "done",
             "error": _text(case.get("error") or ""),
             "picture": picture,
-            "links": _links(case),
+            "links": _links(case, folder),
             "cells": [value(case) for _, _, value in columns],
         }
         for case, picture in zip(cases, pictures, strict=True)
@@ -256,21 +256,6 @@ def _percent(share: float) -> str:
     return "<0.01" if 0 < share < 1e-4 else f"{100 * share:.2f}"
 
 
-def _inside(folder: Path, relative: Any) -> Path | None:
-    """Return the file at a relative path, or None if it is not there or leads out of the folder."""
-    if not relative or not _is_safe(str(relative)):
-        return None
-    try:
-        path, root = (folder / str(relative)).resolve(), folder.resolve()
-        return path if path.is_relative_to(root) and path.is_file() else None
-    except (OSError, ValueError, RuntimeError):  # a loop of links, a name with a NUL or too long
-        return None
-
-
-def _is_safe(relative: str) -> bool:
-    return ".." not in re.split(r"[/\\]", relative) and re.match(r"[/\\]|[A-Za-z]:", relative) is None
-
-
 def _pictures(
     cases: Sequence[Mapping[str, Any]], folder: Path, most: int, num_labels: int, thumbnails: Mapping[str, bytes]
 ) -> list[tuple[str, int, int] | None]:
@@ -278,8 +263,9 @@ def _pictures(
     pictures: list[tuple[str, int, int] | None] = []
     num_made = 0
     for case in cases:
-        path = _inside(folder, case.get("overlay")) if num_made < most else None
-        jpeg = None if path is None else thumbnails.get(case["overlay"]) or _thumbnail(path, case, num_labels)
+        path = inside(folder, case.get("overlay")) if num_made < most else None
+        is_there = path is not None and os.path.isfile(path)
+        jpeg = thumbnails.get(case["overlay"]) or _thumbnail(path, case, num_labels) if path and is_there else None
         num_made += jpeg is not None
         pictures.append(None if jpeg is None else _picture(jpeg))
     return pictures
@@ -311,7 +297,7 @@ def _picture(jpeg: bytes) -> tuple[str, int, int]:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"), *size
 
 
-def _links(case: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _links(case: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     is_dicom = str(case.get("volume")).endswith(".dcm")
     titles = {
         "overlay": "overlay",
@@ -323,4 +309,4 @@ def _links(case: Mapping[str, Any]) -> list[tuple[str, str]]:
     titles["volume"] = "DICOM Segmentation" if is_dicom else "NIfTI volume"
     paths = [(title, str(case[key])) for key, title in titles.items() if case.get(key)]
     # After "./" and with ":" quoted no name is taken for a scheme such as "javascript:".
-    return [(title, "./" + quote(os.fsencode(path))) for title, path in paths if _is_safe(path)]
+    return [(title, "./" + quote(os.fsencode(path))) for title, path in paths if inside(folder, path)]

@@ -25,6 +25,10 @@ from icmoe_monai.errors import InputError
 _CHUNK = 1 << 20
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}(\.\w+)?")
 _OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+# A spreadsheet takes a text that begins so for a formula, whatever white space stands before it.
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _REMEDIES = {
     errno.ENOSPC: "Free some space there",
     errno.EDQUOT: "Free some of your quota there",
@@ -106,6 +110,30 @@ def check_file(path: str) -> None:
         raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
 
 
+def inside(folder: str | Path, name: Any) -> Path | None:
+    """Return the path that a file names in a folder, or None if it leads out, by "..", a root or a link.
+
+    A journal, a report or a list may be damaged or made by a stranger: every path that was read from a file passes here
+    before it is opened, linked or removed.
+
+    Args:
+        folder: The folder.
+        name: Path in it, as text.
+
+    Example:
+        >>> inside("out", "masks/a.png").as_posix(), inside("out", "../a.png"), inside("out", "/etc/passwd")
+        ('out/masks/a.png', None, None)
+    """
+    kinds = [kind(name) for kind in (PurePosixPath, PureWindowsPath)] if isinstance(name, str) else []
+    if not kinds or not kinds[0].parts or any(path.anchor or ".." in path.parts for path in kinds):
+        return None
+    path = Path(folder, name)
+    try:
+        return path if path.resolve().is_relative_to(Path(folder).resolve()) else None
+    except (OSError, ValueError, RuntimeError):  # a loop of links, a name with a NUL or too long
+        return None
+
+
 def digest_of(path: str | Path, algorithm: str = "sha256") -> str:
     """Return a file's digest, hexadecimal.
 
@@ -148,6 +176,9 @@ def dump_json(content: Any, *, indent: int | None = None) -> bytes:
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a CSV file atomically, with the rows' keys as columns in the order of their first appearance.
 
+    A name of a file may be meant for a spreadsheet: a text that it would take for a formula gets an apostrophe before
+    it. A row with control characters, such as a line end, is quoted.
+
     Args:
         path: Path of the file.
         rows: The rows; a missing key and None give an empty cell.
@@ -155,23 +186,46 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         InputError: If the file cannot be written.
     """
-    text = io.StringIO()
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    data = text.getvalue().encode("utf-8", errors="backslashreplace")
+    data = _csv([columns, *([row.get(name) for name in columns] for row in rows)])
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Read the rows of a file that `write_csv` wrote, every value as text.
+    """Read the rows of a file that `write_csv` wrote, every value as text, as it was before it was written.
 
     Args:
         path: The file.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        columns, *rows = [row for row in csv.reader(file) if row] or [[]]
+    names = [_unescaped(name) for name in columns]
+    return [dict(zip(names, map(_unescaped, row), strict=False)) for row in rows]
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # by itself csv quotes no carriage return
+    for row in rows:
+        cells = [_escaped(cell) for cell in row]
+        has_control = any(isinstance(cell, str) and _CONTROL.search(cell) for cell in cells)
+        (quoted if has_control else plain).writerow(cells)
+    return text.getvalue().encode("utf-8", errors="backslashreplace")
+
+
+def _escaped(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and _is_risky(cell) else cell
+
+
+def _unescaped(text: str) -> str:
+    return text[1:] if text.startswith("'") and _is_risky(text[1:]) else text
+
+
+def _is_risky(text: str) -> bool:
+    """Tell whether a text is a formula, or would be read back as an escaped one."""
+    bare = text.lstrip("'")
+    return _FORMULA.match(bare) is not None and not _NUMBER.fullmatch(bare)
 
 
 def without_folders(content: Any) -> Any:

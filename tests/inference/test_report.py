@@ -102,15 +102,16 @@ def test_json_is_renewed_alone_and_the_whole_is_three_files(tmp_path: Path) -> N
     assert "a/b.dcm" in (tmp_path / "report.html").read_text()
 
 
-def test_a_row_has_a_column_per_class_and_no_formula(tmp_path: Path) -> None:
+def test_a_row_has_a_column_per_class(tmp_path: Path) -> None:
     report = report_in(tmp_path)
-    cases = [report.record(ITEM), report.record({"name": "=c.png", "failure": "+ is empty."})]
+    cases = [report.record(ITEM), report.record({"name": "=c.png", "failure": "=c.png is empty."})]
     report.write(report.content(cases))
     done, failed = read_csv(tmp_path / "report.csv")
     assert (done["foreground_pixels_cyst"], done["foreground_pixels_tumour"]) == ("3", "0")
     assert (done["area_mm2_cyst"], done["row_spacing_mm"], done["column_spacing_mm"]) == ("uncalibrated", "0.5", "0.25")
     assert (done["confidence"], done["review"]) == ("0.9", "True")
-    assert (failed["name"], failed["error"], failed["area_mm2_cyst"]) == ("'=c.png", "'+ is empty.", "")
+    assert (failed["name"], failed["error"], failed["area_mm2_cyst"]) == ("=c.png", "=c.png is empty.", "")
+    assert "\n=c.png" not in (tmp_path / "report.csv").read_text()
 
 
 def test_thumbnails_that_are_there_are_taken_into_the_page(tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import csv
 import errno
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.utils.files import write_atomically, write_json
+from icmoe_monai.utils.files import read_csv, write_atomically, write_csv, write_json
 
 
 def files_in(folder: Path) -> list[str]:
@@ -69,3 +71,55 @@ def test_json_holds_no_nan_and_any_name(tmp_path: Path) -> None:
         "p": "a/b",
         "ü": "a\udcfc.png",
     }
+
+
+HOSTILE = {
+    "equals": "=cmd|' /C calc'!A0.png",
+    "at": "@SUM(1+1).png",
+    "plus": "+1+cmd.png",
+    "minus": "-2+3.png",
+    "wide": "\uff1d1+1.png",
+    "spaces": "  =1+1.png",
+    "tab": "\ta.png",
+    "tabs and a formula": "\t\t=1+1.png",
+    "carriage return": "a\r=1+1.png",
+    "only a return": "\ra.png",
+    "line end": "a\n=1+1.png",
+    "windows line end": "a\r\n@SUM(1).png",
+    "apostrophe": "'=1+1.png",
+    "two apostrophes": "''@a.png",
+    "escape": "a\x1b[31mb.png",
+    "quote": 'a","=1+1.png',
+    "separator": "a\u2028=1+1.png",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_no_text_is_a_formula_or_a_row_of_its_own(text: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", [{"name": text, "n": 1}, {"name": "b", "n": 2, text: 3}])
+    data = (tmp_path / "a.csv").read_bytes()
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert [len(row) for row in rows] == [3, 3, 3]
+    assert not [cell for row in rows for cell in row if cell.lstrip().startswith(("=", "+", "-", "@", "\uff1d"))]
+    assert not [cell for row in rows for cell in row if cell[:1] in ("\t", "\r", "\n")]
+    # whoever splits lines before looking for quotes finds these open
+    unquoted = re.sub(rb'"(?:[^"]|"")*"', b"", data)
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f]", unquoted)
+    assert unquoted.count(b"\n") == 3
+    assert read_csv(tmp_path / "a.csv") == [{"name": text, "n": "1", text: ""}, {"name": "b", "n": "2", text: "3"}]
+
+
+@pytest.mark.parametrize("text", ["-0.5", "+3", "1e-05", "-1.5E+3", "a.png", "a-b", "'quoted'", "", "a=b", "ü"])
+def test_numbers_and_plain_texts_are_written_as_they_are(text: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", [{"value": text, "other": "x"}])
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == f"value,other\n{text},x\n"
+    assert read_csv(tmp_path / "a.csv") == [{"value": text, "other": "x"}]
+
+
+def test_there_is_one_writer_of_csv_files() -> None:
+    root = Path(__file__).parents[2]
+    code = [path for folder in ("icmoe_monai", "benchmarks", "bundle") for path in (root / folder).rglob("*.py")]
+    assert len(code) > 100
+    writers = [path.name for path in code if re.search(r"csv\.(Dict)?[wW]riter|to_csv|savetxt", path.read_text())]
+    assert writers == ["files.py"]
