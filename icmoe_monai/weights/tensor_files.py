@@ -1,6 +1,8 @@
 """Safe reading and writing of tensor files, in torch's format and as safetensors.
 
-Only tensors and plain containers are ever read, never code. A file that is written is complete or absent.
+Only tensors and plain containers are ever read, never code, and never more than the file holds: torch's archives store
+their parts as they are, so a compressed part, or a tensor that is larger than the file, is no checkpoint's but a
+bomb's. A file that is written is complete or absent.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.utils.files import write_atomically
 
 _ZIP = b"PK\x03\x04"
+_PROGRAM = "/constants.pkl"  # only TorchScript has it
+_IS_PROGRAM = ("it is a TorchScript program, which is never run", "use the weights that it was made from")
+_SAVE_AGAIN = "save the weights again by torch.save, or fetch them from where they were made"
 
 
 def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
@@ -37,7 +42,8 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
         The content of the file, a dict.
 
     Raises:
-        InputError: If there is no such file, or it is no checkpoint, or it holds code instead of tensors.
+        InputError: If there is no such file, or it is no checkpoint, holds code instead of tensors, or would become
+            larger in memory than it is.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,10 +52,16 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
     try:
         with path.open("rb") as file:
             head = file.read(1024)
+        if head.startswith(_ZIP):
+            _check_archive(path)
         content = _load(path, head, mapped)
+    except InputError:
+        raise
     except Exception as error:  # torch.load raises a dozen types, depending on where the file is broken
         reason, remedy = _explain(path, head, error)
-        raise InputError(f"{path} cannot be read as a checkpoint ({reason}): {remedy}.") from error
+        raise _unreadable(path, reason, remedy) from error
+    if _inflates(content, path.stat().st_size):
+        raise _unreadable(path, "it claims tensors that are larger than itself", _SAVE_AGAIN)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dict of weights.")
     return content
@@ -125,6 +137,41 @@ def _load(path: Path, head: bytes, mapped: bool) -> Any:
         return torch.load(file if is_misnamed else path, map_location="cpu", weights_only=True, mmap=can_map)
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse, before torch unpacks it, an archive that would become larger in memory than it is.
+
+    Raises:
+        InputError: If it holds compressed parts or claims more bytes than it has.
+        zipfile.BadZipFile: If it is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    if any(part.filename.endswith(_PROGRAM) for part in parts):
+        raise _unreadable(path, *_IS_PROGRAM)
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise _unreadable(path, "it holds compressed parts, which torch does not write", _SAVE_AGAIN)
+    if sum(part.file_size for part in parts) > path.stat().st_size:
+        raise _unreadable(path, "its parts claim more bytes than it has", _SAVE_AGAIN)
+
+
+def _inflates(content: Any, num_bytes: int) -> bool:
+    """Tell whether a tensor in nested containers stands for more bytes than a file has, by a stride of 0 say."""
+    seen: set[int] = set()
+    to_do = [content]
+    while to_do:
+        node = to_do.pop()
+        if isinstance(node, Tensor) and node.numel() * node.element_size() > num_bytes:
+            return True
+        if isinstance(node, (Mapping, list, tuple, set)) and id(node) not in seen:
+            seen.add(id(node))  # a dict may hold itself
+            to_do += [*node.keys(), *node.values()] if isinstance(node, Mapping) else [*node]
+    return False
+
+
+def _unreadable(path: Path, reason: str, remedy: str) -> InputError:
+    return InputError(f"{path} cannot be read as a checkpoint ({reason}): {remedy}.")
+
+
 def _is_safetensors(head: bytes) -> bool:
     """Return whether a file begins with the length of a header (at most 100 MB, by the format's rule) and a header."""
     return int.from_bytes(head[:8], "little") <= 100_000_000 and head[8:9] == b"{"
@@ -134,7 +181,7 @@ def _explain(path: Path, head: bytes, error: Exception) -> tuple[str, str]:
     """Return why a file cannot be read, and what to do about it."""
     size = path.stat().st_size
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    code = re.search(r"GLOBAL (\S+)", str(error))
+    code = re.search(r"GLOBAL ([\w.]+)", str(error))
     if isinstance(error, PermissionError):
         return "it may not be read", "change its permissions"
     if size == 0:
@@ -147,10 +194,7 @@ def _explain(path: Path, head: bytes, error: Exception) -> tuple[str, str]:
         return f"it is only the beginning of one, {size} bytes", "the download or copy was cut off; fetch it again"
     if code is not None:
         return f"it holds code, {code[1]}, which is never run", "save its weights alone, as a state_dict"
-    if "TorchScript" in str(error):
-        return "it is a TorchScript program, which is never run", "use the weights that it was made from"
-    reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error)) or re.search(r"(.+)", str(error))
-    return reason[1] if reason else type(error).__name__, "truncated, or not weights"
+    return kind_of(error), "truncated, or not weights"
 
 
 def _is_cut_off(path: Path, head: bytes, error: Exception) -> bool:
