@@ -17,7 +17,7 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, scripts
 from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
@@ -45,6 +45,7 @@ def check_names() -> None:
     flow = next((caller for caller in callers if isinstance(caller, ConfigWorkflow)), None)
     steps = (flow.init_id, flow.run_id, flow.final_id) if flow is not None else ()
     told = [] if parser is None else find_unknown(parser.get(), steps=steps, locator=parser.locator)
+    told += [] if parser is None else [*_find_passed_over(parser.get()), *_find_kept_copy(parser.get())]
     if told:
         raise InputError(" ".join(told))
 
@@ -97,6 +98,30 @@ def _callers() -> Iterator[Any]:
     while frame is not None:
         yield frame.f_locals.get("self")
         frame = frame.f_back
+
+
+def _find_passed_over(config: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for every setting that was given as None, which MONAI's command passes over in silence."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code is not scripts.run.__code__:
+        frame = frame.f_back
+    given = frame.f_locals["override"] if frame.f_code is scripts.run.__code__ else {}
+    return [
+        f"MONAI passes over --{name} None, so that {name} would stay as it is: leave it out, or name a value."
+        for name, value in given.items()
+        if value is None and config.get(name) is not None
+    ]
+
+
+def _find_kept_copy(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence if MONAI's tracking keeps a copy of the settings of an anonymous run, its salt among them."""
+    is_anonymous = str(config.get("anonymous", False)).lower() not in ("false", "none", "")
+    if is_anonymous and config.get("save_execute_config"):
+        yield (
+            "--tracking keeps a copy of all settings, with the path of the images and a salt, and this run is "
+            "anonymous: add --save_execute_config False, and delete the config_*.json that MONAI has just written to "
+            "output_dir."
+        )
 
 
 def _find_gap(config: Mapping[str, Any], name: str, refs: Collection[str]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from icmoe_monai.commands.workflow import (
     pack_file,
 )
 from icmoe_monai.errors import InputError
+from icmoe_monai.inference.anonymity import NamedResults, read_anonymous
 from icmoe_monai.inference.inputs import check_output_dir
 from icmoe_monai.inference.packs import run_packs, shared_parts
 
@@ -38,9 +39,12 @@ def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
     """
     packs = _checked_packs(root, [name.strip() for name in given.experts.split(",")]) if given.experts else []
     output = Path(os.path.abspath(given.output))
-    overrides = {**further, **overrides_of(given)}
+    # an option that is not given is no override, for a --config may set it
+    overrides: dict[str, Any] = {name: True for name in ("overwrite", "anonymous") if getattr(given, name)}
+    overrides |= {**further, **overrides_of(given)}
     overrides |= {"dataset_dir": images_path(given.input), "output_dir": str(output)}
-    overrides |= {"overwrite": given.overwrite, "anonymous": further.get("anonymous") or given.anonymous}
+    if "anonymous" in overrides:
+        overrides["anonymous"] = read_anonymous(overrides["anonymous"])
     configs = [find_config(root, name) for name in given.config]
     if len(packs) > 1:
         _predict_packs(root, packs, configs, overrides)
@@ -58,6 +62,8 @@ def _predict_packs(root: Path, packs: Sequence[str], configs: Sequence[Path], ov
         raise InputError("--config belongs to one set of experts: give one name to --experts, or no --config.")
     output = Path(overrides["output_dir"])
     folders = {name: output / name for name in packs}
+    if overrides.get("anonymous"):
+        NamedResults(output).check()  # of a run of one pack; each pack's own folder is checked by its journal
     for folder in folders.values():
         check_output_dir(Path(overrides["dataset_dir"]), folder)
     flows: dict[str, ConfigWorkflow] = {}

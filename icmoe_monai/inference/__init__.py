@@ -5,6 +5,7 @@ May import data, weights, inferers, transforms, visualize and below.
 
 from __future__ import annotations
 
+from icmoe_monai.inference.anonymity import read_anonymous
 from icmoe_monai.inference.inputs import find_inputs
 from icmoe_monai.inference.journal import Journal
 from icmoe_monai.inference.report import InferenceReport
@@ -20,5 +21,6 @@ __all__ = [
     "VolumeWriter",
     "find_inputs",
     "labels_of",
+    "read_anonymous",
     "run_missing",
 ]

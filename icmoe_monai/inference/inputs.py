@@ -11,12 +11,9 @@ other by their position.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,13 +26,12 @@ from icmoe_monai.imageio.dicom.dicomdir import read_dicomdir
 from icmoe_monai.imageio.image_file import NotAnImageError
 from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
 from icmoe_monai.imageio.read import LARGE_SUFFIXES, SUFFIXES, is_image_kind, open_image, split_suffix
+from icmoe_monai.inference.anonymity import Renamer, read_anonymous
 from icmoe_monai.inference.journal import JOURNAL
 from icmoe_monai.utils.distributed import by_first
-from icmoe_monai.utils.files import write_atomically
 
 _NUM_NAMED = 5
 _MOST_FRAMES = 100_000  # of a file; a header of a few bytes can claim any number
-_SALT_FILE = ".salt"
 _Rename = Callable[[str], str]
 _logger = logging.getLogger(__name__)
 
@@ -84,15 +80,16 @@ def find_inputs(
             images of the demo set, which is made or mended if need be.
         output_dir: Folder of the results, which is not searched.
         demo_dir: Folder of the demo set; by default `<output_dir>/demo`.
-        anonymous: Replace file names by salted hashes (HMAC-SHA256). A string is the salt; True takes one from
-            `<output_dir>/.salt`, which is made, readable by its owner only, and must not leave with the results.
+        anonymous: Replace file names by salted hashes (HMAC-SHA256), as `read_anonymous` reads it. A text is the salt;
+            True takes one from `<output_dir>/.salt`, which must not leave with the results.
         large: Take the kinds of files that `slides.images` reads, each as one case; their headers are not read.
 
     Returns:
         The cases, sorted by name and within a series by position, and the files left out.
 
     Raises:
-        InputError: If there is no such folder or no image in it, or the results would overwrite the input.
+        InputError: If there is no such folder or no image in it, the results would overwrite the input, or `anonymous`
+            is no safe setting.
 
     Example:
         >>> import tempfile
@@ -105,12 +102,11 @@ def find_inputs(
         >>> [case["name"] for case in found.cases], [file["name"] for file in found.left_out]
         (['a b.JPG', 'b.png'], ['notes.txt'])
     """
-    if str(anonymous).lower() in ("true", "false") and not isinstance(anonymous, bool):
-        raise InputError(f"anonymous must be True, False or a secret of your own, got {anonymous!r}.")
+    salt = read_anonymous(anonymous)
     if not dataset_dir:
         raise InputError(NO_IMAGES)
     left_out: list[dict[str, str]] = []
-    rename = _Renamer(anonymous, Path(output_dir)) if anonymous else str
+    rename = Renamer(salt, Path(output_dir)) if salt else str
     if is_demo(dataset_dir):
         files = _demo_files(Path(demo_dir) if demo_dir is not None else Path(output_dir) / "demo")
     else:
@@ -303,29 +299,6 @@ def _refuse_second_of_a_name(cases: list[dict[str, Any]]) -> list[dict[str, Any]
             case["failure"] = f"{first} and {case['name']} would both write the mask {stem}: rename one of them."
         first_with.setdefault(stem, case["name"])
     return cases
-
-
-class _Renamer:
-    """Replace names by salted hashes that keep the suffix of the file's kind."""
-
-    def __init__(self, anonymous: bool | str, output_dir: Path) -> None:
-        self.salt = _own_salt(output_dir) if anonymous is True else str(anonymous)
-
-    def __call__(self, name: str) -> str:
-        code = hmac.new(self.salt.encode(), name.encode("utf-8", "surrogateescape"), hashlib.sha256)
-        return f"case_{code.hexdigest()[:16]}{split_suffix(name)[1].lower()}"
-
-
-def _own_salt(output_dir: Path) -> str:
-    path = output_dir / _SALT_FILE
-    if not path.is_file():
-
-        def write(temporary: Path) -> None:
-            temporary.touch(mode=0o600)
-            temporary.write_text(secrets.token_hex(32), encoding="ascii")
-
-        write_atomically(path, write)
-    return path.read_text(encoding="ascii")
 
 
 def _tell(left_out: Sequence[dict[str, str]]) -> str:

@@ -1,9 +1,10 @@
 """The journal of an inference run: records of finished cases on disk, from which a stopped run resumes.
 
 `<output_dir>/cases.jsonl` begins with the model and the settings that made the results; each further line is a record
-with its kind. A line cut short by a crash is ignored. Of several processes each but the first writes a part of its own,
-`cases.1.jsonl` and so on; the first copies the parts into its journal at the end, or, if the run was stopped, when the
-next run starts.
+with its kind. A line cut short by a crash is ignored; any other line that no run can have written, such as one that
+names a file outside of the folder, makes the journal damaged. Of several processes each but the first writes a part of
+its own, `cases.1.jsonl` and so on; the first copies the parts into its journal at the end, or, if the run was stopped,
+when the next run starts.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.inference.anonymity import NamedResults, read_anonymous
 from icmoe_monai.utils.distributed import by_first, is_first, num_processes, process_index
-from icmoe_monai.utils.files import dump_json, without_folders, write_atomically
+from icmoe_monai.utils.files import dump_json, inside, without_folders, write_atomically
 from icmoe_monai.version import __version__
 from icmoe_monai.weights.frozen import describe_model
 
@@ -26,6 +29,7 @@ JOURNAL, _PART = "cases.jsonl", "cases.{}.jsonl"
 _IS_PART = re.compile(r"cases\.([1-9][0-9]*)\.jsonl")
 _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
 _FILES = ("mask", "overlay", "controlled", "disagreement_map", "votes")
+_LISTS = ("cases", "of")  # of a volume: names of the cases in it, and of all that it could hold
 
 
 class Journal:
@@ -38,6 +42,8 @@ class Journal:
         pyramid: File of the image pyramid's weights, likewise.
         settings: Plain values of the settings that determine the masks; of an absolute path only the last part is kept.
         overwrite: Begin an empty journal, whatever the folder holds.
+        anonymous: Whether the results tell no names. A folder with results that do is refused; with `overwrite` those
+            of the earlier run are removed as the new journal begins.
 
     Example:
         >>> import tempfile
@@ -61,6 +67,7 @@ class Journal:
         pyramid: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        anonymous: bool | str = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.path = self.output_dir / (JOURNAL if is_first() else _PART.format(process_index()))
@@ -69,8 +76,10 @@ class Journal:
         self.pyramid = pyramid
         self.settings = without_folders(dict(settings or {}))
         self.overwrite = overwrite
+        self.anonymous = bool(read_anonymous(anonymous))
         self.model: dict[str, Any] = {}
         self._header: dict[str, Any] | None = None
+        self._named: NamedResults | None = None
         self._records: dict[str, dict[str, dict[str, Any]]] = {CASE: {}, VOLUME: {}, NOTE: {}}
 
     def missing(self, cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -80,7 +89,8 @@ class Journal:
             cases: All cases, each with its `name`, and perhaps `stamp` and `failure`.
 
         Raises:
-            InputError: If the folder holds results of another model or other settings.
+            InputError: If the folder holds results of another model or other settings, or named ones in an anonymous
+                run.
         """
         self.model = {**describe_model(self.checkpoint, self.pretrained, self.pyramid), "icmoe_monai": __version__}
         made_by = json.loads(dump_json({"model": self.model, "settings": self.settings}))
@@ -90,6 +100,8 @@ class Journal:
 
     @by_first
     def _find_missing(self, cases: Sequence[Mapping[str, Any]], made_by: dict[str, Any]) -> list[Mapping[str, Any]]:
+        if self.anonymous:
+            self._find_named()
         found = {} if self.overwrite else self._read()
         if found:
             self._take_over(found)
@@ -110,6 +122,8 @@ class Journal:
             InputError: If the folder cannot be written.
         """
         if self._header is not None:
+            if self._named is not None:  # before the journal that lists them goes
+                self._named.remove()
             header = _line(_MADE_BY, self._header)
             write_atomically(self.path, lambda path: path.write_bytes(header))
             self._header = None
@@ -179,6 +193,19 @@ class Journal:
         matches = [_IS_PART.fullmatch(path.name) for path in self.output_dir.glob(_PART.format("*"))]
         return {int(match[1]): self.output_dir / match[0] for match in matches if match}
 
+    def _find_named(self) -> None:
+        names: set[str] = set()
+        volumes: set[str] = set()
+        for path in (self.path, *self._parts().values()):
+            earlier = Journal(output_dir=self.output_dir)
+            earlier.path = path
+            with suppress(InputError):  # of a damaged journal the files are not known, and stay
+                earlier._read()
+            names |= earlier.records(CASE).keys()
+            volumes |= {str(record["file"]) for record in earlier.records(VOLUME).values()}
+        self._named = NamedResults(self.output_dir)
+        self._named.check(names=names, volumes=volumes, overwrite=self.overwrite)
+
     def _take_over(self, made_by: dict[str, Any]) -> None:
         """Copy the records of a stopped run's parts with this model and these settings, and delete all parts."""
         for _, path in sorted(self._parts().items()):
@@ -207,16 +234,57 @@ class Journal:
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):  # the last run was stopped while it wrote
             os.truncate(self.path, len(whole))
-        for line in whole.splitlines():
+        for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 content = json.loads(line)
-                yield content["kind"], content["record"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{self.path} is damaged: redo the results with --overwrite True.") from error
+                kind, record = content["kind"], content["record"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise self._damaged(number, "is no record") from None
+            self._check(number, kind, record)
+            yield kind, record
+
+    def _check(self, number: int, kind: Any, record: Any) -> None:
+        """Refuse a record that no run wrote, before anything trusts it."""
+        if not isinstance(kind, str) or not isinstance(record, dict):
+            raise self._damaged(number, "is no record")
+        if kind == _MADE_BY:
+            if not all(isinstance(part, dict) for part in record.values()):
+                raise self._damaged(number, "does not tell what made the results")
+            return
+        if not isinstance(record.get("name"), str):
+            raise self._damaged(number, "names no case")
+        if kind == _FORGOTTEN and record.get("kind") not in [*self._records]:  # a list: what is not hashable is in none
+            raise self._damaged(number, "is no record")
+        if kind == NOTE and not isinstance(record.get("text"), str):
+            raise self._damaged(number, "holds no sentence")
+        if kind == VOLUME and not all(_is_list_of_names(record.get(key)) for key in _LISTS):
+            raise self._damaged(number, "does not list the cases of its volume")
+        if kind in (CASE, VOLUME) and not all(inside(self.output_dir, path) for path in files_of(kind, record)):
+            raise self._damaged(number, f"names a file that does not lie in {self.output_dir}")
+
+    def _damaged(self, number: int, fault: str) -> InputError:
+        return InputError(
+            f"{self.path} is damaged (line {number} {fault}): redo the results with --overwrite True, or choose "
+            "another output_dir."
+        )
 
 
 def _line(kind: str, record: Mapping[str, Any]) -> bytes:
     return dump_json({"kind": kind, "record": record}) + b"\n"
+
+
+def files_of(kind: str, record: Mapping[str, Any]) -> list[Any]:
+    """Return the paths of a record's files, relative to the folder of the results.
+
+    Args:
+        kind: CASE or VOLUME.
+        record: The record.
+    """
+    return [record.get("file")] if kind == VOLUME else [record[key] for key in _FILES if record.get(key)]
+
+
+def _is_list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

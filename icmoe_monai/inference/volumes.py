@@ -22,6 +22,7 @@ from icmoe_monai.imageio.dicom.seg import NoSegmentationError, Segment, as_segme
 from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
 from icmoe_monai.imageio.nifti.labels import write_like
 from icmoe_monai.imageio.read import split_suffix
+from icmoe_monai.inference.anonymity import read_anonymous
 from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
 from icmoe_monai.inference.writing import probability_paths
 from icmoe_monai.version import __version__
@@ -75,7 +76,7 @@ class VolumeWriter:
         self.journal = journal
         self.out_channels = out_channels
         self.dicom_seg = dicom_seg
-        self.anonymous = bool(anonymous)
+        self.anonymous = bool(read_anonymous(anonymous))
         self.volumes: dict[str, list[Mapping[str, Any]]] = {}
         for case in cases:
             self.volumes.setdefault(case["group"] or case["name"], []).append(case)

@@ -92,8 +92,8 @@ def test_a_note_and_a_volume_replace_each_other_and_what_is_forgotten_stays_so(t
     journal.missing(CASES)
     journal.begin()
     journal.add(NOTE, {"name": "a", "text": "none"})
-    journal.add(VOLUME, {"name": "a", "file": "volumes/a.nii"})
-    journal.add(VOLUME, {"name": "b", "file": "volumes/b.nii"})
+    journal.add(VOLUME, {"name": "a", "file": "volumes/a.nii", "cases": ["a"], "of": ["a"]})
+    journal.add(VOLUME, {"name": "b", "file": "volumes/b.nii", "cases": ["b"], "of": ["b"]})
     journal.forget(VOLUME, "b")
     for one in (journal, Journal(output_dir=tmp_path)):
         one.missing(CASES)
@@ -169,7 +169,86 @@ def test_beginning_anew_drops_the_parts_of_processes_that_are_no_more(tmp_path: 
 
 def test_damaged_journal_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cases.jsonl").write_text("not JSON\n")
-    with pytest.raises(InputError, match=r"cases\.jsonl is damaged: redo the results with --overwrite True"):
+    with pytest.raises(
+        InputError, match=r"cases\.jsonl is damaged \(line 1 is no record\): redo the results with --overwrite"
+    ):
+        missing(tmp_path)
+
+
+VOLUME_OF = {"cases": ["a.jpg"], "of": ["a.jpg"]}
+OUTSIDE = {
+    "absolute": "/etc/passwd",
+    "up": "../private.png",
+    "up from inside": "volumes/../../private.png",
+    "up twice": "masks/../../../private.png",
+    "windows drive": "C:\\private.png",
+    "windows up": "..\\private.png",
+    "windows share": "\\\\host\\share\\private.png",
+    "a link": "link/private.png",
+    "a linked file": "linked.png",
+    "a loop of links": "loop/private.png",
+    "the folder": ".",
+    "nothing": "",
+    "a nul": "a\0.png",
+    "a number": 7,
+    "a list": ["a.png"],
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("path", OUTSIDE.values(), ids=OUTSIDE.keys())
+@pytest.mark.parametrize("kind", ["volume", "mask", "overlay", "controlled", "disagreement_map", "votes"])
+def test_a_journal_that_names_a_file_outside_is_refused(kind: str, path: object, tmp_path: Path) -> None:
+    output, private = tmp_path / "out", tmp_path / "private.png"
+    output.mkdir()
+    private.write_bytes(b"private")
+    (output / "link").symlink_to(tmp_path)
+    (output / "linked.png").symlink_to(private)
+    (output / "loop").symlink_to(output / "loop")
+    journal = Journal(output_dir=output)
+    journal.missing(CASES)
+    journal.begin()
+    if kind == "volume":
+        record = {"name": "a.jpg", "file": path, **VOLUME_OF}
+    else:
+        record = {"name": "a.jpg", "status": "done", kind: path}
+    journal.add(VOLUME if kind == "volume" else CASE, record)
+    if kind != "volume" and not path:
+        assert missing(output) == ["b.jpg", "c.jpg"]  # a case without such a file
+        return
+    with pytest.raises(InputError, match=r"cases\.jsonl is damaged \(line 2 names a file that does not lie in .*out\)"):
+        Journal(output_dir=output).missing(CASES)
+    assert private.read_bytes() == b"private"
+    assert missing(output, overwrite=True) == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_a_part_that_names_a_file_outside_is_refused(tmp_path: Path, monkeypatch) -> None:
+    _, second = (of_process(index, tmp_path, monkeypatch) for index in range(2))
+    second.add(CASE, {"name": "b.jpg", "status": "done", "mask": "../b.png"})
+    with pytest.raises(InputError, match=rf"{second.path.name} is damaged \(line 2 names a file that does not lie in"):
+        missing(tmp_path)
+
+
+MALFORMED = {
+    "text": '"text"', "number": "1", "list": "[]", "no kind": '{"record": {}}', "no record": '{"kind": "case"}',
+    "record is a list": '{"kind": "case", "record": []}', "record is none": '{"kind": "note", "record": null}',
+    "kind is a list": '{"kind": [], "record": {"name": "a"}}', "no name": '{"kind": "case", "record": {"mask": "a"}}',
+    "name is a number": '{"kind": "case", "record": {"name": 1}}',
+    "made by": '{"kind": "made_by", "record": {"model": 1}}',
+    "note": '{"kind": "note", "record": {"name": "a"}}', "forgotten": '{"kind": "forgotten", "record": {"name": "a"}}',
+    "forgets a list": '{"kind": "forgotten", "record": {"name": "a", "kind": []}}',
+    "volume of nothing": '{"kind": "volume", "record": {"name": "a", "file": "volumes/a.nii"}}',
+    "volume of numbers": '{"kind": "volume", "record": {"name": "a", "file": "v", "of": [1], "cases": []}}',
+    "deep": "[" * 100_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_line_that_no_run_wrote_is_told_by_its_number(line: str, tmp_path: Path) -> None:
+    assert len(missing(tmp_path)) == 3
+    with (tmp_path / "cases.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=r"cases\.jsonl is damaged \(line 2 .*\): redo the results with --overwrite"):
         missing(tmp_path)
 
 

@@ -166,7 +166,7 @@ def test_a_second_run_does_what_is_missing(folder: Path, results: Path, tmp_path
 
 
 def test_names_can_be_hidden(folder: Path, tmp_path: Path) -> None:
-    run(folder / "patient 1", tmp_path, anonymous="a salt", votes=False)
+    run(folder / "patient 1", tmp_path, anonymous="a long secret of ours", votes=False)
     assert "ü" not in (tmp_path / "report.json").read_text(encoding="utf-8")
     (mask,) = (tmp_path / "masks").iterdir()
     assert mask.name.startswith("case_")

@@ -159,7 +159,7 @@ def test_repeated_run_does_only_what_is_missing(results: Path, folder: Path) -> 
 
 def test_anonymous_results_hold_no_names_and_no_dicom(folder: Path, tmp_path: Path) -> None:
     with pytest.raises((InputError, RuntimeError)):
-        run(folder, tmp_path, anonymous="salt")
+        run(folder, tmp_path, anonymous="a long secret of ours")
     assert list(tmp_path.rglob("*.dcm")) == []
     names = [path.relative_to(folder).as_posix().encode() for path in folder.rglob("*") if path.is_file()]
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
@@ -174,7 +174,7 @@ def test_another_file_of_the_same_name_is_done_again_and_other_settings_are_refu
         Image.new("RGB", size).save(folder / "a.png")
         run(folder, output)
         assert (report_of(output)["cases"][0]["width"], report_of(output)["cases"][0]["height"]) == size
-    for overrides in ({"probability_maps": True}, {"anonymous": "salt"}, {"pixel_mean": [1.0, 2.0, 3.0]}):
+    for overrides in ({"probability_maps": True}, {"dicom_seg": "none"}, {"pixel_mean": [1.0, 2.0, 3.0]}):
         with pytest.raises((InputError, RuntimeError)) as raised:
             run(folder, output, **overrides)
         assert f"({next(iter(overrides))} differ)" in str(find_input_error(raised.value))
