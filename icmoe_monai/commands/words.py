@@ -79,8 +79,8 @@ def _add_predict(commands: Any, packs: Sequence[str]) -> None:
         "The same command again, without --overwrite, goes on where it was stopped."
         + _FURTHER.format("--probability_maps True"),
     )
-    predict.add_argument("input", metavar="IN", help="the image, folder or DICOMDIR")
-    predict.add_argument("output", metavar="OUT", help="folder of the results")
+    predict.add_argument("input", metavar="IN", type=_path, help="the image, folder or DICOMDIR")
+    predict.add_argument("output", metavar="OUT", type=_path, help="folder of the results")
     predict.add_argument(
         "--experts",
         metavar="NAME",
@@ -93,7 +93,7 @@ def _add_predict(commands: Any, packs: Sequence[str]) -> None:
     predict.add_argument(
         "--anonymous",
         action="store_true",
-        help="salted hashes in the place of file names; --anonymous=SALT for a salt of your own",
+        help="salted hashes in the place of file names; --anonymous=SALT for a salt of your own, 16 characters or more",
     )
     _add_common(predict)
 
@@ -132,7 +132,7 @@ def _add_calibrate(commands: Any) -> None:
         description="Fit a calibration on the validation images, and write it beside the checkpoint, where prediction "
         "and evaluation find it." + _FURTHER.format("--alpha 0.05"),
     )
-    calibrate.add_argument("data", metavar="DATA", help="the dataset folder")
+    calibrate.add_argument("data", metavar="DATA", type=_path, help="the dataset folder")
     calibrate.add_argument("--checkpoint", metavar="FILE", required=True, help="weights of your training")
     _add_common(calibrate)
 
@@ -149,9 +149,16 @@ def _add_analyze(commands: Any) -> None:
     _add_common(analyze)
 
 
+def _path(text: str) -> str:
+    """Refuse an empty path, which would stand for the working directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty, as an unset variable of a script leaves it")
+    return text
+
+
 def _add_folders(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="DATA", help="the dataset folder")
-    parser.add_argument("output", metavar="OUT", help="folder of the results")
+    parser.add_argument("data", metavar="DATA", type=_path, help="the dataset folder")
+    parser.add_argument("output", metavar="OUT", type=_path, help="folder of the results")
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -69,6 +69,13 @@ def test_a_mistake_is_told_in_a_sentence(line, sentence, capsys):
     assert capsys.readouterr().err.startswith("\nerror: ")
 
 
+@pytest.mark.parametrize("words", [["predict", "", "OUT"], ["predict", "IN", " "], ["train", "", "OUT"],
+                                   ["calibrate", "", "--checkpoint", "b.pt"]])  # fmt: skip
+def test_an_unset_variable_is_not_the_working_directory(words):
+    with pytest.raises(InputError, match=r"argument (IN|OUT|DATA): it is empty, as an unset variable of a script"):
+        read_words(words, PACKS)
+
+
 def test_help_names_every_command_and_the_packs(capsys):
     for line in ("--help", "predict --help", "--version"):
         with pytest.raises(SystemExit) as raised:

@@ -96,7 +96,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("configs", "writes"),
-    [(["inference.json"], (2, 5, 8)), (["inference.json", "inference_large.yaml"], (3, 6))],
+    [
+        (["inference.json"], (2, 5, 8)),
+        pytest.param(["inference.json", "inference_large.yaml"], (3, 6), marks=pytest.mark.slow),
+    ],
     ids=["predict", "large"],
 )
 def test_inference_goes_on_where_it_was_killed(
@@ -113,6 +116,7 @@ def test_inference_goes_on_where_it_was_killed(
     assert killed == undisturbed
 
 
+@pytest.mark.slow
 def test_a_calibration_is_whole_or_not_there(tmp_path: Path) -> None:
     dataset = put_demo(tmp_path / "set", train=2, val=10, test=1)
     for name in ("undisturbed", "killed"):

@@ -136,7 +136,7 @@ def test_slides_tell_nothing_that_files_hold(slides: Path, anonymous: bool, tmp_
     assert found_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("tracking", [None, "mlflow"], ids=["plain", "mlflow"])
+@pytest.mark.parametrize("tracking", [None, pytest.param("mlflow", marks=pytest.mark.slow)], ids=["plain", "mlflow"])
 def test_training_and_evaluation_tell_nothing_that_files_hold(tracking: str | None, tmp_path: Path) -> None:
     if tracking is not None:
         pytest.importorskip("mlflow", reason="MLflow is not installed")
