@@ -17,13 +17,13 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow, scripts
+from monai.bundle import ConfigParser, scripts
 from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.settings import find_bundle_root
+from icmoe_monai.settings import find_bundle_root, load_configs
 
 _SEP = ReferenceResolver.sep
 _MLFLOW: Any = DEFAULT_EXP_MGMT_SETTINGS["mlflow"]
@@ -31,29 +31,10 @@ _TRACKING = _MLFLOW["configs"].keys() - _MLFLOW["handlers_id"].keys()  # such as
 _OF_MONAI = {ConfigParser.meta_key, "imports", "initialize", "run", "finalize"} | _TRACKING
 
 
-def check_names() -> None:
-    """Refuse the config that is running if a name in it means nothing; it is the first step of a workflow.
-
-    MONAI does not tell a step of the config that it is part of, so it is found by the frames of the callers: those of a
-    `ConfigParser`, and where it is run by a `ConfigWorkflow`, of that. Called from elsewhere, nothing is checked.
-
-    Raises:
-        InputError: If there are such names.
-    """
-    callers = list(_callers())
-    parser = next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
-    flow = next((caller for caller in callers if isinstance(caller, ConfigWorkflow)), None)
-    steps = (flow.init_id, flow.run_id, flow.final_id) if flow is not None else ()
-    told = [] if parser is None else find_unknown(parser.get(), steps=steps, locator=parser.locator)
-    told += [] if parser is None else [*_find_passed_over(parser.get()), *_find_kept_copy(parser.get())]
-    if told:
-        raise InputError(" ".join(told))
-
-
 def check_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> None:
     """Refuse overrides whose names a config neither has nor refers to.
 
-    Whether a component takes a new argument is left to `check_names`.
+    Whether a component takes a new argument is left to `checks.check_config`.
 
     Args:
         config: The config without the overrides.
@@ -67,7 +48,7 @@ def check_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> None
         Traceback (most recent call last):
         icmoe_monai.errors.InputError: No setting is called max_epoch: did you mean max_epochs?
     """
-    refs = _references(config)
+    refs = references(config)
     told = [sentence for name in overrides for sentence in _find_gap(config, name, refs)]
     if told:
         raise InputError(" ".join(told))
@@ -87,21 +68,32 @@ def find_unknown(
         >>> find_unknown({"seed": 0, "sead": 1, "run": ["$print(@seed)"]})
         ['No setting is called sead, and nothing refers to @sead: did you mean seed?']
     """
-    refs = _references(config)
+    refs = references(config)
     told = [*_find_unread(config, refs, steps), *_find_abbreviated(config), *_find_in_groups(config, "", refs)]
     return told + list(_find_arguments(config, "", ComponentLocator() if locator is None else locator))
 
 
-def _callers() -> Iterator[Any]:
-    """Yield the objects whose methods have led to this call, the last first."""
-    frame = sys._getframe().f_back
-    while frame is not None:
-        yield frame.f_locals.get("self")
-        frame = frame.f_back
+def shipped() -> dict[str, list[Any]]:
+    """Return the values that the bundle's configs give to each name, below groups of names too, as `train::dataset`."""
+    return _values_in(Path(find_bundle_root()) / "configs")
 
 
-def _find_passed_over(config: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for every setting that was given as None, which MONAI's command passes over in silence."""
+def references(node: Any) -> set[str]:
+    """Return the names that a config, or a node of it, refers to."""
+    found: set[str] = set()
+    for text in _texts(node):
+        found.update(ReferenceResolver.match_refs_pattern(text))
+        if text.startswith("%"):
+            found.add(ReferenceResolver.normalize_id(text[1:]))
+    return found
+
+
+def find_passed_over(config: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for every setting that was given as None, which MONAI's command passes over in silence.
+
+    Args:
+        config: The config that is running.
+    """
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code is not scripts.run.__code__:
         frame = frame.f_back
@@ -113,8 +105,12 @@ def _find_passed_over(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _find_kept_copy(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence if MONAI's tracking keeps a copy of the settings of an anonymous run, its salt among them."""
+def find_kept_copy(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence if MONAI's tracking keeps a copy of the settings of an anonymous run, its salt among them.
+
+    Args:
+        config: The config that is running.
+    """
     is_anonymous = str(config.get("anonymous", False)).lower() not in ("false", "none", "")
     if is_anonymous and config.get("save_execute_config"):
         yield (
@@ -145,7 +141,7 @@ def _find_gap(config: Mapping[str, Any], name: str, refs: Collection[str]) -> It
 def _find_unread(config: Mapping[str, Any], refs: Collection[str], steps: Collection[str]) -> Iterator[str]:
     """Yield a sentence for every name at the top that nobody reads."""
     for name, value in config.items():
-        is_read = name in _OF_MONAI or name in steps or _is_used(name, refs) or name in _shipped()
+        is_read = name in _OF_MONAI or name in steps or _is_used(name, refs) or name in shipped()
         if not is_read and not _are_steps(value) and not _is_copied(name, config):
             yield f"No setting is called {name}, and nothing refers to @{name}{_nearest(name, _settings_of(config))}"
 
@@ -157,7 +153,7 @@ def _find_abbreviated(config: Mapping[str, Any]) -> Iterator[str]:
     """
     for name, value in config.items():
         longer = [other for other in _settings_of(config) if other.startswith(f"{name}_")]
-        found = [one for one in _shipped().get(name, []) if one is not None]
+        found = [one for one in shipped().get(name, []) if one is not None]
         if longer and found and all(_is_part(one) for one in found) and _is_plain(value):
             yield f"{name} is a part of the config and no setting, got {value!r}: did you mean {longer[0]}?"
 
@@ -166,7 +162,7 @@ def _find_in_groups(node: Mapping[str, Any], path: str, refs: Collection[str]) -
     """Yield a sentence for every name that nobody reads in a group of names, such as `train`."""
     for key, value in node.items():
         child = f"{path}{_SEP}{key}" if path else key
-        if path and not _is_used(child, refs) and child not in _shipped():
+        if path and not _is_used(child, refs) and child not in shipped():
             yield _has_no(path, key, node)
         elif _is_group(value) and child != ConfigParser.meta_key and not _is_whole(child, refs):
             yield from _find_in_groups(value, child, refs)
@@ -198,17 +194,12 @@ def _arguments_of(target: Any) -> tuple[str, ...] | None:
     return tuple(parameter.name for parameter in parameters)
 
 
-def _shipped() -> dict[str, list[Any]]:
-    return _values_in(Path(find_bundle_root()) / "configs")
-
-
 @cache
 def _values_in(folder: Path) -> dict[str, list[Any]]:
     """Return the values that the configs in a folder give to each name, below groups of names too."""
     found: dict[str, list[Any]] = {}
-    for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.yaml")]):
-        if path.stem != "metadata" and path.parent.name != "studies":
-            _note(ConfigParser.load_config_file(str(path)), "", found)
+    for config in load_configs(folder):
+        _note(config, "", found)
     return found
 
 
@@ -218,16 +209,6 @@ def _note(node: Mapping[str, Any], path: str, found: dict[str, list[Any]]) -> No
         found.setdefault(name, []).append(value)
         if _is_group(value):
             _note(value, name, found)
-
-
-def _references(config: Mapping[str, Any]) -> set[str]:
-    """Return the names that a config refers to."""
-    found: set[str] = set()
-    for text in _texts(config):
-        found.update(ReferenceResolver.match_refs_pattern(text))
-        if text.startswith("%"):
-            found.add(ReferenceResolver.normalize_id(text[1:]))
-    return found
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -287,7 +268,7 @@ def _is_plain(value: Any) -> bool:
 def _settings_of(config: Mapping[str, Any]) -> list[str]:
     """Return the settings of a config that the bundle knows, or all if it knows none."""
     names = [name for name, value in config.items() if not _is_part(value)]
-    return [name for name in names if name in _shipped()] or names
+    return [name for name in names if name in shipped()] or names
 
 
 def _has_no(path: str, name: str, node: Any) -> str:

@@ -30,7 +30,7 @@ from icmoe_monai.inferers.voting import like
 from icmoe_monai.names import check_overrides
 
 # what a call has no use for: it returns results, and draws no pictures
-_NO_FILES = {"output_dir": None, "overlays": False}
+_NO_FILES = {"output_dir": None, "demo_dir": None, "overlays": False}
 
 
 class Predictor:

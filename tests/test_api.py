@@ -9,7 +9,6 @@ from monai.bundle.config_item import ComponentLocator
 
 import icmoe_monai
 from icmoe_monai.settings import (
-    check_settings,
     find_bundle_root,
     find_output_root,
     parameter_groups,
@@ -123,17 +122,3 @@ def test_a_pyramid_that_is_trained_has_a_rate_of_its_own():
 def test_a_share_that_trains_nothing_is_refused(share):
     with pytest.raises(icmoe_monai.InputError, match=rf"pretrained_share must be above 0, got {share!r}"):
         parameter_groups(torch.nn.Linear(1, 1), learning_rate=1, pretrained_share=share, encoder_is_pretrained=True)
-
-
-def test_checking_settings_leaves_nothing_behind(tmp_path):
-    check_settings(output_dir=str(tmp_path / "out"), image_size=64, longest_side=64)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "is_told"), [({"avx2": True, "amx_bf16": False}, True), ({"amx_bf16": True}, False), ({}, False)]
-)
-def test_bfloat16_on_a_cpu_without_it_is_warned_of(capabilities, is_told, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    check_settings(output_dir=str(tmp_path), image_size=64, longest_side=64, switches={"amp": True})
-    assert ("many times slower" in caplog.text) == is_told

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 
 from icmoe_monai.commands.workflow import build_workflow
-from icmoe_monai.errors import InputError, find_input_error
-from icmoe_monai.names import check_names, find_unknown
+from icmoe_monai.errors import InputError
+from icmoe_monai.names import find_unknown
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -117,36 +116,6 @@ def test_a_part_that_a_macro_copies_is_known_once_it_is_copied():
     parser.resolve_macro_and_relative_ids()
     assert find_unknown(parser.get(), locator=LOCATOR) == []
     assert unknown(TRAIN, mine={"_target_": "ImagePyramid"}) != []
-
-
-@pytest.mark.parametrize("kind", ["train", "evaluate", "inference", "calibrate", "exporting"])
-def test_every_workflow_checks_its_names_first(kind, tmp_path):
-    files, run_id = {
-        "train": ([TRAIN], "training"),
-        "evaluate": ([TRAIN, EVALUATE], "evaluating"),
-        "inference": ([INFERENCE], "run"),
-        "calibrate": ([TRAIN, EVALUATE, "calibrate.yaml"], "calibrating"),
-        "exporting": ([TRAIN, "pretrain.yaml"], "exporting"),
-    }[kind]
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"own": 1, "seed": "@own"}))
-    flow = ConfigWorkflow(
-        [str(CONFIGS / file) for file in [*files, tmp_path / "mine.yaml"]], logging_file=False, run_id=run_id,
-        meta_file=str(CONFIGS / "metadata.json"), output_dir=str(tmp_path / "out"), device="cpu", sead=1,
-    )  # fmt: skip
-    flow.initialize()
-    with pytest.raises(RuntimeError) as raised:
-        flow.run()
-    flow.finalize()
-    told = str(find_input_error(raised.value))
-    assert told == "No setting is called sead, and nothing refers to @sead: did you mean seed?"
-    assert list(tmp_path.iterdir()) == [tmp_path / "mine.yaml"]
-
-
-def test_steps_that_a_parser_runs_check_its_config_and_others_nothing():
-    check_names()
-    with pytest.raises(RuntimeError) as raised:
-        config_of(INFERENCE, sead=1).get_parsed_content("checks")
-    assert "did you mean seed?" in str(find_input_error(raised.value))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_a_config_names_a_room_and_never_a_file():
     assert len(named) > 50
     for dotted in named:
         room, name = dotted.split(".")[1:]  # two parts: a file between them would be a third
-        assert room in ROOMS or room in ("settings", "names"), dotted
+        assert room in ROOMS or room in ("settings", "checks"), dotted
         assert locate(f"icmoe_monai.{room}.{name}") is not None, dotted
 
 

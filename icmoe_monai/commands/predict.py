@@ -23,6 +23,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.inference.anonymity import NamedResults, read_anonymous
 from icmoe_monai.inference.inputs import check_output_dir
 from icmoe_monai.inference.packs import run_packs, shared_parts
+from icmoe_monai.utils.locks import HeldFolder, hold_folder
 
 
 def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -> None:
@@ -66,15 +67,19 @@ def _predict_packs(root: Path, packs: Sequence[str], configs: Sequence[Path], ov
         NamedResults(output).check()  # of a run of one pack; each pack's own folder is checked by its journal
     for folder in folders.values():
         check_output_dir(Path(overrides["dataset_dir"]), folder)
+    held: list[HeldFolder] = []
     flows: dict[str, ConfigWorkflow] = {}
     shared: dict[str, Any] = {"inputs#output_dir": str(output), "demo_dir": str(output / "demo")}
     for name, folder in folders.items():
         if flows:
             shared = shared_parts(flows[packs[0]], pack_file(root, name))
         flows[name] = _workflow(root, [name], [], {**overrides, **shared, "output_dir": str(folder)})
+        for place in (output, folder):  # before inputs are looked for, which may note something in the output
+            held += hold_folder(str(place), task="inference")
     run_packs(flows)
     for flow in flows.values():
         flow.finalize()
+    held.clear()
 
 
 def _checked_packs(root: Path, packs: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from icmoe_monai.calibration.file import AUTO, NONE
+from icmoe_monai.checks import check_values
 from icmoe_monai.data.demo import is_demo
 from icmoe_monai.errors import InputError
 from icmoe_monai.names import check_overrides
@@ -99,7 +100,7 @@ def build_workflow(
         workflow_type: train or infer, as MONAI names them.
 
     Raises:
-        InputError: If the configs do not know the name of an override.
+        InputError: If the configs do not know the name of an override, or a setting cannot work.
     """
     files = [str(path) for path in configs]
     own = inspect.signature(ConfigWorkflow).parameters  # such as tracking
@@ -113,4 +114,5 @@ def build_workflow(
         **overrides,
     )
     flow.initialize()
+    check_values(flow.parser)  # the workflow's own first step comes too late where workflows share parts
     return flow

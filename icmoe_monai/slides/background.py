@@ -12,7 +12,7 @@ import numpy as np
 from icmoe_monai.errors import InputError
 
 _COLOURLESS = 20
-_BLACK = 10
+BLACK = 10
 _DUST = 1e-3
 
 
@@ -33,9 +33,9 @@ def is_background(window: np.ndarray, *, white: int = 225) -> bool:
         >>> is_background(glass), is_background(tissue)
         (True, False)
     """
-    if isinstance(white, bool) or not isinstance(white, int) or not _BLACK < white <= 255:
-        raise InputError(f"white_level must be a whole number of {_BLACK + 1} to 255, got {white!r}.")
+    if isinstance(white, bool) or not isinstance(white, int) or not BLACK < white <= 255:
+        raise InputError(f"white_level must be a whole number of {BLACK + 1} to 255, got {white!r}.")
     red, green, blue = np.moveaxis(window, -1, 0)  # much faster than min(axis=-1)
     least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
-    empty = ((least >= white) & (most - least <= _COLOURLESS)) | (most <= _BLACK)
+    empty = ((least >= white) & (most - least <= _COLOURLESS)) | (most <= BLACK)
     return bool(np.count_nonzero(~empty) <= _DUST * empty.size)

@@ -1,4 +1,4 @@
-"""Helpers for all subpackages: atomic files, several processes, precision, memory, engines and statistics.
+"""Helpers for all subpackages: files, locks, schemas, several processes, precision, memory, engines and statistics.
 
 May import errors and version.
 """
@@ -6,9 +6,11 @@ May import errors and version.
 from __future__ import annotations
 
 from icmoe_monai.utils.distributed import check_torchrun, share_cases, share_volumes
+from icmoe_monai.utils.locks import hold_folder
 
 __all__ = [
     "check_torchrun",
+    "hold_folder",
     "share_cases",
     "share_volumes",
 ]
