@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from icmoe_monai.data.splits import Case, find_lock_problems, read_splits
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.pictures import SUFFIXES
+from icmoe_monai.imageio.read import PICTURE_SUFFIXES
 
 LAYOUTS = (
     "images/ and masks/ with equal names; the ISIC 2017 or 2018 archives; BUSI's benign/, malignant/ and normal/; "
@@ -73,7 +73,7 @@ def find_layout(dataset_dir: str) -> Found:
                 break
             return found
     raise InputError(
-        f"No images were found in {dataset_dir}. Layouts understood: {LAYOUTS}; files: {', '.join(SUFFIXES)}."
+        f"No images were found in {dataset_dir}. Layouts understood: {LAYOUTS}; files: {', '.join(PICTURE_SUFFIXES)}."
     )
 
 
@@ -204,7 +204,7 @@ def _pictures(folder: str) -> list[str]:
     )  # some archives unpack into a folder within a folder
     folder = nested if os.path.isdir(nested) else folder
     names = _visible(folder)
-    used = [name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]
+    used = [name for name in names if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES]
     others = sorted(set(names) - set(used))
     if others:
         logging.getLogger(__name__).warning(

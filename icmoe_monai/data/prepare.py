@@ -31,8 +31,7 @@ from icmoe_monai.data.layouts import Found, find_layout
 from icmoe_monai.data.releases import OFFICIAL, by_part, find_difference, find_release
 from icmoe_monai.data.splits import Case, cut_missing_splits, lock
 from icmoe_monai.errors import InputError, exit_status_of, kind_of
-from icmoe_monai.imageio.masks import read_objects
-from icmoe_monai.imageio.read import read_image, read_label
+from icmoe_monai.imageio.read import read_image, read_label, read_objects
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.version import __version__
 

@@ -36,7 +36,7 @@ from icmoe_monai.data.releases import OFFICIAL, find_part
 from icmoe_monai.data.splits import checksum
 from icmoe_monai.errors import InputError
 from icmoe_monai.evaluation.objects import ObjectScores, ObjectSums, compare_objects, label_objects, object_scores
-from icmoe_monai.imageio.masks import read_objects
+from icmoe_monai.imageio.read import read_objects
 from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
 from icmoe_monai.utils.engines import CaseHandler, split_items

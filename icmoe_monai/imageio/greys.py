@@ -1,4 +1,4 @@
-"""The window of an image without one of its own: which of its values become black and white."""
+"""What becomes black and white where a file does not say: of greys, of colours of more than 8 bits, of opacity."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 _PERCENTILES = (0.5, 99.5)
+_DEPTHS = (8, 10, 12, 14, 16, 24, 32, 64)  # bits that cameras and scanners make
 
 
 def find_window(values: np.ndarray) -> tuple[Any, Any]:
@@ -40,3 +41,88 @@ def apply_window(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """
     span = high - low if high > low else 1.0
     return np.nan_to_num(np.where(np.isfinite(values), values - low, 0.0) * (255 / span)).clip(0, 255)
+
+
+def stretch(values: np.ndarray) -> np.ndarray:
+    """Take the finite minimum..maximum to 0..255, and a constant image to 0.
+
+    Args:
+        values: Numbers, of any shape.
+
+    Returns:
+        float32 of the same shape.
+    """
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return np.zeros(values.shape, dtype=np.float32)
+    # halved, for the span of doubles may be no double
+    return apply_window(values / 2, finite.min() / 2, finite.max() / 2).astype(np.float32)
+
+
+def white_of(values: np.ndarray) -> int:
+    """Return the white of unsigned integers: the largest of the bits that they need, of 8, 10, 12, 14, 16 and so on.
+
+    Cameras and scanners of 12 bits, say, write 0..4095 as 16 bits.
+
+    Args:
+        values: Unsigned integers, of any shape.
+
+    Example:
+        >>> [white_of(np.array([most], np.uint16)) for most in (3, 255, 256, 4095, 60_000)]
+        [255, 255, 1023, 4095, 65535]
+    """
+    most = int(values.max()) if values.size else 0
+    return next((1 << bits) - 1 for bits in _DEPTHS if most < 1 << bits)
+
+
+def show(values: np.ndarray, *, bits: int | None = None) -> np.ndarray:
+    """Take the numbers of an image to 0..255.
+
+    Of up to 8 bits, the whole range of so many bits is shown. Of more, colours, which are unsigned, go from 0 to
+    `white_of` them; greys, floats and signed numbers from their own minimum..maximum, one for all channels.
+
+    Args:
+        values: Greys, (H, W), or colours, (H, W, 3).
+        bits: Of a number, where these are fewer than those of its type.
+
+    Returns:
+        float32 of the same shape.
+
+    Example:
+        >>> show(np.array([[0, 1, 3]], np.uint8), bits=2).tolist()
+        [[0.0, 85.0, 255.0]]
+    """
+    kind, held = values.dtype.kind, values.dtype.itemsize * 8
+    bits = bits or held
+    if kind in "ui" and bits <= 8:
+        black = 0 if kind == "u" else 1 << bits - 1
+        return (values.astype(np.float32) + black) * np.float32(255 / ((1 << bits) - 1))
+    if kind == "u" and values.ndim == 3:
+        white = white_of(values) if bits == held else (1 << bits) - 1
+        return (values * (255 / white)).astype(np.float32)
+    return stretch(values)
+
+
+def opacity_of(values: np.ndarray, *, bits: int | None = None) -> np.ndarray | None:
+    """Return how opaque an image is.
+
+    Where it is transparent everywhere, nothing would be seen: whoever wrote it left the channel empty, as many programs
+    do, so it counts for nothing.
+
+    Args:
+        values: The channel of opacity, (H, W), of any type; not finite is transparent.
+        bits: Of a number, where these are fewer than those of its type.
+
+    Returns:
+        float32 (H, W) in 0..1; None where all is opaque, or all transparent.
+    """
+    if values.dtype.kind in "ui":
+        bits = bits or values.dtype.itemsize * 8
+        whole = (1 << bits) - 1 if bits < 16 else white_of(values)
+        opaque = (values * (1 / whole)).astype(np.float32)
+    else:
+        opaque = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+        opaque = opaque / max(float(opaque.max()), 1.0)
+    opaque = opaque.clip(0, 1)
+    return None if not opaque.any() or (opaque == 1).all() else opaque

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.pictures import PictureFile
 
 _NUM_VALUES_NAMED = 6
 _LOSSY_THRESHOLD = 128
@@ -54,6 +53,39 @@ def to_classes(
     return values.astype(np.float32)
 
 
+def flat_numbers(path: str, colours: np.ndarray, opacity: np.ndarray | None) -> np.ndarray:
+    """Return the one number that each pixel of a mask stores in several channels.
+
+    Args:
+        path: The file, for messages.
+        colours: (H, W, S).
+        opacity: (H, W), where the file has it; transparent pixels are background, but not where all are.
+
+    Returns:
+        (H, W).
+
+    Raises:
+        InputError: The channels differ, or the opacity alone tells pixels apart.
+    """
+    if opacity is not None and not opacity.any():
+        opacity = None
+    values = colours[..., 0]
+    if (values[..., None] != colours).any():
+        # what is transparent has any colour
+        shown = colours if opacity is None else np.where(opacity[..., None] == 0, 0, colours)
+        if (shown[..., :1] != shown).any():
+            raise InputError(f"{path} is in colour, and a mask is not: save it in one channel, 0 for the background.")
+        values = shown[..., 0]
+    if opacity is None:
+        return values
+    if not values.any() and (opacity != opacity.flat[0]).any():
+        raise InputError(
+            f"{path} differs in its opacity alone, and a mask in its values: save it in one channel, 0 for the "
+            "background."
+        )
+    return np.where(opacity == 0, 0, values)
+
+
 def _from_lossy(path: str, values: np.ndarray, out_channels: int, instances: bool) -> np.ndarray:
     """Cut a JPEG mask at half scale; what it cannot have kept is refused."""
     if out_channels > 1 or instances:
@@ -71,22 +103,3 @@ def _name_values(values: np.ndarray) -> str:
     found = np.unique(values)
     named = ", ".join(f"{value:g}" for value in found[:_NUM_VALUES_NAMED].astype(float))
     return f"the values {named}" if len(found) <= _NUM_VALUES_NAMED else f"{len(found)} values ({named}, ...)"
-
-
-def read_objects(path: str) -> np.ndarray:
-    """Read an image file that numbers objects.
-
-    Args:
-        path: The file.
-
-    Returns:
-        int64 (H, W), 0 the background.
-
-    Raises:
-        InputError: If the file cannot be read or does not keep whole numbers from 0 on.
-    """
-    with PictureFile.open(path) as picture:
-        values, lossless = picture.values()
-    if not lossless or values.min() < 0 or (values % 1 != 0).any():
-        raise InputError(f"{path} does not number objects by 0, 1, 2, ...: save the objects' numbers as PNG.")
-    return values.astype(np.int64)

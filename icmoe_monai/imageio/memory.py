@@ -1,8 +1,7 @@
 """Images that are in memory, as upright RGB: arrays, pictures of Pillow's and DICOM data sets.
 
-A picture and a data set give what their files would give. Of an array, values of 8 bits are taken as they are; 16 bits
-of grey go from the image's own minimum..maximum to 0..255, as in a file, and 16 bits of colour are read by their high
-byte; floats are 0 (black) to 1 (white).
+A picture and a data set give what their files would give. Of an array, values of 8 bits are taken as they are; those of
+16 bits as in a file, by `greys.show`; floats are 0 (black) to 1 (white).
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.dicom.guard import guarded
 from icmoe_monai.imageio.dicom.pixels import DicomFile
 from icmoe_monai.imageio.dicom.scale import Scale
+from icmoe_monai.imageio.greys import show
 from icmoe_monai.imageio.image_file import BoundedFile, max_pixels
-from icmoe_monai.imageio.pictures import rgb_of_picture, stretch
+from icmoe_monai.imageio.pictures import rgb_of_picture
 
 
 class Held(NamedTuple):
@@ -71,10 +71,8 @@ def _rgb_of_array(values: np.ndarray) -> np.ndarray:
         raise InputError(f"an array must be (H, W) or (H, W, 3), got {values.shape}: turn it so.")
     if values.shape[0] * values.shape[1] > max_pixels():
         raise InputError(f"the array has too many pixels for one picture, {values.shape}: cut it into tiles.")
-    if values.dtype == np.uint8:
-        greys = values.astype(np.float32)
-    elif values.dtype == np.uint16:
-        greys = (values >> 8).astype(np.float32) if is_colour else stretch(values)
+    if values.dtype in (np.uint8, np.uint16):
+        greys = show(values)
     elif values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):  # NaN too

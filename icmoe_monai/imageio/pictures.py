@@ -1,36 +1,41 @@
-"""PNG, JPEG, TIFF, BMP and WebP files, upright, by Pillow.
+"""PNG, JPEG and WebP files, upright, by Pillow.
 
 The EXIF orientation is applied, to images and masks alike.
 
-Decisions, for images: what is transparent becomes black; data of more than 8 bits (16- or 32-bit integers, floats) goes
-linearly from the image's own minimum..maximum to 0..255, and a constant image to 0; colour of 16 bits a channel is read
-by its high byte, which is all that Pillow gives; colour profiles are not applied. A TIFF may hold several pages, of
-which the caller names one; other files of several frames are refused, but for the preview pictures that phones append
-to a JPEG.
+Decisions, for images: what is transparent becomes black, but for a picture that is transparent everywhere;
+`greys.show` says which numbers of more than 8 bits become black and white; colour profiles are not applied. Files of
+several frames are refused, but for the preview pictures that phones append to a JPEG.
 """
 
 from __future__ import annotations
 
+import io
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from icmoe_monai.errors import InputError, kind_of
-from icmoe_monai.imageio.greys import apply_window
+from icmoe_monai.imageio.greys import opacity_of, show
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+from icmoe_monai.imageio.masks import flat_numbers
 
 # Named, so that Pillow tries no decoder that nobody asked for (EPS would start Ghostscript).
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+_FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "F")
+_GREY, _COLOUR, _GREY_AND_OPACITY, _COLOUR_AND_OPACITY = 0, 2, 4, 6  # PNG's colour types
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _WHITE_IS_ZERO = 0
+# What libjpeg does not read, by the number of the start-of-frame marker.
+_JPEG_KINDS = dict.fromkeys((3, 7, 11, 15), "lossless") | dict.fromkeys((5, 6, 13, 14), "hierarchical")
+_JPEG_KINDS |= {9: "arithmetically coded", 10: "arithmetically coded", 0x37: "JPEG-LS coded"}
 
 
 class PictureFile(ImageFile):
-    """A PNG, JPEG, TIFF, BMP or WebP file; the frames are the pages of a TIFF, and 1 of all others.
+    """A PNG, JPEG or WebP file, which holds one picture.
 
     Args:
         path: The file, for messages.
@@ -48,82 +53,72 @@ class PictureFile(ImageFile):
         1 (30, 40) [5. 5. 5.] 5
     """
 
-    suffixes = SUFFIXES
+    suffixes = (".png", ".jpg", ".jpeg", ".webp")
 
     def __init__(self, path: str, file: BoundedFile) -> None:
         super().__init__(path, file)
-        with _told(path):
+        self._png = _read_png_kind(file)
+        with _told(path, file):
             self._start()
 
     @property
     def num_frames(self) -> int:
-        """How many pages a TIFF holds, and 1 for all other pictures."""
-        with self._asked():
-            picture = self._turn_to(0)
-            return getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+        """1."""
+        return 1
 
     @property
     def size(self) -> tuple[int, int]:
         """The upright (H, W), of the header; but a PNG is decoded, as its orientation may follow the pixels."""
         with self._asked():
-            picture = self._turn_to(0)
+            picture = self._checked(0)
             width, height = picture.size
-            # Pillow gives a TIFF's size upright already
-            turned = picture.format != "TIFF" and picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (width, height) if turned else (height, width)
 
     def rgb(self, frame: int = 0) -> np.ndarray:
-        """Return a picture's colours.
+        """Return the picture's colours.
 
         Args:
-            frame: Which page of a TIFF.
+            frame: 0.
 
         Returns:
             float32 (H, W, 3), RGB in 0..255.
 
         Raises:
-            InputError: The page cannot be decoded or does not exist.
+            InputError: It cannot be decoded.
         """
         with self._asked():
             picture = self._decode(frame)
-            return _colours(picture, white_is_zero=_is_white_zero(picture))
+            if self._png.is_deep_colour:
+                return _deep_rgb(self._deep_samples(), self._png, picture.info.get("transparency"))
+            return _colours(picture)
 
     def values(self, frame: int = 0) -> tuple[np.ndarray, bool]:
         """Return the numbers that a mask stores, unscaled; a palette's indices, not its colours.
 
         Args:
-            frame: Which page of a TIFF.
+            frame: 0.
 
         Returns:
             The values, (H, W), 0 where transparent; and whether they were stored without loss (JPEG does not).
 
         Raises:
-            InputError: The page cannot be decoded or does not exist, its colour channels differ, or it has no colour
-                but black and yet is transparent in parts.
+            InputError: It cannot be decoded, or its colour channels differ.
         """
         with self._asked():
             picture = self._decode(frame)
-            if picture.format in ("JPEG", "MPO") or "jpeg" in str(picture.info.get("compression", "")):
+            if picture.format in ("JPEG", "MPO"):
                 return np.asarray(picture.convert("L")), False
-            values = np.asarray(picture)
-            bands = picture.getbands()
+            values = self._deep_samples() if self._png.is_deep_colour else np.asarray(picture)
+            has_opacity = picture.getbands()[-1] in ("A", "a")
         if values.ndim == 2:
-            return values, True
-        if bands[-1] in ("A", "a"):
-            alpha, values = values[..., -1:], np.where(values[..., -1:] == 0, 0, values[..., :-1])
-            if not values.any() and (alpha != alpha.flat[0]).any():
-                raise InputError(
-                    f"{self.path} is drawn in transparency alone, and black where it is seen: save it in one channel, "
-                    "0 for the background."
-                )
-        if (values[..., :1] != values).any():
-            raise InputError(
-                f"{self.path} is in colour, and a mask is not: save it in one channel, 0 for the background."
-            )
-        return values[..., 0], True
+            # Pillow shows greys of fewer than 8 bits by multiples
+            return values // self._png.multiple if picture.mode == "L" else values, True
+        colours, opacity = (values[..., :-1], values[..., -1]) if has_opacity else (values, None)
+        return flat_numbers(self.path, colours, opacity), True
 
     def check_pixels(self) -> None:
-        """Decode all pixels of the first page, to find a damaged file.
+        """Decode all pixels, to find a damaged file.
 
         Raises:
             InputError: They cannot be decoded.
@@ -138,16 +133,14 @@ class PictureFile(ImageFile):
 
     def _start(self) -> None:
         self.file.seek(0)
-        # Never Image.open(path): then Pillow maps an uncompressed TIFF into memory, and scrambles it where it is turned
         self._picture: Image.Image = Image.open(self.file, formats=_FORMATS)
-        self._checked_frame: int | None = None
         self._is_broken = False
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
         """Start anew after an error: Pillow tells of damage once, and then takes what it has for the picture."""
         try:
-            with _told(self.path):
+            with _told(self.path, self.file):
                 if self._is_broken:
                     self._start()
                 yield
@@ -156,21 +149,82 @@ class PictureFile(ImageFile):
             raise
 
     def _decode(self, frame: int) -> Image.Image:
-        """Return a page, decoded and upright."""
-        picture = self._turn_to(frame)
+        """Return the picture, decoded and upright."""
+        picture = self._checked(frame)
         ImageOps.exif_transpose(picture, in_place=True)
         picture.load()
         return picture
 
-    def _turn_to(self, frame: int) -> Image.Image:
-        """Return a page, checked and not yet decoded."""
-        picture = self._picture
-        if frame != self._checked_frame:
-            if frame != picture.tell():
-                picture.seek(frame)
-            _check_kind(self.path, picture)
-            self._checked_frame = frame
-        return picture
+    def _checked(self, frame: int) -> Image.Image:
+        """Return the picture, not yet decoded."""
+        if frame:
+            raise InputError(f"{self.path} holds one picture, and none has the number {frame} from 0.")
+        _check_kind(self.path, self._picture)
+        return self._picture
+
+    def _deep_samples(self) -> np.ndarray:
+        """Return the samples of a PNG of 16 bits and several channels, uint16 (H, W, S), upright.
+
+        Pillow keeps one byte of each. So the file is decoded for the high bytes, and again for the low ones; and two
+        channels of 16 bits as four of 8, whose bytes are the same.
+        """
+        self.file.seek(0)
+        content = self.file.read()
+        if self._png.colour_type == _GREY_AND_OPACITY:
+            header = b"IHDR" + content[16:24] + bytes((8, _COLOUR_AND_OPACITY)) + content[26:29]
+            content = content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
+            parts = _decode_png(content, None)
+            high, low = parts[..., ::2], parts[..., 1::2]
+        else:
+            mode = "RGBA" if self._png.colour_type == _COLOUR_AND_OPACITY else "RGB"
+            high, low = (_decode_png(content, f"{mode};16{order}") for order in "BL")
+        return high.astype(np.uint16) << 8 | low
+
+
+class _PngKind(NamedTuple):
+    """A PNG's bits of a sample, and its colour type; None of other files."""
+
+    bits: int | None = None
+    colour_type: int | None = None
+
+    @property
+    def is_deep_colour(self) -> bool:
+        return self.bits == 16 and self.colour_type in (_COLOUR, _GREY_AND_OPACITY, _COLOUR_AND_OPACITY)
+
+    @property
+    def multiple(self) -> int:
+        """By what Pillow multiplies the greys."""
+        return 255 // ((1 << self.bits) - 1) if self.bits in (2, 4) and self.colour_type == _GREY else 1
+
+
+def _read_png_kind(file: BoundedFile) -> _PngKind:
+    head = file.head()
+    return _PngKind(head[24], head[25]) if head.startswith(_PNG_MAGIC) and len(head) > 25 else _PngKind()
+
+
+def _decode_png(content: bytes, rawmode: str | None) -> np.ndarray:
+    """Return a PNG's samples, uint8 (H, W, S), upright; `rawmode` tells Pillow which bytes to keep."""
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+        if rawmode is not None:
+            picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]
+        picture.load()
+        return np.asarray(ImageOps.exif_transpose(picture))
+
+
+def _deep_rgb(samples: np.ndarray, kind: _PngKind, transparent: object) -> np.ndarray:
+    """Return the colours of 16 bits, float32 (H, W, 3) in 0..255; `transparent` is a colour, where there is one."""
+    if kind.colour_type == _COLOUR:
+        rgb = show(samples)
+        if isinstance(transparent, tuple):
+            opaque = opacity_of((samples != np.asarray(transparent)).any(axis=2).astype(np.float32))
+            return rgb if opaque is None else rgb * opaque[..., None]
+        return rgb
+    opaque = opacity_of(samples[..., -1])
+    if kind.colour_type == _COLOUR_AND_OPACITY:
+        rgb = show(samples[..., :3])
+    else:
+        rgb = np.repeat(show(samples[..., 0])[..., None], 3, axis=2)
+    return rgb if opaque is None else rgb * opaque[..., None]
 
 
 def rgb_of_picture(picture: Image.Image, name: str) -> np.ndarray:
@@ -188,38 +242,43 @@ def rgb_of_picture(picture: Image.Image, name: str) -> np.ndarray:
     """
     with _told(name):
         _check_kind(name, picture)
+        if picture.format == "TIFF":
+            _check_tiff(name, picture)
         return _colours(ImageOps.exif_transpose(picture), white_is_zero=_is_white_zero(picture))
 
 
-def stretch(values: np.ndarray) -> np.ndarray:
-    """Take the finite minimum..maximum to 0..255, and a constant image to 0.
-
-    Args:
-        values: Grey values, (H, W).
-
-    Returns:
-        float32 (H, W).
-    """
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return np.zeros(values.shape, dtype=np.float32)
-    return apply_window(values, finite.min(), finite.max()).astype(np.float32)
-
-
 @contextmanager
-def _told(path: str) -> Iterator[None]:
-    """Turn all that Pillow raises into a sentence."""
+def _told(path: str, file: BoundedFile | None = None) -> Iterator[None]:
+    """Turn all that Pillow raises into a sentence; of a sound JPEG that it does not read, into a true one."""
     try:
         yield
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"{path} has too many pixels for one picture: cut it into tiles.") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path} is no PNG, JPEG, TIFF, BMP or WebP image: convert it to one or remove it.") from None
     except Exception as error:  # a damaged file makes Pillow raise nearly anything, with the file's texts in it
+        kind = "" if file is None else _unread_jpeg_kind(file)
+        if kind:
+            raise InputError(f"{path} is a {kind} JPEG, which is not read here: save it as PNG or TIFF.") from None
+        if isinstance(error, UnidentifiedImageError):
+            sentence = "is no PNG, JPEG, TIFF, BMP or WebP image: convert it to one or remove it"
+            raise InputError(f"{path} {sentence}.") from None
         raise InputError(f"{path} cannot be decoded ({kind_of(error)}): copy it again or remove it.") from None
+
+
+def _unread_jpeg_kind(file: BoundedFile) -> str:
+    """Return what is special about a JPEG that Pillow does not read; "" of other files."""
+    with suppress(OSError, IndexError):
+        file.seek(0)
+        data = file.read()
+        place = 2
+        while data.startswith(b"\xff\xd8") and place + 9 < len(data) and data[place] == 0xFF:
+            marker = data[place + 1]
+            number, bits = marker - 0xC0, data[place + 4]
+            if (0 <= number < 16 and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+                return _JPEG_KINDS.get(number, "" if bits == 8 else f"{bits}-bit")
+            place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return ""
 
 
 def _check_kind(path: str, picture: Image.Image) -> None:
@@ -230,11 +289,24 @@ def _check_kind(path: str, picture: Image.Image) -> None:
         raise InputError(f"{path} is stored in the colour mode {picture.mode}: convert it to RGB or greyscale.")
 
 
-def _colours(picture: Image.Image, *, white_is_zero: bool) -> np.ndarray:
-    """Return the colours of a decoded, upright page."""
+def _check_tiff(name: str, picture: Image.Image) -> None:
+    """Refuse TIFFs whose numbers Pillow changes."""
+    tags = picture.tag_v2  # type: ignore[attr-defined]
+    bits, formats = (np.unique(tags.get(tag, 1)).tolist() for tag in (258, 339))
+    if max(bits) > 8 and tags.get(277, 1) > 1:
+        fault = f"{max(bits)} bits and several channels"
+    elif 12 in bits or (formats, bits) in (([2], [8]), ([1], [32])):
+        fault = f"{'signed' if formats == [2] else 'unsigned'} {max(bits)} bits"
+    else:
+        return
+    raise InputError(f"{name} is a TIFF of {fault}, of which Pillow does not keep the numbers: give its path.")
+
+
+def _colours(picture: Image.Image, *, white_is_zero: bool = False) -> np.ndarray:
+    """Return the colours of a decoded, upright picture."""
     if not _is_deep(picture):
         return np.asarray(_to_rgb(picture), dtype=np.float32)
-    grey = stretch(np.asarray(picture))
+    grey = show(np.asarray(picture))
     if white_is_zero:  # Pillow inverts such a TIFF of 8 bits, not of more
         grey = 255 - grey
     return np.repeat(grey[..., None], 3, axis=2)
@@ -254,4 +326,6 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layer = picture.convert("RGBA")
+    if layer.getchannel("A").getextrema() == (0, 0):  # transparent everywhere: see `greys.opacity_of`
+        return layer.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")

@@ -12,21 +12,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio import pictures
+from icmoe_monai.imageio.bmp import BmpFile
 from icmoe_monai.imageio.dicom.pixels import DicomFile
 from icmoe_monai.imageio.image_file import ImageFile, open_file, read_head
 from icmoe_monai.imageio.masks import to_classes
 from icmoe_monai.imageio.nifti.pixels import NiftiFile
 from icmoe_monai.imageio.pictures import PictureFile
+from icmoe_monai.imageio.tiff.pixels import TiffFile
 
 # All kinds of file that are read; of several that recognise a file, the first reads it. What none recognises is tried
 # by the last, which looks at a file's content whatever its name.
-FORMATS: tuple[type[ImageFile], ...] = (NiftiFile, DicomFile, PictureFile)
+FORMATS: tuple[type[ImageFile], ...] = (NiftiFile, DicomFile, BmpFile, TiffFile, PictureFile)
 
 # A DICOM file may have any name: its content tells.
 SUFFIXES = tuple(suffix for kind in reversed(FORMATS) if not kind.any_name for suffix in kind.suffixes)
 SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide")  # read by `slides.images` only
-LARGE_SUFFIXES = (*pictures.SUFFIXES, *SLIDE_SUFFIXES)
+PICTURE_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in NiftiFile.suffixes)
+LARGE_SUFFIXES = (*PICTURE_SUFFIXES, *SLIDE_SUFFIXES)
 
 
 def open_image(path: str) -> ImageFile:
@@ -61,7 +63,7 @@ def open_image(path: str) -> ImageFile:
 
 
 def is_image_kind(path: str) -> bool:
-    """Tell whether a file is of a kind that is read, by its name, or else by its first bytes.
+    """Tell whether a file is of a kind that is read, by its name, or of a kind of any name, by its first bytes.
 
     Args:
         path: The file.
@@ -69,7 +71,7 @@ def is_image_kind(path: str) -> bool:
     if any(kind.recognises(path, b"") for kind in FORMATS):
         return True
     head = read_head(path)
-    return any(kind.recognises(path, head) for kind in FORMATS)
+    return any(kind.recognises(path, head) for kind in FORMATS if kind.any_name)
 
 
 def read_image(path: str, *, frame: int | None = None) -> np.ndarray:
@@ -112,6 +114,24 @@ def read_label(path: str | Sequence[str], *, out_channels: int = 1, instances: b
                 "the masks of one image must have one size."
             )
     return np.maximum.reduce(masks)
+
+
+def read_objects(path: str) -> np.ndarray:
+    """Read a mask that numbers objects.
+
+    Args:
+        path: The file.
+
+    Returns:
+        int64 (H, W), 0 the background.
+
+    Raises:
+        InputError: The file cannot be read or does not keep whole numbers from 0 on.
+    """
+    values, lossless = _stored(path)
+    if not lossless or values.min() < 0 or (values % 1 != 0).any():
+        raise InputError(f"{path} does not number objects by 0, 1, 2, ...: save the objects' numbers as PNG.")
+    return values.astype(np.int64)
 
 
 def read_size(path: str, *, whole: bool = False) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Read images that are too large for memory region by region.
 
 `open_large_image` chooses the reader by the file's suffix: tifffile for TIFF, OME-TIFF and SVS (`TiffImage`);
-OpenSlide, if it is installed, for other formats of slide scanners (`ScannerImage`); and `imageio.pictures` for PNG,
-JPEG and the like, which cannot be read by regions and are read whole, within the limits of that module (`PlainImage`).
+OpenSlide, if it is installed, for other formats of slide scanners (`ScannerImage`); and `imageio.read` for PNG,
+JPEG and the like, which cannot be read by regions and are read whole, within the limits of that room (`PlainImage`).
 All readers give upright RGB of 8 bits.
 
 Letters: H W size of the image.
@@ -18,8 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.pictures import PictureFile
-from icmoe_monai.imageio.read import SLIDE_SUFFIXES
+from icmoe_monai.imageio.read import SLIDE_SUFFIXES, read_image
 from icmoe_monai.slides.tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError, positive_um, unreadable
 from icmoe_monai.utils.files import check_file
 
@@ -105,8 +104,7 @@ class PlainImage:
         if level:
             raise UnreadableImageError(f"{path} has no level {level}, as it holds no pyramid: set level to 0.")
         try:
-            with PictureFile.open(path) as picture:
-                self._pixels = picture.rgb().round().astype(np.uint8)
+            self._pixels = read_image(path).round().astype(np.uint8)
         except InputError as error:
             raise UnreadableImageError(str(error)) from error
         self.shape = (self._pixels.shape[0], self._pixels.shape[1])

@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image
 
 from icmoe_monai.errors import InputError, in_our_words
+from icmoe_monai.imageio.image_file import max_pixels
+from icmoe_monai.imageio.tiff.colours import check_colours, to_rgb
+from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page, read_chunk
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 _COARSEST_UM = 10.0  # a coarser resolution tag is meant for printing, or is a default of 72 dots per inch
-_JPEG = (6, 7, 33007, 34892)  # compressions for which tifffile converts YCbCr to RGB
-_APERIO_YCBCR = 33003  # JPEG 2000 with YCbCr colours, whatever the photometric tag is
-_TRANSPARENT = 2  # the extra sample is opacity, and the colours are not multiplied by it yet (unassociated alpha)
-_COLOURS = ("MINISBLACK", "MINISWHITE", "RGB", "YCBCR")
 
 
 class UnreadableImageError(InputError):
@@ -32,6 +30,9 @@ class UnreadableImageError(InputError):
 @contextmanager
 def unreadable(path: str, fault: str) -> Iterator[None]:
     """Turn exceptions of a `with` block that reads a file into an `UnreadableImageError` with a clear sentence.
+
+    Damaged bytes make libraries raise any kind of exception. An `InputError` keeps its sentence, and a `MemoryError` is
+    passed on as it is.
 
     Args:
         path: The file.
@@ -46,8 +47,13 @@ def unreadable(path: str, fault: str) -> Iterator[None]:
         Traceback (most recent call last):
         icmoe_monai.slides.tiff.UnreadableImageError: a.tif is damaged (KeyError): copy it again.
     """
-    with in_our_words(f"{path} {fault}", "copy it again", UnreadableImageError):
-        yield
+    try:
+        with in_our_words(f"{path} {fault}", "copy it again", UnreadableImageError):
+            yield
+    except UnreadableImageError:
+        raise
+    except InputError as error:
+        raise UnreadableImageError(str(error)) from None
 
 
 class TiffImage:
@@ -105,10 +111,11 @@ class TiffImage:
         self._file.close()
 
     def _open(self, level: int) -> None:
-        full, self._page = self._find(0), self._find(level)
-        _check(self._path, self._page)
+        full, source = self._find(0), self._find(level)
+        self._page = check_page(self._path, source)
+        _check(self._page)
         spacing = _spacing_um(self._file, full)
-        self.shape = (self._page.imagelength, self._page.imagewidth)
+        self.shape = self._page.shape
         scale = (full.imagelength / self.shape[0], full.imagewidth / self.shape[1])
         self.spacing_um = None if spacing is None else (spacing[0] * scale[0], spacing[1] * scale[1])
 
@@ -126,8 +133,8 @@ class TiffImage:
         return pages[level].aspage()
 
     def _region(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        tall, wide = self._page.chunks[:2]
-        across = -(-self.shape[1] // wide)
+        tall, wide = self._page.chunk
+        across = self._page.grid[1]
         rows, columns = range(top // tall, -(-(top + height) // tall)), range(left // wide, -(-(left + width) // wide))
         places = {row * across + column: (row * tall, column * wide) for row in rows for column in columns}
         # first drop the tiles outside the region, to free their memory
@@ -144,63 +151,29 @@ class TiffImage:
         """Return a tile or strip as RGB, uint8 (h, w, 3), without the part beyond the image's edge."""
         if index in self._kept:
             return self._kept[index]
-        page = self._page
-        offset, size = page.dataoffsets[index], page.databytecounts[index]
-        data = None
-        if size:  # a tile that was never written is black
-            self._file.filehandle.seek(offset)
-            data = self._file.filehandle.read(size)
-            if len(data) < size:
-                raise ValueError("it ends too early")
-        try:
-            tile, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
-        except Exception as error:
-            if "imagecodecs" not in str(error):
-                raise
-            raise UnreadableImageError(
-                f"{self._path} is compressed by {_name(page.compression)}, whose decoder is not installed: pip install "
-                "imagecodecs, or save the image with deflate compression."
-            ) from None
-        if tile is None:
-            return np.zeros((*shape[1:3], 3), dtype=np.uint8)
-        return _as_rgb(np.asarray(tile).reshape(tile.shape[-3:])[: shape[1], : shape[2]], page)
+        return to_rgb(read_chunk(self._page, index, self._bytes), self._page).round().astype(np.uint8)
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        self._file.filehandle.seek(offset)
+        return self._file.filehandle.read(min(size, self._file.filehandle.size))
 
 
-def _as_rgb(pixels: np.ndarray, page: Any) -> np.ndarray:
-    """Return uint8 (h, w, 1 to 4) as RGB, uint8 (h, w, 3)."""
-    if _name(page.photometric) == "MINISWHITE":
-        pixels = 255 - pixels
-    if page.extrasamples[:1] == (_TRANSPARENT,):  # black shines through, as in `pictures`
-        pixels = (pixels[..., :-1] * (pixels[..., -1:] / 255)).round().astype(np.uint8)
-    return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
-
-
-def _check(path: str, page: Any) -> None:
-    """Raise an `UnreadableImageError` for kinds of TIFF whose pixels or colours would be read wrongly."""
+def _check(page: Page) -> None:
+    """Raise an `UnsupportedError` for kinds of TIFF that are read whole, but not by regions."""
+    check_colours(page)
     fault = ""
-    if min(page.imagelength, page.imagewidth, *page.chunks[:2]) < 1:
-        fault = f"claims {page.imagewidth} x {page.imagelength} pixels in tiles of {page.chunks[1]} x {page.chunks[0]}"
-        fault += ": copy it again"
-    elif page.dtype != np.uint8:
-        fault = f"stores {page.dtype} values and not 8 bits: save it with 8 bits a channel"
-    elif _name(page.photometric) not in _COLOURS:
-        fault = f"stores {_name(page.photometric)} colours: save it as RGB"
-    elif _is_ycbcr(page) and (page.compression not in _JPEG or page.extrasamples):
-        fault = "stores YCbCr colours in another way than a plain JPEG, of which RGB is not made here: save it as RGB"
-    elif page.samplesperpixel > 1 and page.planarconfig != tifffile.PLANARCONFIG.CONTIG:
-        fault = "stores its colours one after the other: save it with interleaved RGB"
-    elif page.samplesperpixel not in (1, 2, 3, 4) or page.imagedepth > 1:
-        fault = f"has {page.samplesperpixel} channels, {page.imagedepth} deep: save it as RGB"
-    elif "Orientation" in page.tags and page.tags["Orientation"].value != 1:
+    if page.bits > 8:
+        names = {"u": "uint", "i": "int", "f": "float"}
+        # black and white would be those of the whole image
+        fault = f"stores {names[page.kind]}{page.bits} values and not 8 bits: save it with 8 bits a channel"
+    elif page.chunk[0] * page.chunk[1] > max_pixels():
+        fault = f"has no tiles, or huge ones ({page.chunk[1]} x {page.chunk[0]} pixels): save it as a tiled TIFF"
+    elif page.is_old_jpeg:
+        fault = "is compressed by the old JPEG of TIFF 6.0: save it with deflate compression"
+    elif page.orientation != 1:
         fault = "is stored turned (its Orientation tag is not 1): save it upright"
-    elif page.chunks[0] * page.chunks[1] > 2 * (Image.MAX_IMAGE_PIXELS or float("inf")):
-        fault = f"has no tiles, or huge ones ({page.chunks[1]} x {page.chunks[0]} pixels): save it as a tiled TIFF"
     if fault:
-        raise UnreadableImageError(f"{path} {fault}.")
-
-
-def _is_ycbcr(page: Any) -> bool:
-    return _name(page.photometric) == "YCBCR" or page.compression == _APERIO_YCBCR
+        raise UnsupportedError(f"{page.path} {fault}.")
 
 
 def _spacing_um(file: tifffile.TiffFile, page: Any) -> tuple[float, float] | None:
@@ -235,8 +208,3 @@ def positive_um(y: str | None, x: str | None) -> tuple[float, float] | None:
     except ValueError:
         return None
     return steps if all(0 < step < math.inf for step in steps) else None
-
-
-def _name(value: Any) -> Any:
-    """Return the name of a tag's value, or the number itself if tifffile does not know it."""
-    return getattr(value, "name", value)

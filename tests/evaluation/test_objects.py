@@ -17,7 +17,7 @@ from skimage.metrics import hausdorff_distance
 import icmoe_monai.evaluation.objects
 from icmoe_monai.errors import InputError
 from icmoe_monai.evaluation.objects import ObjectScores, ObjectSums, compare_objects, label_objects, object_scores
-from icmoe_monai.imageio.masks import read_objects
+from icmoe_monai.imageio.read import read_objects
 
 SHAPE = (40, 52)
 

@@ -16,12 +16,14 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio import image_file, read
+from icmoe_monai.imageio.bmp import BmpFile
 from icmoe_monai.imageio.dicom.pixels import DicomFile
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
 from icmoe_monai.imageio.nifti import pixels as nifti
 from icmoe_monai.imageio.nifti.pixels import NiftiFile
 from icmoe_monai.imageio.pictures import PictureFile
 from icmoe_monai.imageio.read import count_frames, open_image, read_image, read_label, read_size, split_suffix
+from icmoe_monai.imageio.tiff.pixels import TiffFile
 from icmoe_monai.inference.inputs import find_inputs
 from icmoe_monai.transforms.load import LoadImage2Dd
 
@@ -65,22 +67,23 @@ KINDS: dict[str, tuple[type[ImageFile], str, Save]] = {
     "png": (PictureFile, "a.png", save_pages),
     "turned png": (PictureFile, "a.png", save_turned),
     "jpeg": (PictureFile, "a.jpg", lambda path, num_frames: save_pages(path, num_frames, quality=100)),
-    "tiff": (PictureFile, "a.tif", save_pages),
+    "bmp": (BmpFile, "a.bmp", save_pages),
+    "tiff": (TiffFile, "a.tif", save_pages),
     "packed tiff": (
-        PictureFile,
+        TiffFile,
         "a.tif",
         lambda path, num_frames: save_pages(path, num_frames, compression="tiff_lzw"),
     ),
-    "turned tiff": (PictureFile, "a.tif", lambda path, num_frames: save_turned(path, num_frames)),
+    "turned tiff": (TiffFile, "a.tif", lambda path, num_frames: save_turned(path, num_frames)),
     "nifti": (NiftiFile, "a.nii", save_nifti),
     "packed nifti": (NiftiFile, "a.NII.gz", save_nifti),
     "dicom": (DicomFile, "a.dcm", save_dicom_frames),
     "dicom without a suffix": (DicomFile, "1.2.840.1", save_dicom_frames),
     "dicom by another name": (DicomFile, "a.png", save_dicom_frames),
+    "tiff by another name": (TiffFile, "a.jpg", lambda path, num_frames: save_pages(path, num_frames, format="TIFF")),
+    "png by another name": (PictureFile, "a.tif", lambda path, num_frames: save_pages(path, 1, format="PNG")),
 }
-OF_SEVERAL_FRAMES = [
-    name for name in KINDS if ("tiff" in name and "turned" not in name) or KINDS[name][0] is not PictureFile
-]
+OF_SEVERAL_FRAMES = [name for name in KINDS if "turned" not in name and KINDS[name][0] not in (PictureFile, BmpFile)]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_stack = pytest.mark.parametrize("kind", OF_SEVERAL_FRAMES)
 
@@ -151,7 +154,7 @@ def test_values_are_those_stored_or_a_sentence(tmp_path: Path, kind: str) -> Non
                 image.values()
             return
         values, lossless = image.values()
-        assert lossless == (kind != "jpeg")
+        assert lossless == (kind != "jpeg")  # by its content, not its name
         assert values.shape == (HEIGHT, WIDTH)
         assert ((values > 128) == (frame_of(0) > 0)).all()
 
@@ -368,7 +371,7 @@ def test_every_format_is_listed_once_and_its_suffixes_are_its_own() -> None:
     assert len(set(read.FORMATS)) == len(read.FORMATS)
     suffixes = [suffix for kind in read.FORMATS for suffix in kind.suffixes]
     assert len(set(suffixes)) == len(suffixes)
-    assert (*PictureFile.suffixes, *NiftiFile.suffixes) == read.SUFFIXES  # in this order a message lists them
+    assert (*read.PICTURE_SUFFIXES, *NiftiFile.suffixes) == read.SUFFIXES  # in this order a message lists them
     for kind in read.FORMATS:
         for suffix in kind.suffixes:
             assert [one for one in read.FORMATS if one.recognises(f"a{suffix.upper()}", b"")] == [kind]

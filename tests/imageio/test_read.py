@@ -286,7 +286,7 @@ def damaged(folder: Path, kind: str) -> Path:
         ("truncated_tiff", r"truncated_tiff.tif cannot be decoded \(.*\): copy it again"),
         ("text", r"text.png is no PNG, JPEG, TIFF, BMP or WebP image: convert it"),
         ("pages", r"pages.tif holds 2 frames, slices or pages: save each as a file of its own"),
-        ("lab", r"lab.tif is stored in the colour mode LAB: convert it to RGB"),
+        ("lab", r"lab.tif stores its colours as CIELAB: convert it to RGB"),
         ("missing", r"missing.png is not a file: correct the path"),
     ],
 )
@@ -387,5 +387,5 @@ def test_a_mask_that_is_drawn_in_transparency_alone_is_refused(mode, tmp_path):
     alpha[3:8] = 255
     picture.putalpha(Image.fromarray(alpha))
     picture.save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png is drawn in transparency alone.*save it in one channel"):
+    with pytest.raises(InputError, match=r"a\.png differs in its opacity alone.*save it in one channel"):
         read_label(str(tmp_path / "a.png"))

@@ -1,0 +1,1 @@
+"""TIFF: directories, stored samples and colours, of whole pages and of single tiles."""
