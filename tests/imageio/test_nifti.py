@@ -15,6 +15,7 @@ from icmoe_monai.imageio.nifti import header as nifti_header
 from icmoe_monai.imageio.nifti.labels import write_like
 from icmoe_monai.imageio.nifti.pixels import NiftiFile
 from icmoe_monai.imageio.nifti.scale import areas_mm2, pixel_spacing
+from icmoe_monai.imageio.read import count_frames, read_image, read_label
 
 nifti = ByPath(NiftiFile)
 
@@ -388,3 +389,38 @@ def test_numbers_that_overflow_do_not_warn(tmp_path: Path) -> None:
     with np.errstate(over="ignore"):  # nibabel's own
         nibabel.save(nibabel.Nifti2Image(voxels, np.diag([1e200, 1e200, 1e200, 1])), tmp_path / "b.nii")
     assert nifti.size(str(tmp_path / "b.nii")) in ((3, 5), (5, 3))
+
+
+def test_colours_along_the_fifth_axis_as_itk_stores_them(tmp_path: Path) -> None:
+    """ITK writes a colour picture as a vector image: dim = 5, x, y, 1, 1, 3 (itkNiftiImageIO)."""
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    expected = rgb.astype(np.float32)
+    for dtype, factor in ((np.uint8, 1), (np.uint16, 257)):
+        volume = nibabel.Nifti1Image((rgb.swapaxes(0, 1)[:, :, None, None] * dtype(factor)), np.diag([-1, -1, 1, 1.0]))
+        volume.header.set_intent("vector")
+        nibabel.save(volume, tmp_path / "a.nii.gz")
+        np.testing.assert_allclose(read_image(str(tmp_path / "a.nii.gz")), expected, atol=1e-3)
+    with pytest.raises(InputError, match=r"a.nii.gz is in colour, and a mask is not"):
+        read_label(str(tmp_path / "a.nii.gz"))
+    rgba = np.concatenate([rgb, (np.arange(600).reshape(20, 30, 1) % 2 * 255).astype(np.uint8)], axis=2)
+    stack = np.stack([rgba, rgba[::-1]], axis=2).swapaxes(0, 1)[:, :, :, None]  # x, y, z, 1, 4
+    nibabel.save(nibabel.Nifti1Image(stack, np.diag([-1, -1, 1, 1.0])), tmp_path / "b.nii")
+    assert count_frames(str(tmp_path / "b.nii")) == 2
+    shown = expected * (rgba[..., 3:] > 0)
+    np.testing.assert_allclose(read_image(str(tmp_path / "b.nii"), frame=1), shown[::-1], atol=1e-3)
+    write_like(tmp_path / "c.nii", source=str(tmp_path / "b.nii"), slices=[rgba[..., 3] > 0, rgba[::-1, :, 3] > 0])
+    assert nibabel.load(tmp_path / "c.nii").shape[:3] == (30, 20, 2)
+    np.testing.assert_array_equal(
+        nibabel.load(tmp_path / "c.nii").get_fdata().reshape(30, 20, 2)[..., 0].T, rgba[..., 3] > 0
+    )
+
+
+@pytest.mark.parametrize("kind", ["displacements", "floats", "two", "times"])
+def test_a_fifth_axis_that_holds_no_colours_is_refused(tmp_path: Path, kind: str) -> None:
+    shape = (20, 30, 1, 2 if kind == "times" else 1, 2 if kind == "two" else 3)
+    volume = nibabel.Nifti1Image(np.zeros(shape, np.float32 if kind == "floats" else np.uint8), np.eye(4))
+    if kind == "displacements":
+        volume.header.set_intent("displacement vector")
+    nibabel.save(volume, tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"a.nii has 5 dimensions, not 3"):
+        read_image(str(tmp_path / "a.nii"))

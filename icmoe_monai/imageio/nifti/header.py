@@ -27,6 +27,8 @@ from icmoe_monai.imageio.image_file import BoundedFile, max_pixels, open_file
 SUFFIXES = (".nii", ".nii.gz")
 
 HEADERS = {348: (Nifti1Header, b"n+1"), 540: (Nifti2Header, b"n+2")}  # by their size in bytes, with their magic
+_COLOUR_TYPES = (2, 512)  # uint8, uint16
+_COLOUR_INTENTS = (0, 1007, 2003, 2004)  # none, a vector, RGB, RGBA
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_MAX_RATIO = 1100  # deflate does not reach it
 _MAX_VOLUME_BYTES = 2**32
@@ -73,13 +75,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a header says: the shape (X, Y, Z), how the voxels are stored and scaled, and how a plane is turned."""
+    """What a header says: the shape (X, Y, Z), how the voxels are stored and scaled, and how a plane is turned.
+
+    `channels` are the colours of a voxel along the fifth axis, as ITK stores them: 3 or 4; 1 of all other volumes.
+    """
 
     header: Nifti1Header
     shape: tuple[int, int, int]
     dtype: np.dtype
     scale: tuple[float, float] | None
     turn: Turn
+    channels: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,17 +108,19 @@ def read_layout(path: str, file: BoundedFile | None = None) -> Layout:
         with open_file(path) as opened:
             return read_layout(path, opened)
     header = _read_header(path, file)
-    shape = _stack_shape(path, [int(length) for length in header["dim"][: int(header["dim"][0]) + 1]][1:])
+    lengths = [int(length) for length in header["dim"][: int(header["dim"][0]) + 1]][1:]
+    channels = _num_channels(header, lengths)
+    shape = _stack_shape(path, lengths if channels == 1 else lengths[:3])
     try:
         dtype, scale = header.get_data_dtype(), header.get_slope_inter()
     except Exception:
         raise InputError(f"{path} stores its voxels in an unknown way: save it again, for example as int16.") from None
     if dtype.kind not in "iufV" or (dtype.kind == "V" and not dtype.names):
         raise InputError(f"{path} stores no real numbers and no colours: save it as int16, float32 or RGB24.")
-    _check_bytes(path, file, header, math.prod(shape) * dtype.itemsize)
+    _check_bytes(path, file, header, math.prod(shape) * channels * dtype.itemsize)
     slope, inter = scale
     scaled = None if slope is None or (slope, inter) == (1, 0) else (float(slope), float(inter or 0))
-    return Layout(header, shape, dtype, scaled, _find_turn(header))
+    return Layout(header, shape, dtype, scaled, _find_turn(header), channels)
 
 
 @contextmanager
@@ -166,6 +174,14 @@ def _checked_header(path: str, header: Nifti1Header, magic: bytes) -> Nifti1Head
     except Exception:  # nibabel raises a dozen types, with values of the header in their texts
         raise InputError(f"{path} has a damaged header: copy it again or remove it.") from None
     return header
+
+
+def _num_channels(header: Nifti1Header, lengths: Sequence[int]) -> int:
+    """Return how many colours a voxel has: a fifth axis of 3 or 4, unsigned numbers, and no other intent for them."""
+    if len(lengths) < 5 or lengths[3] != 1 or lengths[4] not in (3, 4) or max(lengths[5:], default=1) > 1:
+        return 1
+    is_colour = int(header["datatype"]) in _COLOUR_TYPES and int(header["intent_code"]) in _COLOUR_INTENTS
+    return lengths[4] if is_colour else 1
 
 
 def _stack_shape(path: str, lengths: Sequence[int]) -> tuple[int, int, int]:

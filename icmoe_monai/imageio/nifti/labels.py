@@ -64,6 +64,8 @@ def _label_header(source: Nifti1Header) -> bytes:
     header = type(source)(endianness=source.endianness)
     for name in _GEOMETRY:
         header[name] = source[name]
+    if int(header["dim"][0]) >= 5:  # colours along the fifth axis stay behind
+        header["dim"][5] = 1
     header.set_data_dtype(np.uint8)
     header["intent_code"] = _INTENT_LABEL
     header["vox_offset"] = len(header.binaryblock) + 4

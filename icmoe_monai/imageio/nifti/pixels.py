@@ -8,7 +8,8 @@ back. A file without an affine (no sform, no qform) has its first axis along the
 nibabel reads the header; the voxels are read here, piece by piece, because a header may announce more than the memory
 holds. Decisions, for images: grey goes from the 0.5 to the 99.5 percentile of the whole volume's finite values to
 0..255, so that all slices share one window; where these two are the same value, from the minimum to the maximum; what
-is not finite becomes 0, and so does a constant volume. Colour is taken as it is, and what is transparent becomes black.
+is not finite becomes 0, and so does a constant volume. Colour is taken as it is, and what is transparent becomes
+black, but for a slice that is transparent everywhere.
 
 Letters: X, Y, Z the stored axes; H, W an upright slice.
 """
@@ -22,8 +23,9 @@ from functools import lru_cache
 import numpy as np
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.greys import apply_window, find_window
+from icmoe_monai.imageio.greys import apply_window, find_window, opacity_of, white_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
+from icmoe_monai.imageio.masks import flat_numbers
 from icmoe_monai.imageio.nifti.header import QUIET, SUFFIXES, Layout, cut_short, read_layout, unpacked
 
 _CHUNK_BYTES = 2**24
@@ -85,7 +87,12 @@ class NiftiFile(ImageFile):
         plane = self._read_slice(frame)
         if plane.dtype.names:
             colours = np.stack([plane[name] for name in "RGB"], axis=-1).astype(np.float32)
-            return colours * (plane["A"][..., None] / np.float32(255)) if "A" in plane.dtype.names else colours
+            opaque = opacity_of(plane["A"]) if "A" in plane.dtype.names else None
+            return colours if opaque is None else colours * opaque[..., None]
+        if self._layout.channels > 1:
+            colours = plane[..., :3] * np.float32(255 / white_of(_read_voxels(self._source)[..., :3]))
+            opaque = opacity_of(plane[..., 3]) if self._layout.channels == 4 else None
+            return colours if opaque is None else colours * opaque[..., None]
         grey = apply_window(_to_scale(plane, self._layout), *_window(self._source)).astype(np.float32)
         return np.repeat(grey[..., None], 3, axis=2)
 
@@ -103,12 +110,11 @@ class NiftiFile(ImageFile):
         """
         plane = self._read_slice(frame)
         if plane.dtype.names:
-            if (plane["R"] != plane["G"]).any() or (plane["R"] != plane["B"]).any():
-                raise InputError(
-                    f"{self.path} is in colour, and a mask is not: save it in one channel, 0 for the background."
-                )
-            shown = plane["A"] != 0 if "A" in plane.dtype.names else True
-            return np.where(shown, plane["R"], 0), True
+            colours = np.stack([plane[name] for name in "RGB"], axis=-1)
+            return flat_numbers(self.path, colours, plane["A"] if "A" in plane.dtype.names else None), True
+        if self._layout.channels > 1:
+            opacity = plane[..., 3] if self._layout.channels == 4 else None
+            return flat_numbers(self.path, plane[..., :3], opacity), True
         if self._layout.scale is None:
             return np.ascontiguousarray(plane, dtype=plane.dtype.newbyteorder("=")), True
         values = _to_scale(plane, self._layout)
@@ -146,9 +152,10 @@ class _Source:
 
 @lru_cache(maxsize=1)  # a compressed file has to be read from its beginning for every slice
 def _read_voxels(source: _Source) -> np.ndarray:
-    """Return all voxels as stored, (X, Y, Z)."""
+    """Return all voxels as stored, (X, Y, Z), or (X, Y, Z, C) of C colours along the fifth axis."""
     layout = source.layout
-    num_bytes = math.prod(layout.shape) * layout.dtype.itemsize
+    shape = layout.shape if layout.channels == 1 else (*layout.shape, layout.channels)
+    num_bytes = math.prod(shape) * layout.dtype.itemsize
     data = bytearray()
     with unpacked(source.path, source.file) as content:
         to_skip = int(layout.header["vox_offset"])
@@ -158,7 +165,7 @@ def _read_voxels(source: _Source) -> np.ndarray:
             data += chunk
     if len(data) < num_bytes:
         raise cut_short(source.path)
-    voxels = np.frombuffer(data, dtype=layout.dtype).reshape(layout.shape, order="F")
+    voxels = np.frombuffer(data, dtype=layout.dtype).reshape(shape, order="F")
     voxels.flags.writeable = False
     return voxels
 
