@@ -91,8 +91,7 @@ class BmpFile(ImageFile):
         """
         with self._told():
             colours, opacity = self._colours(self._numbers(frame))
-        opaque = None if opacity is None else opacity_of(opacity)
-        return colours.astype(np.float32) if opaque is None else colours * opaque[..., None]
+        return self._over_black(colours.astype(np.float32), None if opacity is None else opacity_of(opacity))
 
     def values(self, frame: int = 0) -> tuple[np.ndarray, bool]:
         """Return the numbers that a mask stores; a palette's indices, not its colours.

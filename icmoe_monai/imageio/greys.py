@@ -104,25 +104,19 @@ def show(values: np.ndarray, *, bits: int | None = None) -> np.ndarray:
     return stretch(values)
 
 
-def opacity_of(values: np.ndarray, *, bits: int | None = None) -> np.ndarray | None:
+def opacity_of(values: np.ndarray, *, bits: int | None = None) -> np.ndarray:
     """Return how opaque an image is.
-
-    Where it is transparent everywhere, nothing would be seen: whoever wrote it left the channel empty, as many programs
-    do, so it counts for nothing.
 
     Args:
         values: The channel of opacity, (H, W), of any type; not finite is transparent.
         bits: Of a number, where these are fewer than those of its type.
 
     Returns:
-        float32 (H, W) in 0..1; None where all is opaque, or all transparent.
+        float32 (H, W) in 0..1.
     """
     if values.dtype.kind in "ui":
         bits = bits or values.dtype.itemsize * 8
         whole = (1 << bits) - 1 if bits < 16 else white_of(values)
-        opaque = (values * (1 / whole)).astype(np.float32)
-    else:
-        opaque = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
-        opaque = opaque / max(float(opaque.max()), 1.0)
-    opaque = opaque.clip(0, 1)
-    return None if not opaque.any() or (opaque == 1).all() else opaque
+        return (values * (1 / whole)).astype(np.float32).clip(0, 1)
+    opaque = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    return (opaque / max(float(opaque.max()), 1.0)).clip(0, 1)

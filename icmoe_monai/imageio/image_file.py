@@ -23,6 +23,8 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.utils.files import check_file
 
 _Kind = TypeVar("_Kind", bound="ImageFile")
+# What `ImageFile.note` says of a picture whose opacity counts for nothing.
+TRANSPARENT = "is transparent everywhere, so that its opacity is passed over"
 _HEAD_BYTES = 132  # the first bytes of a file, by which its kind is told
 
 
@@ -83,6 +85,7 @@ class ImageFile(ABC):
         any_name: Whether they may as well have any other name, so that their content tells.
         path: The file.
         file: What was opened; the subclass reads from it.
+        note: What a user should know of the frame whose colours were returned last, behind its name; else "".
 
     Args:
         path: The file, for messages.
@@ -98,6 +101,7 @@ class ImageFile(ABC):
     def __init__(self, path: str, file: BoundedFile) -> None:
         self.path = path
         self.file = file
+        self.note = ""
 
     @classmethod
     def open(cls: type[_Kind], path: str) -> _Kind:
@@ -173,6 +177,20 @@ class ImageFile(ABC):
         Raises:
             InputError: There is no such frame, it cannot be decoded, or it can be no mask.
         """
+
+    def _over_black(self, rgb: np.ndarray, opacity: np.ndarray | None) -> np.ndarray:
+        """Put black behind colours, (H, W, 3), whose opacity in 0..1 is (H, W), or None where the file has none.
+
+        Where it is transparent everywhere, nothing would be seen: whoever wrote it left the channel empty, as many
+        programs do, so it counts for nothing, and a note says so.
+        """
+        self.note = ""
+        if opacity is None:
+            return rgb
+        if not opacity.any():
+            self.note = TRANSPARENT
+            return rgb
+        return rgb * opacity[..., None]
 
     def check_pixels(self) -> None:
         """Decode all pixels, to find a damaged file.

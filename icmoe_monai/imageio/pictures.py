@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.imageio.greys import opacity_of, show
-from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
+from icmoe_monai.imageio.image_file import TRANSPARENT, BoundedFile, ImageFile
 from icmoe_monai.imageio.masks import flat_numbers
 
 # Named, so that Pillow tries no decoder that nobody asked for (EPS would start Ghostscript).
@@ -90,7 +90,10 @@ class PictureFile(ImageFile):
         with self._asked():
             picture = self._decode(frame)
             if self._png.is_deep_colour:
-                return _deep_rgb(self._deep_samples(), self._png, picture.info.get("transparency"))
+                samples = self._deep_samples()
+                opacity = _deep_opacity(samples, self._png, picture.info.get("transparency"))
+                return self._over_black(_deep_rgb(samples, self._png), opacity)
+            self.note = TRANSPARENT if _hides_all(picture) else ""
             return _colours(picture)
 
     def values(self, frame: int = 0) -> tuple[np.ndarray, bool]:
@@ -211,20 +214,18 @@ def _decode_png(content: bytes, rawmode: str | None) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(picture))
 
 
-def _deep_rgb(samples: np.ndarray, kind: _PngKind, transparent: object) -> np.ndarray:
-    """Return the colours of 16 bits, float32 (H, W, 3) in 0..255; `transparent` is a colour, where there is one."""
-    if kind.colour_type == _COLOUR:
-        rgb = show(samples)
-        if isinstance(transparent, tuple):
-            opaque = opacity_of((samples != np.asarray(transparent)).any(axis=2).astype(np.float32))
-            return rgb if opaque is None else rgb * opaque[..., None]
-        return rgb
-    opaque = opacity_of(samples[..., -1])
-    if kind.colour_type == _COLOUR_AND_OPACITY:
-        rgb = show(samples[..., :3])
-    else:
-        rgb = np.repeat(show(samples[..., 0])[..., None], 3, axis=2)
-    return rgb if opaque is None else rgb * opaque[..., None]
+def _deep_rgb(samples: np.ndarray, kind: _PngKind) -> np.ndarray:
+    """Return the colours of 16 bits, float32 (H, W, 3) in 0..255."""
+    if kind.colour_type == _GREY_AND_OPACITY:
+        return np.repeat(show(samples[..., 0])[..., None], 3, axis=2)
+    return show(samples[..., :3])
+
+
+def _deep_opacity(samples: np.ndarray, kind: _PngKind, transparent: object) -> np.ndarray | None:
+    """Return the opacity, float32 (H, W) in 0..1; `transparent` is a colour, where there is one."""
+    if kind.colour_type != _COLOUR:
+        return opacity_of(samples[..., -1])
+    return (samples != np.asarray(transparent)).any(axis=2) * np.float32(1) if isinstance(transparent, tuple) else None
 
 
 def rgb_of_picture(picture: Image.Image, name: str) -> np.ndarray:
@@ -326,6 +327,11 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layer = picture.convert("RGBA")
-    if layer.getchannel("A").getextrema() == (0, 0):  # transparent everywhere: see `greys.opacity_of`
+    if _hides_all(layer):
         return layer.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
+
+
+def _hides_all(picture: Image.Image) -> bool:
+    """Tell whether a picture is transparent everywhere, so that its opacity counts for nothing."""
+    return picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema() == (0, 0)

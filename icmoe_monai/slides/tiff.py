@@ -16,7 +16,7 @@ import tifffile
 
 from icmoe_monai.errors import InputError, in_our_words
 from icmoe_monai.imageio.image_file import max_pixels
-from icmoe_monai.imageio.tiff.colours import check_colours, to_rgb
+from icmoe_monai.imageio.tiff.colours import check_colours, to_opacity, to_rgb
 from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page, read_chunk
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
@@ -118,6 +118,7 @@ class TiffImage:
         self.shape = self._page.shape
         scale = (full.imagelength / self.shape[0], full.imagewidth / self.shape[1])
         self.spacing_um = None if spacing is None else (spacing[0] * scale[0], spacing[1] * scale[1])
+        self._has_opacity = 2 in self._page.extras and self._is_seen()
 
     def _find(self, level: int) -> Any:
         levels = self._file.series[0].levels
@@ -151,7 +152,20 @@ class TiffImage:
         """Return a tile or strip as RGB, uint8 (h, w, 3), without the part beyond the image's edge."""
         if index in self._kept:
             return self._kept[index]
-        return to_rgb(read_chunk(self._page, index, self._bytes), self._page).round().astype(np.uint8)
+        samples = read_chunk(self._page, index, self._bytes)
+        rgb, opacity = to_rgb(samples, self._page), to_opacity(samples, self._page)
+        if opacity is not None and self._has_opacity:
+            rgb = rgb * opacity[..., None]
+        return rgb.round().astype(np.uint8)
+
+    def _is_seen(self) -> bool:
+        """Tell whether any pixel is opaque; if none is, the opacity counts for nothing, as in `imageio`."""
+        rows, columns = self._page.grid
+        for index in range(rows * columns):
+            opacity = to_opacity(read_chunk(self._page, index, self._bytes), self._page)
+            if opacity is None or opacity.any():  # mostly the first is
+                return True
+        return False
 
     def _bytes(self, offset: int, size: int) -> bytes:
         self._file.filehandle.seek(offset)

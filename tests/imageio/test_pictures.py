@@ -13,7 +13,7 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.memory import read_memory
-from icmoe_monai.imageio.read import read_image, read_label, read_objects
+from icmoe_monai.imageio.read import open_image, read_image, read_label, read_objects
 
 HEIGHT, WIDTH = 29, 37
 RANDOM = np.random.default_rng(0)
@@ -113,7 +113,10 @@ def save_transparent(folder: Path, kind: str, colours: np.ndarray) -> Path:
 @pytest.mark.parametrize("kind", ["png", "deep.png", "tif", "bmp", "webp"])
 def test_what_is_transparent_everywhere_is_seen_all_the_same(tmp_path: Path, kind: str) -> None:
     path = save_transparent(tmp_path, kind, COLOURS)
-    np.testing.assert_allclose(read_image(str(path)), COLOURS, atol=1e-3)
+    with open_image(str(path)) as image:
+        assert image.note == ""
+        np.testing.assert_allclose(image.rgb(), COLOURS, atol=1e-3)
+        assert image.note == "is transparent everywhere, so that its opacity is passed over"
     mask = np.repeat((CLASSES > 0)[..., None].astype(np.uint16), 3, axis=2) * 255
     path = save_transparent(tmp_path, kind, mask)
     np.testing.assert_array_equal(read_label(str(path)), CLASSES > 0)

@@ -91,6 +91,18 @@ def test_what_is_transparent_is_black_as_in_ordinary_inference(tmp_path: Path, p
     assert np.abs(found - read_image(str(tmp_path / "a.tif"))).max() <= 1
 
 
+def test_opacity_that_hides_all_is_passed_over_and_one_that_hides_a_tile_is_not(
+    tmp_path: Path, pixels: np.ndarray
+) -> None:
+    opacity = np.zeros((*SHAPE, 1), np.uint8)
+    how = {"photometric": "rgb", "extrasamples": ["unassalpha"], "tile": (64, 64)}
+    tifffile.imwrite(tmp_path / "a.tif", np.concatenate([pixels, opacity], axis=-1), **how)
+    np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif"), pixels)
+    opacity[-1, -1] = 255
+    tifffile.imwrite(tmp_path / "b.tif", np.concatenate([pixels, opacity], axis=-1), **how)
+    np.testing.assert_array_equal(read_in_parts(tmp_path / "b.tif"), pixels * (opacity > 0))
+
+
 @pytest.mark.parametrize("kind", ["assocalpha", "unspecified"])
 def test_a_fourth_sample_that_hides_nothing_is_passed_over(tmp_path: Path, pixels: np.ndarray, kind: str) -> None:
     rgba = np.concatenate([pixels // 2, np.full((*SHAPE, 1), 128, np.uint8)], axis=-1)

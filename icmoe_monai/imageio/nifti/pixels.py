@@ -87,12 +87,10 @@ class NiftiFile(ImageFile):
         plane = self._read_slice(frame)
         if plane.dtype.names:
             colours = np.stack([plane[name] for name in "RGB"], axis=-1).astype(np.float32)
-            opaque = opacity_of(plane["A"]) if "A" in plane.dtype.names else None
-            return colours if opaque is None else colours * opaque[..., None]
+            return self._over_black(colours, opacity_of(plane["A"]) if "A" in plane.dtype.names else None)
         if self._layout.channels > 1:
             colours = plane[..., :3] * np.float32(255 / white_of(_read_voxels(self._source)[..., :3]))
-            opaque = opacity_of(plane[..., 3]) if self._layout.channels == 4 else None
-            return colours if opaque is None else colours * opaque[..., None]
+            return self._over_black(colours, opacity_of(plane[..., 3]) if self._layout.channels == 4 else None)
         grey = apply_window(_to_scale(plane, self._layout), *_window(self._source)).astype(np.float32)
         return np.repeat(grey[..., None], 3, axis=2)
 

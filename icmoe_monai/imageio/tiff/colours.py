@@ -42,7 +42,7 @@ def check_colours(page: Page) -> None:
 
 
 def to_rgb(samples: np.ndarray, page: Page) -> np.ndarray:
-    """Return the colours of samples; what is transparent is black.
+    """Return the colours of samples, whatever their opacity.
 
     Args:
         samples: (H, W, S), as `page.read_page` returns them.
@@ -65,9 +65,21 @@ def to_rgb(samples: np.ndarray, page: Page) -> np.ndarray:
     else:
         grey = show(samples[..., 0], bits=page.bits)
         rgb = np.repeat((255 - grey if page.photometric == WHITE_IS_ZERO else grey)[..., None], 3, axis=2)
+    return rgb
+
+
+def to_opacity(samples: np.ndarray, page: Page) -> np.ndarray | None:
+    """Return how opaque samples are, if the page says so and its colours are not multiplied by it.
+
+    Args:
+        samples: (H, W, S), as `page.read_page` returns them.
+        page: The page that they are of.
+
+    Returns:
+        float32 (H, W) in 0..1, or None.
+    """
     place = _place_of_opacity(page)
-    opaque = None if place is None else opacity_of(samples[..., place], bits=page.bits)
-    return rgb if opaque is None else rgb * opaque[..., None]
+    return None if place is None else opacity_of(samples[..., place], bits=page.bits)
 
 
 def to_numbers(samples: np.ndarray, page: Page) -> np.ndarray:

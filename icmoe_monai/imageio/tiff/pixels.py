@@ -19,7 +19,7 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
-from icmoe_monai.imageio.tiff.colours import check_colours, to_numbers, to_rgb
+from icmoe_monai.imageio.tiff.colours import check_colours, to_numbers, to_opacity, to_rgb
 from icmoe_monai.imageio.tiff.page import DamagedError, Page, UnsupportedError, check_page, read_page
 
 _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -98,7 +98,8 @@ class TiffFile(ImageFile):
             check_colours(page)
             if page.is_old_jpeg:
                 return self._rgb_of_old_jpeg(frame)
-            return _upright(to_rgb(read_page(page, self._read), page), page.orientation)
+            samples = read_page(page, self._read)
+            return _upright(self._over_black(to_rgb(samples, page), to_opacity(samples, page)), page.orientation)
 
     def values(self, frame: int = 0) -> tuple[np.ndarray, bool]:
         """Return the numbers that a mask stores, unscaled; a palette's indices, not its colours.
