@@ -1,8 +1,8 @@
 """How a command ends before its work is done: by an error that a user can mend, by Ctrl-C, or by SIGTERM.
 
-An error is told in one sentence of our own words. A library's exception may repeat what it found in a file, and a file may
-name a patient: `in_our_words` and `kind_of` are the only way from such an exception into a sentence. Its kind is told, its
-text is not.
+An error is told in one sentence of our own words. A library's exception may repeat what it found in a file, and a file
+may name a patient: `in_our_words` and `kind_of` are the only way from such an exception into a sentence. Its kind is
+told, its text is not.
 
 MONAI's config parser wraps every exception of a component twice ("Failed to instantiate ...", "Failed to evaluate ...")
 and the command line prints the whole chain, the cause first and the wrapping last. `InputError` marks the causes that a
