@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +17,16 @@ from icmoe_monai.errors import (
     InputError,
     Terminated,
     _one_sentence,
+    find_input_error,
+    in_our_words,
+    kind_of,
     show_input_errors,
     take_sigterm,
 )
+
+PACKAGE = Path(__file__).parents[1] / "icmoe_monai"
+# what they tell of is no image: the arguments that a checkpoint's network lacks, and a calibration
+TELLS_ON_PURPOSE = ("networks/blueprint.py", "calibration/file.py")
 
 
 def wrapped(cause: InputError) -> RuntimeError:
@@ -74,3 +85,62 @@ def test_sigterm_ends_a_process_as_ctrl_c_does_unless_somebody_else_handles_it(h
             assert signal.getsignal(signal.SIGTERM) == handler
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    "kind", ["errors.InputError", "imageio.image_file.NotAnImageError", "slides.tiff.UnreadableImageError"]
+)
+def test_of_an_error_in_another_process_the_sentence_is_told_and_no_traceback(kind):
+    caught = f"Caught {kind} in DataLoader worker process 0.\nTraceback ...\nValueError: Miller\n"
+    text = f"{caught}\nicmoe_monai.{kind}: a is bad.\n"
+    found = find_input_error(RuntimeError(text))
+    assert type(found) is InputError
+    assert str(found) == "a is bad."
+
+
+def test_the_kind_of_an_exception_holds_nothing_of_its_text():
+    with pytest.raises(json.JSONDecodeError) as raised:
+        json.loads('{\n"Miller": }')
+    errors = [ValueError("Miller"), KeyError("Miller"), OSError("Miller"), OSError(28, "Miller"), raised.value,
+              UnicodeDecodeError("utf-8", b"Miller", 0, 1, "Miller")]  # fmt: skip
+    kinds = [kind_of(error) for error in errors]
+    assert kinds == [
+        "ValueError",
+        "KeyError",
+        "OSError",
+        "No space left on device",
+        "line 2, column 11",
+        "UnicodeDecodeError",
+    ]
+
+
+@pytest.mark.parametrize(
+    "error", [InputError("as it is"), MemoryError("as it is"), KeyboardInterrupt("as it is")], ids=repr
+)
+def test_what_is_no_complaint_of_a_library_passes(error):
+    with pytest.raises(type(error), match="as it is"), in_our_words("a is bad", "copy it"):
+        raise error
+
+
+def told_exceptions(tree: ast.AST) -> Iterator[int]:
+    """Yield the lines in which a text holds that of an exception which is none of this package's."""
+    for handler in ast.walk(tree):
+        kinds = ast.unparse(handler.type) if isinstance(handler, ast.ExceptHandler) and handler.type else "InputError"
+        if not isinstance(handler, ast.ExceptHandler) or handler.name is None or kinds == "InputError":
+            continue
+        for node in ast.walk(handler):
+            if isinstance(node, ast.FormattedValue) and ast.unparse(node.value) == handler.name:
+                yield node.lineno
+
+
+def test_no_sentence_holds_the_text_of_a_librarys_exception():
+    code = "try:\n    read()\nexcept {} as error:\n    raise InputError(f'bad ({{error{}}})')"
+    assert [*told_exceptions(ast.parse(code.format("Exception", "!r")))] == [4]
+    assert [*told_exceptions(ast.parse(code.format("(OSError, ValueError)", "")))] == [4]
+    assert not [*told_exceptions(ast.parse(code.format("InputError", "")))]
+    paths = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).as_posix() not in TELLS_ON_PURPOSE]
+    assert len(paths) > 100
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}" for path in paths for line in told_exceptions(ast.parse(path.read_text()))
+    ]
+    assert found == []

@@ -17,7 +17,7 @@ from typing import Any
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import split_suffix
-from icmoe_monai.utils.files import write_atomically
+from icmoe_monai.utils.files import inside, write_atomically
 
 MIN_SALT = 16  # characters
 _MIN_DIFFERENT = 6  # of them
@@ -112,7 +112,8 @@ class NamedResults:
                 "another output_dir, or remove them with --overwrite True."
             )
         stems = {split_suffix(name)[0] for name in names}
-        strange = [path for path in self._relative() if path.as_posix() not in volumes and not _is_of(path, stems)]
+        known = {path for path in self._relative() if path.as_posix() in volumes or _is_of(path, stems)}
+        strange = [path for path in self._relative() if path not in known or not inside(self.output_dir, str(path))]
         if strange:
             raise InputError(
                 f"{self.output_dir} holds {len(strange)} files that tell names, in {strange[0].parts[0]}/ for example, "

@@ -19,6 +19,7 @@ from typing import Any
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inference.anonymity import NamedResults, read_anonymous
+from icmoe_monai.inference.measures import PER_CLASS
 from icmoe_monai.utils.distributed import by_first, is_first, num_processes, process_index
 from icmoe_monai.utils.files import dump_json, inside, without_folders, write_atomically
 from icmoe_monai.version import __version__
@@ -29,6 +30,11 @@ JOURNAL, _PART = "cases.jsonl", "cases.{}.jsonl"
 _IS_PART = re.compile(r"cases\.([1-9][0-9]*)\.jsonl")
 _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
 _FILES = ("mask", "overlay", "controlled", "disagreement_map", "votes")
+_NUMBERS = (
+    *("frame", "height", "width", "seconds"),
+    *("predicted_dice", "review", "no_lesion_probability", "no_lesion"),  # two of them are True or False
+)
+_FOLDERS = ("segmentations/", "volumes/")  # of volumes, which a run may remove again
 _LISTS = ("cases", "of")  # of a volume: names of the cases in it, and of all that it could hold
 
 
@@ -177,7 +183,7 @@ class Journal:
         record = self._records[CASE].get(case["name"], {})
         if record.get("status") != "done" or record.get("stamp") != case.get("stamp"):
             return False
-        return all((self.output_dir / record[key]).is_file() for key in _FILES if record.get(key))
+        return all(os.path.isfile(self.output_dir / path) for path in files_of(CASE, record))
 
     def drop_parts(self) -> None:
         """Delete the other processes' parts, once this journal holds all their records."""
@@ -245,22 +251,11 @@ class Journal:
 
     def _check(self, number: int, kind: Any, record: Any) -> None:
         """Refuse a record that no run wrote, before anything trusts it."""
-        if not isinstance(kind, str) or not isinstance(record, dict):
-            raise self._damaged(number, "is no record")
-        if kind == _MADE_BY:
-            if not all(isinstance(part, dict) for part in record.values()):
-                raise self._damaged(number, "does not tell what made the results")
-            return
-        if not isinstance(record.get("name"), str):
-            raise self._damaged(number, "names no case")
-        if kind == _FORGOTTEN and record.get("kind") not in [*self._records]:  # a list: what is not hashable is in none
-            raise self._damaged(number, "is no record")
-        if kind == NOTE and not isinstance(record.get("text"), str):
-            raise self._damaged(number, "holds no sentence")
-        if kind == VOLUME and not all(_is_list_of_names(record.get(key)) for key in _LISTS):
-            raise self._damaged(number, "does not list the cases of its volume")
-        if kind in (CASE, VOLUME) and not all(inside(self.output_dir, path) for path in files_of(kind, record)):
-            raise self._damaged(number, f"names a file that does not lie in {self.output_dir}")
+        fault = _fault_of(kind, record)
+        if not fault and not all(inside(self.output_dir, path) for path in files_of(kind, record)):
+            fault = f"names a file that does not lie in {self.output_dir}"
+        if fault:
+            raise self._damaged(number, fault)
 
     def _damaged(self, number: int, fault: str) -> InputError:
         return InputError(
@@ -277,14 +272,59 @@ def files_of(kind: str, record: Mapping[str, Any]) -> list[Any]:
     """Return the paths of a record's files, relative to the folder of the results.
 
     Args:
-        kind: CASE or VOLUME.
+        kind: What kind of record it is; but for CASE and VOLUME there are none.
         record: The record.
     """
-    return [record.get("file")] if kind == VOLUME else [record[key] for key in _FILES if record.get(key)]
+    if kind == VOLUME:
+        return [record["file"]]
+    return [record[key] for key in _FILES if record.get(key)] if kind == CASE else []
 
 
-def _is_list_of_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+def _fault_of(kind: Any, record: Any) -> str:
+    """Return why no run can have written a record; empty if one can."""
+    if not isinstance(kind, str) or not isinstance(record, dict):
+        return "is no record"
+    if kind == _MADE_BY:
+        return "" if all(isinstance(part, dict) for part in record.values()) else "does not tell what made the results"
+    if not isinstance(record.get("name"), str):
+        return "names no case"
+    sound = {
+        CASE: (_is_case, "holds values that no case has"),
+        VOLUME: (_is_volume, "does not tell of a volume in segmentations/ or volumes/ and its cases"),
+        NOTE: (lambda note: isinstance(note.get("text"), str), "holds no sentence"),
+        _FORGOTTEN: (lambda one: one.get("kind") in [CASE, VOLUME, NOTE], "forgets nothing"),
+    }
+    is_sound, fault = sound.get(kind, (bool, ""))
+    return "" if is_sound(record) else fault
+
+
+def _is_volume(record: Mapping[str, Any]) -> bool:
+    file = record.get("file")
+    is_in_place = isinstance(file, str) and file.startswith(_FOLDERS)
+    lists = [record.get(key) for key in _LISTS]
+    return is_in_place and all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists)
+
+
+def _is_case(case: Mapping[str, Any]) -> bool:
+    """Tell whether the values of a case's record are of the kinds that a report is made from."""
+    reliability = case.get("reliability")
+    by_name = reliability if isinstance(reliability, dict) else {"": reliability}
+    spacing = case.get("spacing_mm")
+    return (
+        case.get("status") in ("done", "failed")
+        and all(_is_number(case.get(key)) for key in _NUMBERS)
+        and all(_is_number(value) for value in by_name.values())
+        and all(_are_numbers(case.get(key)) for key in (*PER_CLASS, "spacing_mm"))
+        and (spacing is None or len(spacing) == 2)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float))
+
+
+def _are_numbers(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(_is_number(one) for one in value))
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

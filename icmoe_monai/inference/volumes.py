@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path, PurePath
@@ -104,7 +105,7 @@ class VolumeWriter:
         for key, num_open in self._open.items():
             name = self.volumes[key][0]["name"]
             volume = self.journal.records(VOLUME).get(name)
-            is_there = volume is not None and (self.journal.output_dir / volume["file"]).is_file()
+            is_there = volume is not None and os.path.isfile(self.journal.output_dir / volume["file"])
             if num_open == 0 and not is_there and name not in self.journal.records(NOTE):
                 self._write(key)
 

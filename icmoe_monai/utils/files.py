@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, kind_of
 
 _CHUNK = 1 << 20
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}(\.\w+)?")
@@ -81,9 +81,8 @@ def refusal(path: Path, error: OSError) -> InputError:
         error: The system's exception.
     """
     remedy = _REMEDIES.get(error.errno or 0, "Look whether something else lies in its place")
-    return InputError(
-        f"Cannot write {path.name} in {path.parent}: {error.strerror or error}. {remedy}, or choose another folder."
-    )
+    reason = error.strerror or kind_of(error)
+    return InputError(f"Cannot write {path.name} in {path.parent}: {reason}. {remedy}, or choose another folder.")
 
 
 def is_of_one_name(error: InputError) -> bool:

@@ -453,7 +453,7 @@ def move_one(folder: Path) -> None:
         (lambda f: (f / "splits.json").unlink(), r"The lists of train, val, test in .*splits\.json are not"),
         (
             lambda f: (f / "protocol.json").write_text("{}"),
-            r"protocol\.json is not what prepare wrote \(KeyError\('spli",
+            r"protocol\.json is not what prepare wrote \(KeyError\)",
         ),
         (lambda f: (f / "protocol.json").write_text("[]"), r"protocol\.json is not what prepare wrote"),
         (lambda f: (f / "protocol.json").write_text('{"splits": 1}'), r"protocol\.json is not what prepare wrote"),

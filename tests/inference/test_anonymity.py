@@ -124,7 +124,7 @@ def test_a_file_that_no_journal_knows_is_not_removed(path: str, tmp_path: Path) 
     named(tmp_path)
     (tmp_path / path).write_text("mine")
     with pytest.raises(
-        InputError, match=r"holds 1 files in .* are of no run that its journal knows: take them out"
+        InputError, match=r"holds 1 files that tell names, in .* are of no run that its journal knows: take them out"
     ) as raised:
         Journal(output_dir=tmp_path, anonymous=True, overwrite=True).missing([])
     assert "Miller" not in str(raised.value)
@@ -143,6 +143,16 @@ def test_an_anonymous_run_goes_on_over_anonymous_results(tmp_path: Path) -> None
     (tmp_path / "masks" / "case_0123456789abcdef_frame0001.png").touch()
     NamedResults(tmp_path).check()
     Journal(output_dir=tmp_path, anonymous=SECRET).missing([])
+
+
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    output, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    named(output)
+    (output / "masks").rename(elsewhere)
+    (output / "masks").symlink_to(elsewhere)
+    with pytest.raises(InputError, match=r"holds 2 files that tell names, in masks/ for example, .*: take them out"):
+        Journal(output_dir=output, anonymous=True, overwrite=True).missing([])
+    assert files_in(elsewhere) == ["Miller", "Miller/a.png", "b.png"]
 
 
 @pytest.mark.parametrize("path", ["masks/case_0123456789abcdef/a.png", "masks/case_0123456789abcdefMiller.png",

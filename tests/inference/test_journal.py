@@ -192,6 +192,8 @@ OUTSIDE = {
     "a nul": "a\0.png",
     "a number": 7,
     "a list": ["a.png"],
+    "up from volumes": "volumes/../../private.png",
+    "a link in volumes": "volumes/link/private.png",
     "none": None,
 }
 
@@ -205,6 +207,8 @@ def test_a_journal_that_names_a_file_outside_is_refused(kind: str, path: object,
     (output / "link").symlink_to(tmp_path)
     (output / "linked.png").symlink_to(private)
     (output / "loop").symlink_to(output / "loop")
+    (output / "volumes").mkdir()
+    (output / "volumes" / "link").symlink_to(tmp_path)
     journal = Journal(output_dir=output)
     journal.missing(CASES)
     journal.begin()
@@ -216,7 +220,8 @@ def test_a_journal_that_names_a_file_outside_is_refused(kind: str, path: object,
     if kind != "volume" and not path:
         assert missing(output) == ["b.jpg", "c.jpg"]  # a case without such a file
         return
-    with pytest.raises(InputError, match=r"cases\.jsonl is damaged \(line 2 names a file that does not lie in .*out\)"):
+    fault = r"names a file that does not lie in .*out|does not tell of a volume in segmentations/ or volumes/ .*"
+    with pytest.raises(InputError, match=rf"cases\.jsonl is damaged \(line 2 ({fault})\)"):
         Journal(output_dir=output).missing(CASES)
     assert private.read_bytes() == b"private"
     assert missing(output, overwrite=True) == ["a.jpg", "b.jpg", "c.jpg"]
@@ -237,9 +242,18 @@ MALFORMED = {
     "made by": '{"kind": "made_by", "record": {"model": 1}}',
     "note": '{"kind": "note", "record": {"name": "a"}}', "forgotten": '{"kind": "forgotten", "record": {"name": "a"}}',
     "forgets a list": '{"kind": "forgotten", "record": {"name": "a", "kind": []}}',
+    "volume elsewhere": '{"kind": "volume", "record": {"name": "a", "file": "best.pt", "of": [], "cases": []}}',
     "volume of nothing": '{"kind": "volume", "record": {"name": "a", "file": "volumes/a.nii"}}',
     "volume of numbers": '{"kind": "volume", "record": {"name": "a", "file": "v", "of": [1], "cases": []}}',
-    "deep": "[" * 100_000,
+    "deep": "[" * 100_000, "no status": '{"kind": "case", "record": {"name": "a"}}',
+    **{
+        f"{key} {value}": json.dumps({"kind": "case", "record": {"name": "a", "status": "done", key: value}})
+        for key, values in {
+            "status": ("finished", None, []), "height": ("4", [4]), "reliability": ([1], "high", {"confidence": "1"}),
+            "spacing_mm": ([1], [1, 2, 3], "1 2", {"a": 1}), "area_mm2": ("uncalibrated", [[1]], 3),
+        }.items()
+        for value in values
+    },
 }  # fmt: skip
 
 
