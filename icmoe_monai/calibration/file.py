@@ -21,14 +21,15 @@ from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
 from icmoe_monai.calibration.conformal import controlled_mask
+from icmoe_monai.calibration.schema import FORMAT, find_damage
 from icmoe_monai.calibration.score import score_from
 from icmoe_monai.calibration.temperature import temperature_from
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.files import check_file, digest_of, dump_json
+from icmoe_monai.utils.schema import read_json
 from icmoe_monai.weights.frozen import describe_model
 from icmoe_monai.weights.recipe import SETTINGS
 
-FORMAT = "icmoe_monai calibration 1"
 AUTO, NONE = "auto", "none"
 OUTPUT_SETTINGS = tuple(SETTINGS)
 
@@ -37,13 +38,10 @@ class Calibration:
     """Hold the content of a calibration file and apply it; without a content, nothing is calibrated.
 
     Args:
-        content: The file's content; None: nothing is calibrated.
+        content: The file's content, as `read_calibration` returns it; None: nothing is calibrated.
         file: The file's name.
         digest: The file's SHA-256.
         reason: Why nothing is calibrated, in a sentence.
-
-    Raises:
-        InputError: If a part of the content is missing, or is no number where a number belongs.
 
     Example:
         >>> nothing = Calibration(reason="none was asked for")
@@ -64,20 +62,17 @@ class Calibration:
         self.file, self.digest, self.reason = file, digest, reason
         if not self.is_there:
             return
-        try:
-            self._temperature = temperature_from(self.content["temperature"])
-            self.threshold = float(self.content["control"]["threshold"])
-            quality, no_lesion = self.content["quality"], self.content["no_lesion"]
-            self._quality = score_from(quality) if quality else None
-            self._no_lesion = score_from(no_lesion["score"]) if no_lesion else None
-            self.names_digest = str(self.content["data"]["names_sha256"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"The calibration {file} is damaged ({error!r}): calibrate again.") from error
+        self._temperature = temperature_from(self.content["temperature"])
+        self.threshold = float(self.content["control"]["threshold"])
+        quality, no_lesion = self.content["quality"], self.content["no_lesion"]
+        self._quality = score_from(quality) if quality else None
+        self._no_lesion = score_from(no_lesion["score"]) if no_lesion else None
+        self.names_digest = str(self.content["data"]["names_sha256"])
 
     @property
     def review_below(self) -> float | None:
         """The file's limit of the predicted Dice, below which review is advised; None if the file has none."""
-        value = self.content.get("review_below")
+        value = self.content["review_below"] if self.is_there else None
         return None if value is None else float(value)
 
     def probabilities(self, voted: Tensor, disagreement: Tensor) -> Tensor:
@@ -230,25 +225,27 @@ def find_calibration(
 
 
 def read_calibration(path: str | Path) -> dict[str, Any]:
-    """Read the content of a calibration file.
+    """Read the content of a calibration file, and check it.
 
     Args:
         path: The file.
 
     Returns:
-        The content, whose `format` is `FORMAT`; further parts are not checked here.
+        The content, which is as `SCHEMA` says.
 
     Raises:
         InputError: If the file is missing, damaged, or no calibration of this version.
     """
     check_file(str(path))
     try:
-        content = json.loads(Path(path).read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} is no calibration, or damaged: calibrate again.") from error
-    has_parts = isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("model", "settings"))
-    if not has_parts or content.get("format") != FORMAT:
+        content = read_json(Path(path).read_bytes(), str(path))
+    except InputError as error:
+        raise InputError(f"{error}: calibrate again.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path} is no calibration of this version ({FORMAT}): calibrate again.")
+    damage = find_damage(content)
+    if damage is not None:
+        raise InputError(f"The calibration {path} is damaged, {damage}: calibrate again.")
     return content
 
 

@@ -24,8 +24,9 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
 from icmoe_monai.calibration.conformal import check_alpha, control_risk, miss_curve, miss_rate
-from icmoe_monai.calibration.file import FORMAT, OUTPUT_SETTINGS
+from icmoe_monai.calibration.file import OUTPUT_SETTINGS
 from icmoe_monai.calibration.no_lesion import fit_no_lesion
+from icmoe_monai.calibration.schema import FORMAT
 from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.errors import InputError

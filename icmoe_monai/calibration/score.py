@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from icmoe_monai.errors import InputError
+
 _PENALTIES = 10.0 ** np.arange(-1.0, 3.6, 0.25)
 _NUM_FOLDS = 10
 _NUM_STEPS = 50
@@ -53,7 +55,16 @@ class Score(NamedTuple):
 
         Args:
             figures: The features by name; further entries are ignored.
+
+        Raises:
+            InputError: If a feature is not among them.
         """
+        missing = [name for name in self.features if name not in figures]
+        if missing:
+            raise InputError(
+                f"The calibration needs the vote's {missing[0]}, which this network's has not: calibrate again, or go "
+                "without, --calibration none."
+            )
         x = np.array([figures[name] for name in self.features])
         return float(expit(_standardised(x, self.mean, self.scale) @ np.array(self.coefficients) + self.intercept))
 

@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from icmoe_monai.calibration.file import FORMAT
+from icmoe_monai.calibration.file import read_calibration
+from icmoe_monai.calibration.schema import FORMAT
 from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.weights.checkpoint import MODEL, TRAINER, TRUNK, read_recipe, read_weights
 from icmoe_monai.weights.sam import state_fingerprint
+from icmoe_monai.weights.schema import checked_parts
 from icmoe_monai.weights.tensor_files import read_metadata
 
 _TEXTS = (".json", ".yaml", ".yml")
@@ -42,7 +44,8 @@ def describe_file(path: str | Path) -> list[str]:
 def _weights_facts(path: Path) -> dict[str, Any]:
     content = read_weights(path)
     metadata = read_metadata(path)
-    state, trunk = content.get(MODEL, content), content.get(TRUNK) or {}
+    state, trunk = checked_parts(content, path, model=MODEL, trunk=TRUNK)
+    trunk = trunk or {}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise InputError(f"{path} holds no weights by name.")
@@ -65,7 +68,7 @@ def _recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
     facts["modality"] = recipe.get("modality") or "not named"
     images = recipe.get("training_set")
     if images:
-        facts["trained on"] = f"{images['num_images']} images, whose list has the SHA-256 {images['sha256']}"
+        facts["trained on"] = f"{images['num_images']} images, whose list has the SHA-256 {images.get('sha256')}"
     return facts
 
 
@@ -100,14 +103,14 @@ def _text_facts(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"{path} cannot be read as {path.suffix[1:].upper()} ({kind_of(error)}): correct it."
         ) from None
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} is no config, no calibration and no metadata: those are tables of names and values.")
     if content.get("format") == FORMAT:
-        return _calibration_facts(content)
+        return _calibration_facts(read_calibration(path))
     if "network_data_format" in content:
         told = {name: content.get(name) for name in ("version", "monai_version", "pytorch_version", "task")}
         return {"kind": "the bundle's metadata", **told}

@@ -39,6 +39,10 @@ from torch import Tensor
 from icmoe_monai.networks.voting import as_distribution, disagreement, unpack
 from icmoe_monai.transforms.votes import decide
 
+NAMES = (  # of the figures, as a regular expression
+    "^(confidence|disagreement|vote_entropy|expert_agreement|soft_dice|vote_agreement|entropy|boundary_entropy|"
+    "num_components|largest_component|foreground_share|peak|load_[1-9])$"
+)
 _BAND = 3  # pixels
 _SMALL = 1e-3  # share of the image
 _EPS = 1e-6

@@ -171,6 +171,9 @@ def decide(probabilities: Tensor) -> Tensor:
 class DecideMaskd(MapTransform):
     """Transform: replace probabilities by the mask, for programs that write masks themselves (MONAI Label, Deploy).
 
+    Where `SaveImage2Dd` has decided the mask already, as the item's `classes`, it is that one: MONAI Label and Deploy
+    leave that transform out.
+
     Args:
         keys: Keys of probabilities, (K, H, W); items without them, which failed, are left as they are.
 
@@ -187,5 +190,12 @@ class DecideMaskd(MapTransform):
         item = dict(data)
         if not item.get("failure"):
             for key in self.key_iterator(item):
-                item[key] = decide(item[key])
+                decided = item.get("classes")
+                item[key] = decide(item[key]) if decided is None else _as_mask(decided, item[key])
         return item
+
+
+def _as_mask(classes: Any, like: Tensor) -> Tensor:
+    """Return a class map (H, W) as a mask (1, H, W) with the metadata of the probabilities that it was decided of."""
+    mask = torch.as_tensor(classes)[None]
+    return convert_to_dst_type(mask, like, dtype=mask.dtype)[0]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +25,8 @@ from icmoe_monai.calibration.file import (
     read_calibration,
 )
 from icmoe_monai.calibration.fit import FitCalibration, mean_dice, names_digest
-from icmoe_monai.calibration.no_lesion import fit_no_lesion
+from icmoe_monai.calibration.no_lesion import NO_LESION_FEATURES, fit_no_lesion
+from icmoe_monai.calibration.score import score_from
 from icmoe_monai.errors import InputError
 from icmoe_monai.transforms.vote_features import TakeVoteFeaturesd
 from icmoe_monai.transforms.votes import SplitVotesd
@@ -119,11 +123,13 @@ def test_other_settings_are_refused_where_the_file_is_named_and_told_where_it_is
     ("text", "sentence"),
     [
         ("", "is empty"),
-        ("{", "is no calibration, or damaged"),
+        ("{", r"is no JSON \(Expecting .*\): calibrate again"),
+        ("[" * 100_000, "is nested too deeply: calibrate again"),
         ("[]", "is no calibration of this version"),
         ('{"format": "icmoe_monai calibration 0", "model": {}, "settings": {}}', "is no calibration of this version"),
+        ('{"format": "icmoe_monai calibration 1"}', "is damaged, it has no model: calibrate again"),
     ],
-    ids=["empty", "damaged", "other", "older"],
+    ids=["empty", "damaged", "deep", "other", "older", "bare"],
 )
 def test_what_is_no_calibration_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(text)
@@ -133,11 +139,81 @@ def test_what_is_no_calibration_is_refused(text: str, sentence: str, tmp_path: P
         find_calibration(str(tmp_path / "d.json"), checkpoint=None, settings=SETTINGS)
 
 
-def test_a_part_that_is_missing_is_damage(calibrated: Path) -> None:
+def places(node: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Yield the place of every value of a calibration, but of those that identify the model and the fit."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        if path or key not in ("model", "settings", "fit", "versions"):
+            yield (*path, key)
+            yield from places(value, (*path, key))
+
+
+def changed(content: dict[str, Any], place: tuple, value: Any) -> dict[str, Any]:
+    """Return a calibration with another value at a place; `...` takes it out."""
+    content = copy.deepcopy(content)
+    node = content
+    for key in place[:-1]:
+        node = node[key]
+    if value is ...:
+        del node[place[-1]]
+    else:
+        node[place[-1]] = value
+    return content
+
+
+def test_every_number_out_of_its_range_is_refused(calibrated: Path, tmp_path: Path) -> None:
     content = read_calibration(calibrated / "best.calibration.json")
-    del content["control"]["threshold"]
-    with pytest.raises(InputError, match=r"c\.json is damaged .* calibrate again"):
-        Calibration(content, file="c.json")
+    numbers = [place for place in places(content) if isinstance(at(content, place), (int, float))]
+    assert len(numbers) > 60
+    taken, told = [], set()
+    for place in numbers:
+        for value in (math.nan, math.inf, -math.inf, -1e308, 1e308, 10**400, True, "0.5", [0.5], {}):
+            (tmp_path / "c.json").write_text(json.dumps(changed(content, place, value)))
+            try:
+                read_calibration(tmp_path / "c.json")
+            except InputError as error:
+                told.add(str(error))
+            else:
+                taken.append((place, value))
+    assert taken == []
+    assert all("calibrate again" in sentence and "\n" not in sentence for sentence in told)
+
+
+@pytest.mark.parametrize("value", [..., None, [], {}, "x", 5, [[]], {"a": 1}], ids=repr)
+def test_a_calibration_of_another_shape_is_one_sentence_or_works(value: Any, calibrated: Path, tmp_path: Path) -> None:
+    content = read_calibration(calibrated / "best.calibration.json")
+    (tmp_path / "best.pt").write_bytes((calibrated / "best.pt").read_bytes())
+    item = {**cases(1)[0], "disagreement": torch.zeros(1, 32, 32)}
+    item["pred"] = item["probability"]
+    refused = 0
+    for place in [*places(content), *[(name,) for name in ("model", "settings", "fit", "versions")]]:
+        (tmp_path / "best.calibration.json").write_text(json.dumps(changed(content, place, value)))
+        try:
+            calibration = find(tmp_path)
+        except InputError:
+            refused += 1
+        else:
+            assert json.dumps(calibration.summary())
+            ApplyCalibrationd(calibration=calibration)(item)
+    assert refused > 40
+
+
+def test_a_figure_that_the_vote_has_not_is_told(calibrated: Path, tmp_path: Path) -> None:
+    content = read_calibration(calibrated / "best.calibration.json")
+    content["quality"]["features"][0] = "load_9"
+    calibration = Calibration(content, file="c.json")
+    with pytest.raises(InputError, match="needs the vote's load_9, which this network's has not"):
+        calibration.predict_dice(cases(1)[0]["vote_features"])
+
+
+def at(content: Any, place: tuple) -> Any:
+    for key in place:
+        content = content[key]
+    return content
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "models").glob("*.calibration.json")))
+def test_the_shipped_calibrations_are_sound(file: Path) -> None:
+    assert read_calibration(file)["data"]["split"] == "val"
 
 
 def test_what_is_made_of_a_case(calibrated: Path) -> None:
@@ -217,6 +293,26 @@ def test_images_of_both_kinds_are_told_apart_by_their_own_vote() -> None:
     shuffled = np.random.default_rng(0).permutation([i < 10 for i in range(24)])
     _, chance = fit_no_lesion(features, shuffled.tolist())
     assert chance["sensitivity"] + chance["specificity"] < 1.5
+
+
+def test_what_is_told_of_the_answers_is_of_images_that_nothing_was_fitted_to() -> None:
+    """With few images a threshold chosen on predictions looks much better on them than on new images."""
+
+    def draw(n: int, seed: int) -> tuple[list[dict[str, float]], list[bool]]:
+        rng = np.random.default_rng(seed)
+        empty = rng.permutation(np.arange(n) < 0.4 * n)
+        rows = rng.normal(size=(n, 4)) + 0.9 * empty[:, None] * np.array([1, 0.5, 0, 0])
+        return [dict(zip(NO_LESION_FEATURES, map(float, row), strict=True)) for row in rows], empty.tolist()
+
+    told, true = [], []
+    for seed in range(6):
+        part, rates = fit_no_lesion(*draw(20, seed), seed=seed)
+        assert part is not None
+        told.append(rates["sensitivity"] + rates["specificity"])
+        features, empty = draw(1000, 100 + seed)
+        called = np.array([score_from(part["score"])(case) >= part["threshold"] for case in features])
+        true.append((~called[~np.array(empty)]).mean() + called[empty].mean())
+    assert np.mean(told) == pytest.approx(np.mean(true), abs=0.1)  # 0.18 more, if the threshold's own images told it
 
 
 def test_three_classes_are_calibrated_and_controlled_together(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 
@@ -30,3 +31,11 @@ def test_an_item_keeps_its_metadata_and_a_failed_one_is_left_alone():
     failed = {"failure": "no image", "pred": torch.tensor([[[0.7]]])}
     assert transform(failed) == failed
     assert transform({"name": "a"}) == {"name": "a"}
+
+
+def test_a_mask_that_was_decided_already_is_not_decided_again():
+    probabilities = MetaTensor(torch.tensor([[[0.2, 0.7]]]), meta={"name": "a"})
+    item = DecideMaskd("pred")({"pred": probabilities, "classes": np.array([[1, 0]], np.uint8)})
+    assert item["pred"].tolist() == [[[1, 0]]]
+    assert item["pred"].dtype == torch.uint8
+    assert item["pred"].meta["name"] == "a"

@@ -1,0 +1,104 @@
+"""What a calibration file holds, as a JSON Schema with the range of every number that is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from icmoe_monai.transforms.vote_features import NAMES
+from icmoe_monai.utils.schema import Schema, find_fault
+
+FORMAT = "icmoe_monai calibration 1"
+
+
+def _number(low: float, high: float) -> Schema:
+    return {"type": "number", "minimum": low, "maximum": high}
+
+
+def _table(parts: Mapping[str, Schema], *, further: Mapping[str, Schema] | None = None) -> Schema:
+    """Return the schema of a table that must have some parts, and may have others."""
+    return {"type": "object", "required": list(parts), "properties": {**parts, **(further or {})}}
+
+
+def _or_none(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "minItems": 1, "items": items}
+
+
+_SHARE = _number(0, 1)
+_COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 10**9}
+_DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "a SHA-256"}
+_ANY = _number(-1e6, 1e6)  # far more than any fit gives
+_POSITIVE: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e6}
+_SCORE = _table(
+    {
+        "features": _list({"type": "string", "pattern": NAMES, "description": "the name of a figure of the vote"}),
+        "mean": _list(_ANY),
+        "scale": _list(_POSITIVE),
+        "coefficients": _list(_ANY),
+        "intercept": _ANY,
+        "penalty": _number(0, 1e6),
+    }
+)
+_TOLD: Schema = {  # of the fit: reports show it, and nothing is computed from it
+    "type": "object",
+    "additionalProperties": {"anyOf": [_ANY, {"type": "string"}, {"type": "null"}]},
+}
+
+SCHEMA = _table(
+    {
+        "format": {"enum": [FORMAT]},
+        "model": _table({"sha256": _or_none(_DIGEST)}, further={"checkpoint": _or_none({"type": "string"})}),
+        "settings": {"type": "object"},
+        "data": _table(
+            {
+                "split": {"enum": ["val"]},
+                "num_images": {**_COUNT, "minimum": 1},
+                "num_with_lesion": _COUNT,
+                "num_lesion_free": _COUNT,
+                "names_sha256": _DIGEST,
+            },
+            further={"mean_dice": _SHARE},
+        ),
+        # the fit's own bounds are exp(-4) to exp(4), and 8
+        "temperature": _table(
+            {"temperature": _number(0.01, 100), "disagreement": _number(-10, 10), "bias": _list(_number(-10, 10))}
+        ),
+        "quality": _or_none(_SCORE),
+        "review_below": _or_none(_SHARE),
+        "control": _table(
+            {
+                "alpha": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+                "threshold": _number(0, 0.5),
+                "num_images": {**_COUNT, "minimum": 1},
+                "empirical_rate": _SHARE,
+                "bound": _SHARE,
+            },
+            further={"default_rate": _SHARE},
+        ),
+        "no_lesion": _or_none(_table({"score": _SCORE, "threshold": _SHARE})),
+        "fit": _table({}, further={"temperature": _TOLD, "quality": _TOLD, "no_lesion": _TOLD}),
+    }
+)
+
+
+def find_damage(content: Any) -> str | None:
+    """Return what is wrong with the content of a calibration file, with the place, or None.
+
+    Args:
+        content: The file's content, as it was read.
+    """
+    fault = find_fault(SCHEMA, content)
+    if fault is not None:
+        return fault
+    scores = {"quality": content["quality"], "no_lesion#score": (content["no_lesion"] or {}).get("score")}
+    for place, score in scores.items():
+        if score and len({len(score[part]) for part in ("features", "mean", "scale", "coefficients")}) > 1:
+            return f"the lists of {place} are not equally long"
+    classes = content["settings"].get("out_channels", 1)
+    if isinstance(classes, int) and len(content["temperature"]["bias"]) != max(classes, 2):
+        return f"temperature#bias has {len(content['temperature']['bias'])} values for out_channels {classes}"
+    return None
