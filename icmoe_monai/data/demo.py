@@ -110,7 +110,7 @@ def _names(num_images: int) -> list[str]:
 def _is_complete(target: Path, content: dict[str, int]) -> bool:
     try:
         marked = json.loads((target / _MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     names = _names(content["num_images"])
     needed = ["README.txt", "splits.json", *(f"{kind}/{name}.png" for kind in ("images", "masks") for name in names)]

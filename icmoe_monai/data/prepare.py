@@ -125,7 +125,7 @@ def check(folder: str) -> None:
     try:
         content = json.loads(Path(folder, "protocol.json").read_text(encoding="utf-8"))
         protocol, is_partial = content["protocol"], content["partial"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{folder} has no protocol.json that prepare wrote ({kind_of(error)}): prepare the set."
         ) from None
@@ -194,7 +194,7 @@ def _read_groups(found: Found, groups_file: str | None) -> tuple[dict[str, str],
     try:
         data = path.read_bytes()
         groups = json.loads(data) if groups_file else _patients(data.decode("utf-8-sig"))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"The groups in {path} cannot be read ({kind_of(error)}): correct the file.") from None
     names = {case["name"] for case in cases}
     if not isinstance(groups, dict) or not names & groups.keys():

@@ -36,7 +36,7 @@ def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> di
     try:
         with open(listing, encoding="utf-8") as file:
             content = json.load(file)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # nested too deeply
         problems.append(f"{listing} is not JSON ({kind_of(error)}): correct it, or remove it for a split by seed.")
         return stems
     if not isinstance(content, dict) or not all(
@@ -122,7 +122,7 @@ def find_lock_problems(folder: str, splits: Mapping[str, Sequence[str]]) -> list
     try:
         with open(path, encoding="utf-8") as file:
             locked = dict(json.load(file)["splits"])
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except (ValueError, OSError, TypeError, KeyError, RecursionError) as error:
         return [
             f"{path} is not what prepare wrote ({kind_of(error)}): prepare the set again, or remove it to use "
             "lists of your own."

@@ -97,7 +97,9 @@ def build_network(blueprint: Mapping[str, Any]) -> nn.Module:
     arguments = {key: _built(value) for key, value in blueprint.items() if key != CLASS}
     try:
         network: nn.Module = cls(**arguments)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # as PyTorch and MONAI say what they cannot build
         raise InputError(f"A blueprint of {name} does not fit this version of it: {error}.") from error
     if is_monai:
         setattr(network, "built_as", {key: plain(value) for key, value in blueprint.items()})  # noqa: B010

@@ -10,7 +10,6 @@ as an attribute of that dict, as PyTorch keeps its own notes there; a safetensor
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,9 @@ from torch import Tensor, nn
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.utils.files import dump_json
+from icmoe_monai.utils.schema import read_json
 from icmoe_monai.weights.frozen import describe_trunk, frozen_parts, has_frozen_trunk, pretrained_parts
+from icmoe_monai.weights.schema import checked_parts, find_damage_of_recipe, shape_of
 from icmoe_monai.weights.tensor_files import read_checkpoint, read_metadata, save_checkpoint, save_tensors
 
 TRAINER = "trainer"
@@ -127,9 +128,10 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any] | None, bool]:
     content = read_checkpoint(path, mapped=True)
     metadata = read_metadata(path)
     is_whole = TRUNK not in content and f"{TRUNK}_fingerprint" not in metadata
-    found = json.loads(metadata[RECIPE]) if RECIPE in metadata else _recipe_in(content)
-    if found is not None and not (isinstance(found, dict) and isinstance(found.get("settings"), dict)):
-        raise InputError(f"The recipe in {path} is damaged: train again, or go without, --recipe none.")
+    found = read_json(metadata[RECIPE], f"The recipe in {path}") if RECIPE in metadata else _recipe_in(content)
+    damage = None if found is None else find_damage_of_recipe(found)
+    if damage is not None:
+        raise InputError(f"The recipe in {path} is damaged, {damage}: train again, or go without, --recipe none.")
     return found, is_whole
 
 
@@ -174,7 +176,7 @@ def load_network(network: nn.Module, content: Mapping[str, Any], path: str | Pat
         InputError: If they do not fit the network or its encoder.
     """
     network = unwrapped(network)
-    state, trunk = content.get(MODEL, content), content.get(TRUNK)
+    state, trunk = checked_parts(content, path, model=MODEL, trunk=TRUNK)
     if trunk:
         _check_trunk(network, trunk, path)
     check_state(state, network, path, without_trunk=bool(trunk))
@@ -188,7 +190,7 @@ def _check_trunk(network: nn.Module, trunk: Mapping[str, str], path: str | Path)
         held, has = ("no encoder", "one") if found else ("an encoder", "none")
         raise InputError(f"{path} was trained with {held} and this network has {has}: give a file of such a network.")
     if found != trunk["fingerprint"]:
-        name = trunk["source"] or "an encoder"
+        name = trunk.get("source") or "an encoder"
         raise InputError(
             f"{path} was trained on {name} with fingerprint {trunk['fingerprint'][:12]}, which it does not hold, and "
             f"this network's encoder is another ({found[:12]}): give the encoder that it was trained on, --pretrained."
@@ -218,14 +220,15 @@ def check_state(
     """
     weights = state_without(pretrained_parts(network) if without_trunk else [], network.state_dict())
     expected = {name: tuple(value.shape) for name, value in weights.items()}
-    found = {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in state.items()}
+    found = {name: shape_of(value) for name, value in state.items()}
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     differing = [name for name in expected if name in found and expected[name] != found[name]]
     if not (missing or unknown or differing):
         return
     if differing:
         name = differing[0]
-        what = f"{name} is {found[name]} in the file and {expected[name]} in the network"
+        there = "no plain tensor" if found[name] is None else found[name]
+        what = f"{name} is {there} in the file and {expected[name]} in the network"
     elif missing:
         what = f"{missing[0]} is missing from it"
     else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import monai.handlers
 from ignite.engine import Engine, Events
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from icmoe_monai.errors import InputError
@@ -19,6 +21,7 @@ from icmoe_monai.weights.frozen import fingerprints, has_frozen_trunk, is_frozen
 from icmoe_monai.weights.pyramid import file_of, load_pyramid_weights
 from icmoe_monai.weights.recipe_checks import check_resumed
 from icmoe_monai.weights.sam import load_sam_weights
+from icmoe_monai.weights.schema import find_damage_of_optimizer, find_damage_of_state
 
 
 class LoadFrozen:
@@ -195,9 +198,11 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
         load_network(self.load_dict[MODEL], content, self.load_path)
         others = [key for key in self.load_dict if key != MODEL and key in content]
         for key in others:
-            self._load(self.load_dict[key], content[key])
+            with self._refusing_damage(key, content[key]):
+                self._load(self.load_dict[key], content[key])
         if len(self.load_dict) > 1 and TRAINER in content:
-            self._resume(engine, content[TRAINER])
+            with self._refusing_damage(TRAINER, content[TRAINER]):
+                self._resume(engine, content[TRAINER])
         told = ", ".join(["the weights", *others])
         logging.getLogger(__name__).info(f"Loaded {told} from {self.load_path}.")  # self.logger is the engine's
 
@@ -208,6 +213,25 @@ class CheckpointLoader(monai.handlers.CheckpointLoader):
             raise InputError(
                 f"{self.load_path} is of a training that trained other weights: resume with its settings (pretrained, "
                 "voting, experts), or start a new training from its best.pt."
+            ) from error
+        damage = find_damage_of_optimizer(target) if isinstance(target, Optimizer) else None
+        if damage is not None:
+            raise TypeError(damage)
+
+    @contextmanager
+    def _refusing_damage(self, key: str, state: Any) -> Iterator[None]:
+        """Tell of a part of the file that is not what a training writes, whose loading raises what it likes."""
+        try:
+            damage = find_damage_of_state(key, state)
+            if damage is not None:
+                raise TypeError(damage)
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"The {key} in {self.load_path} is damaged ({reason}): start a new training from its best.pt."
             ) from error
 
     def _resume(self, engine: Engine, state: dict[str, Any]) -> None:

@@ -128,7 +128,9 @@ def test_a_recipe_can_be_passed_over_and_no_file_has_none(tmp_path, caplog):
 
 def test_a_damaged_recipe_is_refused(tmp_path):
     save_checkpoint({"model": {}, "trunk": {}, "recipe": [1, 2]}, tmp_path / "best.pt")
-    with refused("The recipe in .*best.pt is damaged: train again, or go without, --recipe none"):
+    with refused(
+        "The recipe in .*best.pt is damaged, it must be a table, got .*: train again, or go without, --recipe none"
+    ):
         find_recipe(tmp_path / "best.pt")
 
 
