@@ -223,7 +223,10 @@ def test_a_damaged_file_is_told_by_its_name(predict, tmp_path):
         ({"model": "sking"}, "There is no model sking: give breast or skin, or a checkpoint's path"),
         ({"settings": {"overlapp": 0.1}}, "No setting is called overlapp: did you mean overlap?"),
         ({"settings": {"output_dir": "x"}}, "output_dir is none of a predictor's settings"),
-        ({"settings": {"image_size": 40}}, "image_size must be a multiple of 16, got 40"),
+        (
+            {"settings": {"image_size": 40}},
+            "image_size must be a whole number from 16 to 65536 and a multiple of 16, got 40",
+        ),
         ({"settings": {"longest_side": 128}}, "was trained with longest_side 256, and here it is 128"),
         ({"device": "gpu"}, "device must be a device of PyTorch's"),
     ],

@@ -81,21 +81,21 @@ def allowed(schema: Schema) -> str:
         >>> allowed({"type": "array", "minItems": 3, "maxItems": 3, "items": {"type": "number", "minimum": 0}})
         'a list of 3, each a number of at least 0'
         >>> allowed({"anyOf": [{"enum": ["mean", "best"]}, {"type": "null"}]})
-        'mean or best, or None'
+        'one of mean, best, or None'
     """
     if "description" in schema:
         return str(schema["description"])
     if "anyOf" in schema:
         return ", or ".join(allowed(one) for one in schema["anyOf"])
     if "enum" in schema:
-        return _in_a_row([str(value) for value in schema["enum"]])
+        values = ", ".join(map(str, schema["enum"]))
+        return values if len(schema["enum"]) == 1 else f"one of {values}"
     kind = schema["type"]
     if kind == "array":
         return _allowed_list(schema)
     if kind == "object" and "additionalProperties" in schema:
-        names = schema.get("propertyNames")
-        by = f" by {allowed(names)}" if names else ""
-        return f"a table{by} of {allowed(schema['additionalProperties'])}"
+        names = ", ".join(schema.get("propertyNames", {}).get("enum", ()))
+        return f"a table of {allowed(schema['additionalProperties'])}{f' by the names {names}' if names else ''}"
     return _NOUNS[kind] + _range(schema)
 
 
@@ -165,7 +165,3 @@ def _range(schema: Schema) -> str:
     if "multipleOf" in schema:
         ends.append(f" a multiple of {schema['multipleOf']}")
     return " and".join(ends)
-
-
-def _in_a_row(words: list[str]) -> str:
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

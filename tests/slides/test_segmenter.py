@@ -181,7 +181,7 @@ def test_names_can_be_hidden(folder: Path, tmp_path: Path) -> None:
         ({"skip_background": "false"}, "skip_background must be True or False, got 'false'"),
         ({"votes": "false"}, "votes must be True or False, got 'false'"),
         ({"labels": ["benign", "malignant"]}, "labels must name 1 foreground classes, got ['benign', 'malignant']"),
-        ({"white_level": 999}, "white_level must be a whole number of 11 to 255, got 999"),
+        ({"white_level": 999}, "white_level must be a whole number from 11 to 255, got 999"),
     ],
     ids=["negative", "fraction", "not there", "skip", "votes", "labels", "white level"],
 )
