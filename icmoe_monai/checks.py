@@ -24,7 +24,7 @@ from icmoe_monai.names import find_kept_copy, find_passed_over, find_unknown, re
 from icmoe_monai.networks.blueprint import plain
 from icmoe_monai.schemas import SCHEMAS
 from icmoe_monai.settings import find_bundle_root, load_configs
-from icmoe_monai.utils.schema import allowed, is_as, shown
+from icmoe_monai.utils.schema import Schema, allowed, is_as, shown
 
 _SEP = ReferenceResolver.sep
 
@@ -49,6 +49,7 @@ def check_config() -> None:
     if told:
         raise InputError(" ".join(told))
     check_values(parser)
+    _warn_of_amp(parser)
 
 
 def check_values(parser: ConfigParser) -> None:
@@ -64,8 +65,9 @@ def check_values(parser: ConfigParser) -> None:
     told = [*_find_wrong(config), *_find_replaced(config)] or list(_find_wrong_once_evaluated(parser))
     if told:
         raise InputError(" ".join(told))
-    _check_together({name: parser.get_parsed_content(name) for name in ("device", "amp") if name in config})
     _check_interval(config)
+    if "device" in config:
+        _check_device(parser.get_parsed_content("device"))
 
 
 def _callers() -> Iterator[Any]:
@@ -76,23 +78,29 @@ def _callers() -> Iterator[Any]:
         frame = frame.f_back
 
 
-def _find_wrong(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for every plain value, of a setting or in its place, that its schema does not allow."""
+def _places(config: Mapping[str, Any]) -> Iterator[tuple[str, Schema, Any]]:
+    """Yield id, schema and value of every setting, and of every argument that stands in a setting's place."""
     for name, schema in SCHEMAS.items():
-        for value in _plain_at(config, name.split("#")):
-            yield from _wrong(name, schema, value)
+        path = name.replace("#", _SEP)
+        if _is_there(config, path):
+            yield path, schema, _at(config, path)
     for (path, target), setting in _arguments().items():
-        *parents, argument = path.split(_SEP)
-        node = _at(config, parents)
-        if isinstance(node, Mapping) and node.get("_target_") == target:
-            for value in _plain_at(node, [argument]):
-                yield from _wrong(path.replace(_SEP, "#"), SCHEMAS[setting], value)
+        is_same = _is_there(config, path) and _at(config, path.rpartition(_SEP)[0]).get("_target_") == target
+        if is_same and _at(config, path) != f"@{setting}":
+            yield path, SCHEMAS[setting], _at(config, path)
+
+
+def _find_wrong(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for every plain value that its schema does not allow."""
+    for path, schema, value in _places(config):
+        if _is_plain(value):
+            yield from _wrong(path, schema, value)
 
 
 def _find_replaced(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence for every part of the config that a plain value replaces; null takes it out."""
     for path, values in shipped().items():
-        value = _at(config, path.split(_SEP))
+        value = _at(config, path)
         given = [one for one in values if one is not None]
         is_part = any(isinstance(one, Mapping) for one in given) and not any(map(_is_plain, given))
         if path not in SCHEMAS and is_part and value is not None and _is_plain(value):
@@ -101,25 +109,27 @@ def _find_replaced(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _find_wrong_once_evaluated(parser: ConfigParser) -> Iterator[str]:
-    """Yield a sentence for every expression whose value a setting's schema does not allow."""
+    """Yield a sentence for every expression whose value its schema does not allow."""
     config = parser.get()
-    for name, schema in SCHEMAS.items():
-        if name in config and not _is_plain(config[name]) and not _needs_a_group(config[name], config, set()):
-            try:
-                value = parser.get_parsed_content(name)
-            except Exception as error:
-                if find_input_error(error) is not None:
-                    raise
-                yield f"{name} has no value, {shown(config[name])} fails: {_cause(error)}."
-                continue
-            yield from (f"{told[:-1]}, by {shown(config[name])}." for told in _wrong(name, schema, value))
+    for path, schema, given in _places(config):
+        if _is_plain(given) or _needs_a_group(given, config, set()):
+            continue
+        try:
+            value = parser.get_parsed_content(path)
+        except Exception as error:
+            if find_input_error(error) is not None:
+                raise
+            yield f"{path.replace(_SEP, '#')} has no value, {shown(given)} fails: {_cause(error)}."
+        else:
+            yield from (f"{told[:-1]}, by {shown(given)}." for told in _wrong(path, schema, value))
 
 
-def _wrong(name: str, schema: Mapping[str, Any], value: Any) -> Iterator[str]:
+def _wrong(path: str, schema: Schema, value: Any) -> Iterator[str]:
     value = str(value) if isinstance(value, torch.device) else plain(value)
     if not is_as(schema, value):
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and "a path" in allowed(schema)
-        yield f"{name} must be {allowed(schema)}, got {shown(value)}{f': write ./{value}' if number else ''}."
+        remedy = f": write ./{value}" if number else ""
+        yield f"{path.replace(_SEP, '#')} must be {allowed(schema)}, got {shown(value)}{remedy}."
 
 
 def _check_interval(config: Mapping[str, Any]) -> None:
@@ -128,15 +138,18 @@ def _check_interval(config: Mapping[str, Any]) -> None:
         raise InputError(f"val_interval must be at most max_epochs ({most}), got {interval}.")
 
 
-def _check_together(given: Mapping[str, Any]) -> None:
-    device = given.get("device", "cpu")
+def _check_device(device: str | torch.device) -> None:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise InputError(f"device must be {allowed(SCHEMAS['device'])}, got {shown(device)}.") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device is {device}, but PyTorch sees no CUDA device here: set --device cpu.")
-    if given.get("amp") and kind == "cpu" and not _has_bfloat16():
+
+
+def _warn_of_amp(parser: ConfigParser) -> None:
+    given = {name: parser.get_parsed_content(name) for name in ("amp", "device") if name in parser}
+    if given.get("amp") and torch.device(given.get("device", "cpu")).type == "cpu" and not _has_bfloat16():
         logging.getLogger(__name__).warning(
             "amp on this CPU, which has no units for bfloat16, is many times slower than without: set --amp False."
         )
@@ -176,17 +189,18 @@ def _components(node: Any, path: str) -> Iterator[tuple[str, str, str]]:
         yield from _components(value, child)
 
 
-def _plain_at(node: Any, parts: list[str]) -> list[Any]:
-    """Return a list of the value at a place below a node, empty if there is none or it is an expression."""
-    found = _at(node, parts[:-1])
-    is_there = isinstance(found, Mapping) and parts[-1] in found and _is_plain(found[parts[-1]])
-    return [found[parts[-1]]] if is_there else []
-
-
-def _at(node: Any, parts: list[str]) -> Any:
-    for part in parts:
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a place of a config, None if there is none."""
+    node: Any = config
+    for part in path.split(_SEP):
         node = node.get(part) if isinstance(node, Mapping) else None
     return node
+
+
+def _is_there(config: Mapping[str, Any], path: str) -> bool:
+    parent, _, name = path.rpartition(_SEP)
+    node = _at(config, parent) if parent else config
+    return isinstance(node, Mapping) and name in node
 
 
 def _is_plain(value: Any) -> bool:

@@ -188,6 +188,14 @@ def test_every_schema_refuses_something_and_says_what_it_takes(name):
         ({"pixel_std": ["$1 - 1", 1, 1]}, "pixel_std must be a list of 3, each a number above 0, got [0, 1, 1]"),
         ({"max_epochs": "$1 / 0"}, "max_epochs has no value, '$1 / 0' fails: ZeroDivisionError: division by zero."),
         ({"cache_rate": "$nothing"}, "cache_rate has no value, '$nothing' fails: NameError"),
+        (
+            {"augmentation#blur#prob": "$2 - 5"},
+            "augmentation#blur#prob must be a number from 0 to 1, got -3, by '$2 - 5'.",
+        ),
+        (
+            {"train#trainer#max_epochs": "$1 - 1"},
+            "train#trainer#max_epochs must be a whole number of at least 1, got 0",
+        ),
     ],
 )
 def test_what_an_expression_gives_is_checked_by_its_value(overrides, told):
@@ -219,7 +227,9 @@ def test_a_device_that_is_not_there_is_told(monkeypatch):
 )
 def test_bfloat16_on_a_cpu_without_it_is_warned_of(capabilities, is_told, monkeypatch, caplog):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    check_values(config_of(*TRAIN, device="cpu", amp=True))
+    config_of(
+        *INFERENCE, device="cpu", amp=True, checks=[{"_target_": "icmoe_monai.checks.check_config"}]
+    ).get_parsed_content("checks")
     assert ("many times slower" in caplog.text) == is_told
 
 
