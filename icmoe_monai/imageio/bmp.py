@@ -165,9 +165,11 @@ class BmpFile(ImageFile):
             return palette
         size = 3 if length == _CORE else 4
         self.file.seek(14 + length)
-        most = min(num_colours or 256, 1 << self._bits, max(self._pixels_at - 14 - length, 0) // size)
+        most = min(num_colours or (self._pixels_at - 14 - length) // size, 1 << self._bits)
         stored = np.frombuffer(self.file.read(most * size), np.uint8)
         colours = stored[: len(stored) // size * size].reshape(-1, size)[:, 2::-1]
+        if not len(colours):
+            raise ValueError("it has no palette")
         palette[: len(colours)] = colours
         return palette
 

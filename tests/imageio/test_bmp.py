@@ -159,6 +159,7 @@ def test_the_header_of_os2(tmp_path: Path) -> None:
         ("short", r"cannot be decoded \(it ends too early\): copy it again"),
         ("short runs", r"cannot be decoded \(it ends too early\): copy it again"),
         ("no width", r"cannot be decoded \(it claims 0 x 19 pixels\): copy it again"),
+        ("no palette", r"cannot be decoded \(it has no palette\): copy it again"),
         ("huge", r"has too many pixels for one picture"),
     ],
 )
@@ -173,11 +174,14 @@ def test_what_cannot_be_read_is_told_truly(tmp_path: Path, fault: str, sentence:
         pixels = pixels[:-90]
     elif fault == "short runs":
         bits, compression, pixels = 8, 1, b"\5"
+    elif fault == "no palette":
+        bits = 8
     elif fault == "no width":
         size = (HEIGHT, 0)
     else:
         size = (60_000, 60_000)
-    save_bmp(tmp_path / "a.bmp", pixels, size, bits=bits, compression=compression)
+    palette = bytes(range(64)) if fault == "short runs" else b""
+    save_bmp(tmp_path / "a.bmp", pixels, size, bits=bits, compression=compression, palette=palette)
     with pytest.raises(InputError, match=rf"a.bmp {sentence}"):
         read_image(str(tmp_path / "a.bmp"))
 

@@ -110,7 +110,8 @@ def _whole_range(values: np.ndarray, page: Page) -> np.ndarray:
     """Take the whole range of samples to 0..255."""
     if page.kind == "f":
         return np.nan_to_num(values.astype(np.float32) * 255).clip(0, 255)
-    return (values * (255 / ((1 << page.bits) - 1))).astype(np.float32)
+    black = 0 if page.kind == "u" else 1 << page.bits - 1
+    return ((values.astype(np.float64) + black) * (255 / ((1 << page.bits) - 1))).astype(np.float32)
 
 
 def _check_sense(values: np.ndarray, page: Page) -> None:

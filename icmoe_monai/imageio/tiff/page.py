@@ -240,7 +240,7 @@ def _read_plane(page: Page, index: int, shape: tuple[int, int, int], read: Read)
     if offsets[index] == 0 and counts[index] == 0:  # never written, which stands for zeros
         return np.zeros(shape, dtype=_empty_type(page))
     data = read(offsets[index], counts[index])
-    if len(data) < counts[index]:
+    if len(data) < counts[index] and int(page.source.compression) != _NONE:  # else it may hold enough all the same
         raise DamagedError("it ends too early")
     try:
         return _decode(page, index, data, shape)
@@ -295,9 +295,13 @@ def _by_imagecodecs(page: Page, index: int, data: bytes, shape: tuple[int, int, 
     try:
         decoded, _, _ = page.source.decode(data, index, jpegtables=page.source.jpegtables)
     except Exception as error:
+        name = name_of(page.source.compression)
+        if "not supported" in str(error) or "not a known" in str(error):
+            raise UnsupportedError(
+                f"{page.path} is compressed by {name}, which is not read here: save it with deflate compression."
+            ) from error
         if "imagecodecs" not in str(error):
             raise
-        name = name_of(page.source.compression)
         if page.is_lossy:
             name = f"{name} of {page.bits} bits and {page.samples} channels"
         raise UnsupportedError(

@@ -1,8 +1,9 @@
 """Bytes of a TIFF's strip or tile to the numbers that it stores.
 
 Bits are unpacked and the predictor is undone here, and not by tifffile, whose decoders of samples that fill no whole
-bytes are an extra. Bits are those of TIFF 6.0: packed from the highest, each row from a new byte, samples of whole
-bytes in the file's byte order. Predictors: TIFF 6.0, section 14, and Adobe's technical note 3 for floats.
+bytes are an extra. Bits are those of TIFF 6.0: packed from the highest, each row from a new byte; samples of whole
+bytes are in the file's byte order, but for those of 24 bits, on which programs disagree. Predictors: TIFF 6.0, section
+14, and Adobe's technical note 3 for floats.
 
 Letters: H W size of the strip or tile; S samples of a pixel that lie beside each other.
 """
@@ -67,7 +68,7 @@ def _words(raw: np.ndarray, per_row: int, bits: int, byteorder: str) -> np.ndarr
         return raw.view(byteorder + _WHOLE[bits]).astype(_WHOLE[bits])
     if bits == 24:
         parts = raw.reshape(len(raw), per_row, 3)
-        return _join(parts if byteorder == ">" else parts[..., ::-1])
+        return _join(parts[..., ::-1] if byteorder == "<" and _is_lowest_first(parts) else parts)
     held = next(whole for whole in _WHOLE if whole >= bits)
     words = np.empty((len(raw), per_row), dtype=_WHOLE[held])
     step = max(_BATCH // max(per_row, 1), 1)
@@ -77,6 +78,16 @@ def _words(raw: np.ndarray, per_row: int, bits: int, byteorder: str) -> np.ndarr
         spread[..., held - bits :] = np.unpackbits(rows, axis=1)[:, : per_row * bits].reshape(len(rows), per_row, bits)
         words[first : first + step] = np.packbits(spread, axis=-1).view(f">{_WHOLE[held]}")[..., 0]
     return words
+
+
+def _is_lowest_first(parts: np.ndarray) -> bool:
+    """Tell whether the first of three bytes is the lowest, in a file whose byte order says so.
+
+    libtiff and GDAL write three bytes in the file's byte order, tifffile and others as a stream of bits. Neighbours
+    differ less in their highest byte than in their lowest.
+    """
+    first, last = (np.count_nonzero(np.diff(parts[..., place], axis=1)) for place in (0, 2))
+    return bool(first > last)
 
 
 def _undo_float_differences(raw: np.ndarray, shape: tuple[int, int, int], bits: int) -> np.ndarray:

@@ -86,12 +86,19 @@ def test_any_number_of_bits_is_unpacked_as_the_specification_says(tmp_path: Path
     np.testing.assert_allclose(greys(tmp_path / "b.tif"), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_three_bytes_are_in_the_order_of_the_file(tmp_path: Path, byteorder: str) -> None:
+@pytest.mark.parametrize("order", ["II, lowest first", "II, highest first", "MM, highest first"])
+def test_three_bytes_are_read_as_libtiff_and_as_tifffile_write_them(tmp_path: Path, order: str) -> None:
     values = (BASE * 0xFFFFFF).astype(np.uint32)
-    order = slice(0, 3) if byteorder == "<" else slice(2, None, -1)
-    data = np.ascontiguousarray(values.astype("<u4")[..., None].view(np.uint8)[..., :3][..., order]).tobytes()
-    save_tiff(tmp_path / "a.tif", values[..., None], bits=24, byteorder=byteorder, data=data)
+    data = np.ascontiguousarray(values.astype("<u4")[..., None].view(np.uint8)[..., :3])
+    data = data if "lowest" in order else data[..., ::-1]
+    byteorder = "<" if order.startswith("II") else ">"
+    save_tiff(tmp_path / "a.tif", values[..., None], bits=24, byteorder=byteorder, data=data.tobytes())
+    np.testing.assert_array_equal(stored(tmp_path / "a.tif"), values)
+
+
+def test_a_length_that_the_file_does_not_have_is_no_damage_where_nothing_is_missing(tmp_path: Path) -> None:
+    values = (BASE * 255).astype(np.uint8)
+    save_tiff(tmp_path / "a.tif", values[..., None], bits=8, tags={279: (35_711_440,)})
     np.testing.assert_array_equal(stored(tmp_path / "a.tif"), values)
 
 
@@ -184,6 +191,12 @@ def test_inks_and_palettes_become_colours(tmp_path: Path) -> None:
         with Image.open(tmp_path / "a.tif") as written:
             expected = np.asarray(written.convert("RGB"))
         np.testing.assert_allclose(read_image(str(tmp_path / "a.tif")), expected, atol=1)
+    inks = np.dstack([COLOURS, BASE / 2]) * 255
+    expected = (255 - inks[..., :3].round()) * (1 - inks[..., 3:].round() / 255)
+    for dtype, black in (("u1", 0), ("i1", 128)):
+        values = (inks.round() - black).astype(dtype)
+        tifffile.imwrite(tmp_path / "c.tif", values, photometric="separated")
+        np.testing.assert_allclose(read_image(str(tmp_path / "c.tif")), expected, atol=1e-3)
     for bits in (1, 4):
         palette = np.random.default_rng(0).integers(0, 256, (3, 1 << bits)) * 257
         indices = (BASE * ((1 << bits) - 1)).astype(np.uint8)
@@ -269,6 +282,7 @@ def test_class_numbers_of_every_type(tmp_path: Path, dtype: str) -> None:
     [
         ("webp", r"is compressed by WEBP, whose decoder is not installed: pip install imagecodecs, or save"),
         ("jpeg of 12 bits", r"is compressed by JPEG of 12 bits and 1 channels, whose decoder is not installed"),
+        ("thunderscan", r"is compressed by THUNDERSCAN, which is not read here: save it with deflate compression"),
         ("old jpeg", r"is compressed by the old JPEG of TIFF 6.0 in a way that is not read here: save it"),
         ("lab", r"stores its colours as CIELAB: convert it to RGB or greyscale"),
         ("complex", r"stores its samples in different or complex formats: save it with 8 or 16 bits"),
@@ -282,8 +296,9 @@ def test_a_sound_file_of_a_kind_that_is_not_read_is_never_called_damaged(
 ) -> None:
     values, bits, tags, photometric = BASE[..., None] * 0, 8, {}, 1
     data = bytes(HEIGHT * WIDTH * 8)
-    if kind in ("webp", "old jpeg", "jpeg of 12 bits"):
-        tags = {259: ({"webp": 50001, "old jpeg": 6, "jpeg of 12 bits": 7}[kind],)}
+    numbers = {"webp": 50001, "old jpeg": 6, "jpeg of 12 bits": 7, "thunderscan": 32809}
+    if kind in numbers:
+        tags = {259: (numbers[kind],)}
         bits = 12 if "12" in kind else 8
     elif kind == "lab":
         values, photometric = COLOURS, 8
