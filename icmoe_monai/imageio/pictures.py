@@ -9,25 +9,21 @@ several frames are refused, but for the preview pictures that phones append to a
 
 from __future__ import annotations
 
-import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from icmoe_monai.errors import InputError, kind_of
-from icmoe_monai.imageio.greys import opacity_of, show
+from icmoe_monai.imageio import png
+from icmoe_monai.imageio.greys import show
 from icmoe_monai.imageio.image_file import TRANSPARENT, BoundedFile, ImageFile
 from icmoe_monai.imageio.masks import flat_numbers
 
 # Named, so that Pillow tries no decoder that nobody asked for (EPS would start Ghostscript).
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "F")
-_GREY, _COLOUR, _GREY_AND_OPACITY, _COLOUR_AND_OPACITY = 0, 2, 4, 6  # PNG's colour types
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _WHITE_IS_ZERO = 0
 # What libjpeg does not read, by the number of the start-of-frame marker.
 _JPEG_KINDS = dict.fromkeys((3, 7, 11, 15), "lossless") | dict.fromkeys((5, 6, 13, 14), "hierarchical")
@@ -57,7 +53,7 @@ class PictureFile(ImageFile):
 
     def __init__(self, path: str, file: BoundedFile) -> None:
         super().__init__(path, file)
-        self._png = _read_png_kind(file)
+        self._png = png.read_kind(file.head())
         with _told(path, file):
             self._start()
 
@@ -91,8 +87,8 @@ class PictureFile(ImageFile):
             picture = self._decode(frame)
             if self._png.is_deep_colour:
                 samples = self._deep_samples()
-                opacity = _deep_opacity(samples, self._png, picture.info.get("transparency"))
-                return self._over_black(_deep_rgb(samples, self._png), opacity)
+                opacity = png.opacity_of_deep(samples, self._png, picture.info.get("transparency"))
+                return self._over_black(png.rgb_of_deep(samples, self._png), opacity)
             self.note = TRANSPARENT if _hides_all(picture) else ""
             return _colours(picture)
 
@@ -158,74 +154,16 @@ class PictureFile(ImageFile):
         picture.load()
         return picture
 
+    def _deep_samples(self) -> np.ndarray:
+        self.file.seek(0)
+        return png.read_deep(self.file.read(), self._png)
+
     def _checked(self, frame: int) -> Image.Image:
         """Return the picture, not yet decoded."""
         if frame:
             raise InputError(f"{self.path} holds one picture, and none has the number {frame} from 0.")
         _check_kind(self.path, self._picture)
         return self._picture
-
-    def _deep_samples(self) -> np.ndarray:
-        """Return the samples of a PNG of 16 bits and several channels, uint16 (H, W, S), upright.
-
-        Pillow keeps one byte of each. So the file is decoded for the high bytes, and again for the low ones; and two
-        channels of 16 bits as four of 8, whose bytes are the same.
-        """
-        self.file.seek(0)
-        content = self.file.read()
-        if self._png.colour_type == _GREY_AND_OPACITY:
-            header = b"IHDR" + content[16:24] + bytes((8, _COLOUR_AND_OPACITY)) + content[26:29]
-            content = content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
-            parts = _decode_png(content, None)
-            high, low = parts[..., ::2], parts[..., 1::2]
-        else:
-            mode = "RGBA" if self._png.colour_type == _COLOUR_AND_OPACITY else "RGB"
-            high, low = (_decode_png(content, f"{mode};16{order}") for order in "BL")
-        return high.astype(np.uint16) << 8 | low
-
-
-class _PngKind(NamedTuple):
-    """A PNG's bits of a sample, and its colour type; None of other files."""
-
-    bits: int | None = None
-    colour_type: int | None = None
-
-    @property
-    def is_deep_colour(self) -> bool:
-        return self.bits == 16 and self.colour_type in (_COLOUR, _GREY_AND_OPACITY, _COLOUR_AND_OPACITY)
-
-    @property
-    def multiple(self) -> int:
-        """By what Pillow multiplies the greys."""
-        return 255 // ((1 << self.bits) - 1) if self.bits in (2, 4) and self.colour_type == _GREY else 1
-
-
-def _read_png_kind(file: BoundedFile) -> _PngKind:
-    head = file.head()
-    return _PngKind(head[24], head[25]) if head.startswith(_PNG_MAGIC) and len(head) > 25 else _PngKind()
-
-
-def _decode_png(content: bytes, rawmode: str | None) -> np.ndarray:
-    """Return a PNG's samples, uint8 (H, W, S), upright; `rawmode` tells Pillow which bytes to keep."""
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-        if rawmode is not None:
-            picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]
-        picture.load()
-        return np.asarray(ImageOps.exif_transpose(picture))
-
-
-def _deep_rgb(samples: np.ndarray, kind: _PngKind) -> np.ndarray:
-    """Return the colours of 16 bits, float32 (H, W, 3) in 0..255."""
-    if kind.colour_type == _GREY_AND_OPACITY:
-        return np.repeat(show(samples[..., 0])[..., None], 3, axis=2)
-    return show(samples[..., :3])
-
-
-def _deep_opacity(samples: np.ndarray, kind: _PngKind, transparent: object) -> np.ndarray | None:
-    """Return the opacity, float32 (H, W) in 0..1; `transparent` is a colour, where there is one."""
-    if kind.colour_type != _COLOUR:
-        return opacity_of(samples[..., -1])
-    return (samples != np.asarray(transparent)).any(axis=2) * np.float32(1) if isinstance(transparent, tuple) else None
 
 
 def rgb_of_picture(picture: Image.Image, name: str) -> np.ndarray:

@@ -16,8 +16,9 @@ import tifffile
 
 from icmoe_monai.errors import InputError, in_our_words
 from icmoe_monai.imageio.image_file import max_pixels
+from icmoe_monai.imageio.tiff.chunks import read_chunk
 from icmoe_monai.imageio.tiff.colours import check_colours, to_opacity, to_rgb
-from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page, read_chunk
+from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page
 
 TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 _COARSEST_UM = 10.0  # a coarser resolution tag is meant for printing, or is a default of 72 dots per inch

@@ -16,7 +16,7 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image
-from icmoe_monai.imageio.tiff.page import read_chunk
+from icmoe_monai.imageio.tiff.chunks import read_chunk
 from icmoe_monai.slides import tiff
 from icmoe_monai.slides.images import UnreadableImageError, open_large_image
 

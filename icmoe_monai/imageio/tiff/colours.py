@@ -45,7 +45,7 @@ def to_rgb(samples: np.ndarray, page: Page) -> np.ndarray:
     """Return the colours of samples, whatever their opacity.
 
     Args:
-        samples: (H, W, S), as `page.read_page` returns them.
+        samples: (H, W, S), as `chunks.read_page` returns them.
         page: The page that they are of.
 
     Returns:
@@ -72,7 +72,7 @@ def to_opacity(samples: np.ndarray, page: Page) -> np.ndarray | None:
     """Return how opaque samples are, if the page says so and its colours are not multiplied by it.
 
     Args:
-        samples: (H, W, S), as `page.read_page` returns them.
+        samples: (H, W, S), as `chunks.read_page` returns them.
         page: The page that they are of.
 
     Returns:
@@ -86,7 +86,7 @@ def to_numbers(samples: np.ndarray, page: Page) -> np.ndarray:
     """Return the numbers that a mask stores, 0 where it is transparent.
 
     Args:
-        samples: (H, W, S), as `page.read_page` returns them.
+        samples: (H, W, S), as `chunks.read_page` returns them.
         page: The page that they are of.
 
     Returns:

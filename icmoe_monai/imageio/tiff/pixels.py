@@ -19,8 +19,9 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
+from icmoe_monai.imageio.tiff.chunks import read_page
 from icmoe_monai.imageio.tiff.colours import check_colours, to_numbers, to_opacity, to_rgb
-from icmoe_monai.imageio.tiff.page import DamagedError, Page, UnsupportedError, check_page, read_page
+from icmoe_monai.imageio.tiff.page import DamagedError, Page, UnsupportedError, check_page
 
 _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 

@@ -1,0 +1,113 @@
+"""What Pillow does not give of a PNG: its bits, and colours of 16 bits.
+
+Pillow multiplies greys of few bits, and keeps one byte of each sample of 16 bits where there are several channels.
+
+Letters: H W size of the picture; S samples of a pixel.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from icmoe_monai.imageio.greys import opacity_of, show
+
+_MAGIC = b"\x89PNG\r\n\x1a\n"
+_GREY, _COLOUR, _GREY_AND_OPACITY, _COLOUR_AND_OPACITY = 0, 2, 4, 6  # colour types
+
+
+class PngKind(NamedTuple):
+    """A PNG's bits of a sample, and its colour type; None of other files."""
+
+    bits: int | None = None
+    colour_type: int | None = None
+
+    @property
+    def is_deep_colour(self) -> bool:
+        """Whether it has 16 bits and several channels."""
+        return self.bits == 16 and self.colour_type in (_COLOUR, _GREY_AND_OPACITY, _COLOUR_AND_OPACITY)
+
+    @property
+    def multiple(self) -> int:
+        """By what Pillow multiplies its greys."""
+        return 255 // ((1 << self.bits) - 1) if self.bits in (2, 4) and self.colour_type == _GREY else 1
+
+
+def read_kind(head: bytes) -> PngKind:
+    """Return the kind of a PNG.
+
+    Args:
+        head: The first bytes of a file of any kind, 26 or more.
+    """
+    return PngKind(head[24], head[25]) if head.startswith(_MAGIC) and len(head) > 25 else PngKind()
+
+
+def read_deep(content: bytes, kind: PngKind) -> np.ndarray:
+    """Return the samples of a PNG of 16 bits and several channels, upright.
+
+    The file is decoded for the high bytes, and again for the low ones; two channels of 16 bits are decoded as four of
+    8, whose bytes are the same.
+
+    Args:
+        content: The whole file.
+        kind: Its kind.
+
+    Returns:
+        uint16 (H, W, S).
+
+    Raises:
+        Exception: Nearly any, as Pillow does, where the file is damaged.
+    """
+    if kind.colour_type == _GREY_AND_OPACITY:
+        header = b"IHDR" + content[16:24] + bytes((8, _COLOUR_AND_OPACITY)) + content[26:29]
+        content = content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
+        parts = _decode(content, None)
+        high, low = parts[..., ::2], parts[..., 1::2]
+    else:
+        mode = "RGBA" if kind.colour_type == _COLOUR_AND_OPACITY else "RGB"
+        high, low = (_decode(content, f"{mode};16{order}") for order in "BL")
+    return high.astype(np.uint16) << 8 | low
+
+
+def rgb_of_deep(samples: np.ndarray, kind: PngKind) -> np.ndarray:
+    """Return the colours of such samples, whatever their opacity.
+
+    Args:
+        samples: uint16 (H, W, S).
+        kind: The file's kind.
+
+    Returns:
+        float32 (H, W, 3), RGB in 0..255.
+    """
+    if kind.colour_type == _GREY_AND_OPACITY:
+        return np.repeat(show(samples[..., 0])[..., None], 3, axis=2)
+    return show(samples[..., :3])
+
+
+def opacity_of_deep(samples: np.ndarray, kind: PngKind, transparent: object) -> np.ndarray | None:
+    """Return how opaque such samples are.
+
+    Args:
+        samples: uint16 (H, W, S).
+        kind: The file's kind.
+        transparent: The colour that is transparent, a tuple, in a file that names one.
+
+    Returns:
+        float32 (H, W) in 0..1; None where all is opaque.
+    """
+    if kind.colour_type != _COLOUR:
+        return opacity_of(samples[..., -1])
+    return (samples != np.asarray(transparent)).any(axis=2) * np.float32(1) if isinstance(transparent, tuple) else None
+
+
+def _decode(content: bytes, rawmode: str | None) -> np.ndarray:
+    """Return a PNG's samples, uint8 (H, W, S), upright; `rawmode` tells Pillow which bytes to keep."""
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+        if rawmode is not None:
+            picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]
+        picture.load()
+        return np.asarray(ImageOps.exif_transpose(picture))
