@@ -20,6 +20,7 @@ from monai.bundle.config_item import ConfigComponent
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from icmoe_monai.errors import InputError, find_input_error
+from icmoe_monai.inference.anonymity import read_anonymous
 from icmoe_monai.names import find_kept_copy, find_passed_over, find_unknown, references, shipped
 from icmoe_monai.networks.blueprint import plain
 from icmoe_monai.schemas import SCHEMAS
@@ -65,6 +66,7 @@ def check_values(parser: ConfigParser) -> None:
     told = [*_find_wrong(config), *_find_replaced(config)] or list(_find_wrong_once_evaluated(parser))
     if told:
         raise InputError(" ".join(told))
+    read_anonymous(config.get("anonymous", False))  # a secret has rules of its own, and is not repeated
     _check_interval(config)
     if "device" in config:
         _check_device(parser.get_parsed_content("device"))

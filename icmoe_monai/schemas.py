@@ -13,6 +13,7 @@ from icmoe_monai.analysis.ambiguity import LOOKS
 from icmoe_monai.analysis.shifts import SHIFTS
 from icmoe_monai.data.splits import SHARES
 from icmoe_monai.evaluation.protocols import OFFICIAL
+from icmoe_monai.inference.anonymity import MIN_SALT
 from icmoe_monai.inference.volumes import DICOM_SEG
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.networks.pyramid import SIZES, STRIDES
@@ -156,7 +157,11 @@ SCHEMAS: dict[str, Schema] = {
     "disagreement_maps": _SWITCH,
     "dicom_seg": _one_of(DICOM_SEG),
     "review_below": _or_none(_SHARE),
-    "anonymous": {"anyOf": [_SWITCH, {**_TEXT, "description": "a secret text"}]},
+    # `read_anonymous` says the rest, and does not repeat a secret
+    "anonymous": {
+        "type": ["boolean", "string"],
+        "description": f"True or False, or a secret of at least {MIN_SALT} characters",
+    },
     "overwrite": _SWITCH,
     "budget": _or_none({**_TEXT, "description": "a number with MB or GB, such as 4GB"}),
     # whole slides

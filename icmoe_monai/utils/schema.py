@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, kind_of
 
 Schema = Mapping[str, Any]
 
@@ -120,12 +120,20 @@ def read_json(text: str | bytes, what: str) -> Any:
         raise InputError(f"{what} is nested too deeply") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{what} is no JSON (it is not text in UTF-8)") from error
+    except _NoNumberError as error:
+        raise InputError(f"{what} is no JSON ({error.name} is no number of JSON's)") from None
     except ValueError as error:
-        raise InputError(f"{what} is no JSON ({error})") from error
+        raise InputError(f"{what} is no JSON ({kind_of(error)})") from None
+
+
+class _NoNumberError(ValueError):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON's")
+    raise _NoNumberError(name)
 
 
 def _deepest(fault: ValidationError) -> ValidationError:
