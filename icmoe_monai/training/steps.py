@@ -30,8 +30,8 @@ def training_loader(*, dataset: Dataset, batch_size: int, seed: int = 0, num_wor
     """Return the loader of a training's images, whose batches `SeedSteps` keeps in step with the trainer.
 
     Args:
-        dataset: The images. What is random in it is the dataset itself or its `transform`, or draws from the global
-            states of Python, NumPy or PyTorch.
+        dataset: The images. What is random in it is the dataset itself, or else its `transform`, or draws from the
+            global states of Python, NumPy or PyTorch.
         batch_size: Images in a batch of each process.
         seed: Seed of the order and of the augmentation.
         num_workers: Processes that prepare images.
@@ -136,9 +136,10 @@ class SeededDraws(Dataset[Any]):
         """Return the item of an index, all of whose random numbers follow from a seed."""
         index, seed = draw
         seed_all(seed)
-        for part in (self.dataset, getattr(self.dataset, "transform", None)):
-            if isinstance(part, Randomizable):
-                part.set_random_state(seed=seed)
+        # as MONAI has it, what is random itself seeds its own parts
+        source = self.dataset if isinstance(self.dataset, Randomizable) else getattr(self.dataset, "transform", None)
+        if isinstance(source, Randomizable):
+            source.set_random_state(seed=seed)
         return self.dataset[index]
 
 
