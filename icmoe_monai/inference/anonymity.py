@@ -34,6 +34,7 @@ _FOLDERS = (
     *("masks", "overlays", "controlled", "probabilities", "disagreement", "votes"),
     *("volumes", _WITH_PATIENT_DATA),
 )
+_LEFT_OVER = re.compile(r"\.[0-9a-f]{12}(\.[a-z]+)+")  # as `write_atomically` names what is not whole yet
 _REPORTS = ("report.json", "report.csv", "report.html")
 
 
@@ -94,6 +95,10 @@ class NamedResults:
     def __init__(self, output_dir: str | Path) -> None:
         self.output_dir = Path(output_dir)
         self.files = sorted(_find_named(self.output_dir))
+        # of writers that were killed; what they hold may tell names
+        below = (path for name in _FOLDERS for path in (self.output_dir / name).rglob(".*"))
+        hidden = [*self.output_dir.glob(".*"), *below]
+        self._left_over = [path for path in hidden if _LEFT_OVER.fullmatch(path.name) and self._holds(path)]
 
     def check(self, *, names: Collection[str] = (), volumes: Collection[str] = (), overwrite: bool = False) -> None:
         """Refuse a folder with named results, unless they may be removed and are all of the earlier run.
@@ -113,7 +118,7 @@ class NamedResults:
             )
         stems = {split_suffix(name)[0] for name in names}
         known = {path for path in self._relative() if path.as_posix() in volumes or _is_of(path, stems)}
-        strange = [path for path in self._relative() if path not in known or not inside(self.output_dir, str(path))]
+        strange = [path for path in self._relative() if path not in known or not self._holds(self.output_dir / path)]
         if strange:
             raise InputError(
                 f"{self.output_dir} holds {len(strange)} files that tell names, in {strange[0].parts[0]}/ for example, "
@@ -121,13 +126,17 @@ class NamedResults:
             )
 
     def remove(self) -> None:
-        """Remove the files, the folders that become empty, and the reports, which told their names."""
-        for path in (*self.files, *(self.output_dir / name for name in _REPORTS)):
+        """Remove the files, the folders that become empty, the reports, and unfinished files of killed runs."""
+        for path in (*self.files, *self._left_over, *(self.output_dir / name for name in _REPORTS)):
             path.unlink(missing_ok=True)
-        folders = {self.output_dir / parent for path in self._relative() for parent in [*path.parents][:-1]}
+        places = (self.output_dir / name for name in _FOLDERS)
+        folders = [path for place in places for path in (place, *place.rglob("*")) if path.is_dir()]
         for folder in sorted(folders, key=lambda path: -len(path.parts)):
-            if not any(folder.iterdir()):
+            if not folder.is_symlink() and self._holds(folder) and not any(folder.iterdir()):
                 folder.rmdir()
+
+    def _holds(self, path: Path) -> bool:
+        return inside(self.output_dir, str(path.relative_to(self.output_dir))) is not None
 
     def _relative(self) -> list[Path]:
         return [path.relative_to(self.output_dir) for path in self.files]
@@ -136,7 +145,9 @@ class NamedResults:
 def _find_named(output_dir: Path) -> Iterator[Path]:
     for name in _FOLDERS:
         for path in (output_dir / name).rglob("*"):
-            is_ours = path.parent.name == name and _IS_ANONYMOUS.fullmatch(path.name) and name != _WITH_PATIENT_DATA
+            is_ours = (
+                path.parent == output_dir / name and _IS_ANONYMOUS.fullmatch(path.name) and name != _WITH_PATIENT_DATA
+            )
             if not path.is_dir() and not path.name.startswith(".") and not is_ours:
                 yield path
 

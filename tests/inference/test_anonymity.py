@@ -108,12 +108,17 @@ def test_an_anonymous_run_does_not_begin_over_a_named_one(tmp_path: Path) -> Non
 def test_named_results_are_removed_on_request_once_the_run_begins(tmp_path: Path) -> None:
     named(tmp_path)
     before = files_in(tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
+    kept = [".hidden", ".salt", "notes.txt"]
+    unfinished = [".0123456789ab.csv", "masks/.0123456789ab.png", "segmentations/Miller/.0123456789ab.dcm"]
+    (tmp_path / "overlays" / "Miller" / "Anna").mkdir()
+    before.append("overlays/Miller/Anna")
+    for path in (*kept, *unfinished):
+        (tmp_path / path).write_text("Miller")
     journal = Journal(output_dir=tmp_path, anonymous=True, overwrite=True)
     journal.missing([{"name": "case_0123456789abcdef.png"}])
-    assert files_in(tmp_path) == sorted([*before, "notes.txt"])
+    assert files_in(tmp_path) == sorted([*before, *kept, *unfinished])
     journal.begin()
-    assert files_in(tmp_path) == ["cases.jsonl", "notes.txt"]
+    assert files_in(tmp_path) == [".hidden", ".salt", "cases.jsonl", "notes.txt"]
     assert "Miller" not in journal.path.read_text()
 
 
