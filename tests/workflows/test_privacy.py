@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,14 +43,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Write all that any library logs, down to debugging, to a file."""
+    """Write all that any library logs, down to debugging, and every warning to a file."""
     root, handler = logging.getLogger(), logging.FileHandler(path)
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            logging.captureWarnings(True)
+            yield
     finally:
+        logging.captureWarnings(False)
         root.removeHandler(handler)
         root.setLevel(level)
         handler.close()
