@@ -132,7 +132,11 @@ def test_floats_and_sixteen_bits_of_colour_are_scaled_as_documented(predict):
     values = noise(40, 50, 3)
     expected = predict.prepare(values)["image"]
     np.testing.assert_allclose(predict.prepare(values / 255)["image"], expected, atol=1e-4)
-    np.testing.assert_array_equal(predict.prepare(values.astype(np.uint16) * 256 + 77)["image"], expected)
+    for white in (1023, 4095, 65535):
+        deep = (values * (white / 255)).round().astype(np.uint16)
+        deep[0, 0], values[0, 0] = white, 255  # by which the depth is known
+        expected = predict.prepare(values)["image"]
+        np.testing.assert_allclose(predict.prepare(deep)["image"], expected, atol=0.01)
 
 
 def test_the_frame_of_a_file_of_several_is_named(predict, tmp_path):

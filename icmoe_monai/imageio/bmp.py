@@ -25,6 +25,7 @@ _CORE, _INFO = 12, 40  # bytes of the header of OS/2, and the least of Windows
 _NONE, _RLE8, _RLE4, _FIELDS, _ALPHA_FIELDS = 0, 1, 2, 3, 6
 _BITS = (1, 2, 4, 8, 16, 24, 32)
 _END_OF_ROW, _END, _JUMP = 0, 1, 2
+_MOST_PER_BYTE = 255  # pixels; a run takes two bytes, and the others allow for jumps
 _DEFAULT_MASKS = {16: (0x7C00, 0x3E0, 0x1F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
 
 
@@ -231,6 +232,8 @@ def _field(pixels: np.ndarray, mask: int) -> np.ndarray:
 def _run_lengths(data: bytes, size: tuple[int, int], *, is_rle4: bool) -> np.ndarray:
     """Return the indices of a run-length encoded picture, uint8 (H, W), in the order of the file."""
     height, width = size
+    if height * width > len(data) * _MOST_PER_BYTE:
+        raise ValueError("it ends too early")
     indices = np.zeros((height, width), dtype=np.uint8)
     row = column = place = 0
     while row < height:

@@ -97,7 +97,8 @@ def show(values: np.ndarray, *, bits: int | None = None) -> np.ndarray:
     bits = bits or held
     if kind in "ui" and bits <= 8:
         black = 0 if kind == "u" else 1 << bits - 1
-        return (values.astype(np.float32) + black) * np.float32(255 / ((1 << bits) - 1))
+        shown = values.astype(np.float32)
+        return shown if (black, bits) == (0, 8) else (shown + black) * np.float32(255 / ((1 << bits) - 1))
     if kind == "u" and values.ndim == 3:
         white = white_of(values) if bits == held else (1 << bits) - 1
         return (values * (255 / white)).astype(np.float32)

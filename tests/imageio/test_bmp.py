@@ -196,3 +196,9 @@ def test_there_is_one_picture(tmp_path: Path) -> None:
     (tmp_path / "a.bmp").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"a.bmp is no BMP: convert it to one"):
         BmpFile.open(str(tmp_path / "a.bmp"))
+
+
+def test_a_few_runs_that_claim_millions_of_pixels_are_refused(tmp_path: Path) -> None:
+    save_bmp(tmp_path / "a.bmp", b"\5\1\0\1", (13_000, 13_000), bits=8, compression=1, palette=bytes(range(64)))
+    with pytest.raises(InputError, match=r"a.bmp cannot be decoded \(it ends too early\)"):
+        read_image(str(tmp_path / "a.bmp"))

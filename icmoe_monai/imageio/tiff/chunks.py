@@ -15,7 +15,7 @@ import numpy as np
 
 from icmoe_monai.imageio.image_file import max_pixels
 from icmoe_monai.imageio.tiff import libtiff, ycbcr
-from icmoe_monai.imageio.tiff.page import RGB, YCBCR, DamagedError, Page, UnsupportedError, name_of
+from icmoe_monai.imageio.tiff.page import RGB, YCBCR, DamagedError, Page, UnsupportedError, check_size, name_of
 from icmoe_monai.imageio.tiff.samples import UNSIGNED, num_bytes, unpack
 
 _NONE, _DEFLATE = 1, (8, 32946)
@@ -38,10 +38,7 @@ def read_page(page: Page, read: Read) -> np.ndarray:
         DamagedError: The file holds less than its directory says, or something else.
         UnsupportedError: It is compressed in a way that is not read.
     """
-    if page.shape[0] * page.shape[1] > max_pixels():
-        raise UnsupportedError(
-            f"{page.path} has too many pixels for one picture ({page.shape[1]} x {page.shape[0]}): cut it into tiles."
-        )
+    check_size(page)
     rows, columns = page.grid
     whole = None
     for index in range(rows * columns):

@@ -2,7 +2,7 @@
 
 tifffile decodes most compressions by imagecodecs, which is an extra. libtiff knows them as well, but Pillow lets few
 kinds of pixels through it. So the compressed bytes are put into a small TIFF of their own: LZW and its like pack bytes,
-whatever these mean, and are given as rows of 8-bit grey; JPEG and fax pack pixels.
+whatever these mean, and are given as a row of 8-bit samples; JPEG and fax pack pixels.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ FAX = {2: "CCITT RLE", 3: "CCITT fax 3", 4: "CCITT fax 4"}
 JPEG = 7
 BYTES = {5: "LZW", 32773: "PackBits", 34925: "LZMA", 50000: "Zstandard"}
 
+# How many bytes, rows or pixels a byte holds at most: a header can claim any number, and memory is taken for it.
+_MOST_BYTES = {5: 4096, 32773: 128, 34925: 2**17, 50000: 2**17}
+_MOST_FAX_ROWS = 8
+_MOST_JPEG_PIXELS = 2**11
+
 
 def unpack_bytes(data: bytes, num_bytes: int, *, compression: int) -> bytes:
     """Decompress bytes.
@@ -36,7 +41,11 @@ def unpack_bytes(data: bytes, num_bytes: int, *, compression: int) -> bytes:
     Raises:
         OSError: The data are damaged or too few.
     """
-    return _decode(data, (1, num_bytes), compression=compression).tobytes()
+    _check_claim(num_bytes, len(data) * _MOST_BYTES[compression])
+    # of four samples, for Pillow counts pixels, and finds too many of one sample
+    samples = 4 if num_bytes % 4 == 0 else 1
+    tags = {262: (_CMYK if samples == 4 else _GREY,)}
+    return _decode(data, (1, num_bytes // samples), compression=compression, samples=samples, tags=tags).tobytes()
 
 
 def unpack_fax(data: bytes, shape: tuple[int, int], *, compression: int, options: Mapping[int, int]) -> np.ndarray:
@@ -54,6 +63,7 @@ def unpack_fax(data: bytes, shape: tuple[int, int], *, compression: int, options
     Raises:
         OSError: The data are damaged.
     """
+    _check_claim(shape[0], len(data) * _MOST_FAX_ROWS)
     return _decode(
         data, shape, compression=compression, bits=1, tags={tag: (value,) for tag, value in options.items()}
     ).astype(np.uint8)
@@ -84,6 +94,7 @@ def unpack_jpeg(
     Raises:
         OSError: The data are damaged.
     """
+    _check_claim(shape[0] * shape[1], len(data) * _MOST_JPEG_PIXELS)
     kinds = {1: _GREY, 3: _YCBCR if is_ycbcr else _RGB, 4: _RGB if is_rgb else _CMYK}
     tags: dict[int, tuple[int, ...] | bytes] = {262: (kinds[shape[2]],)}
     if tables:
@@ -102,6 +113,11 @@ def knows(compression: int) -> bool:
         compression: Its number.
     """
     return features.check_codec("libtiff") and (compression in FAX or compression in BYTES or compression == JPEG)
+
+
+def _check_claim(claimed: int, most: int) -> None:
+    if claimed > most:
+        raise OSError("a strip or tile is too short for what it claims to hold")
 
 
 def _decode(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.image_file import max_pixels
 from icmoe_monai.imageio.tiff import libtiff
 from icmoe_monai.imageio.tiff.samples import FLOAT, FLOAT_BITS, SIGNED, UNSIGNED
 
@@ -137,6 +138,22 @@ def check_page(path: str, source: Any) -> Page:
         photometric=int(source.photometric),
         source=source,
     )
+
+
+def check_size(page: Page) -> None:
+    """Refuse a page that is too large to be read whole.
+
+    Args:
+        page: The page.
+
+    Raises:
+        UnsupportedError: It is too large.
+    """
+    height, width = page.shape
+    if height * width > max_pixels():
+        raise UnsupportedError(
+            f"{page.path} has too many pixels for one picture ({width} x {height}): cut it into tiles."
+        )
 
 
 def name_of(value: Any) -> Any:

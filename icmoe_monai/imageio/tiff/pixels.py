@@ -21,7 +21,7 @@ from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
 from icmoe_monai.imageio.tiff.chunks import read_page
 from icmoe_monai.imageio.tiff.colours import check_colours, to_numbers, to_opacity, to_rgb
-from icmoe_monai.imageio.tiff.page import DamagedError, Page, UnsupportedError, check_page
+from icmoe_monai.imageio.tiff.page import DamagedError, Page, UnsupportedError, check_page, check_size
 
 _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -79,6 +79,7 @@ class TiffFile(ImageFile):
         """The upright (H, W) of the first page, from its directory."""
         with self._told():
             page = self._turn_to(0)
+            check_size(page)
         height, width = page.shape
         return (height, width) if page.orientation < 5 else (width, height)
 
@@ -165,6 +166,10 @@ class TiffFile(ImageFile):
             yield
         except InputError:
             raise
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise InputError(
+                f"{self.path} is compressed in strips that are too large: save it as a tiled TIFF."
+            ) from None
         except MemoryError:
             raise InputError(f"{self.path} does not fit into memory: cut it into tiles.") from None
         except Exception as error:

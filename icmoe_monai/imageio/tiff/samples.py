@@ -65,7 +65,7 @@ def unpack(
 def _words(raw: np.ndarray, per_row: int, bits: int, byteorder: str) -> np.ndarray:
     """Return the bit patterns of a strip's rows, (H, per_row), as unsigned numbers."""
     if bits in _WHOLE:
-        return raw.view(byteorder + _WHOLE[bits]).astype(_WHOLE[bits])
+        return raw.view(byteorder + _WHOLE[bits]).astype(_WHOLE[bits], copy=False)
     if bits == 24:
         parts = raw.reshape(len(raw), per_row, 3)
         return _join(parts[..., ::-1] if byteorder == "<" and _is_lowest_first(parts) else parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -367,3 +368,16 @@ def test_directories_that_lead_in_a_circle_end(tmp_path: Path) -> None:
     content[end : end + 4] = place.to_bytes(4, "little")
     (tmp_path / "a.tif").write_bytes(content)
     assert count_frames(str(tmp_path / "a.tif")) == 1
+
+
+@pytest.mark.parametrize("compression", [3, 4, 5, 7, 32773])
+def test_a_few_bytes_that_claim_millions_of_pixels_take_no_memory_for_them(tmp_path: Path, compression: int) -> None:
+    side = 13_000
+    tags = {256: (side,), 257: (side,), 278: (side,), 259: (compression,)}
+    save_tiff(
+        tmp_path / "a.tif", BASE[..., None], bits=1 if compression in (3, 4) else 8, data=bytes(range(200)), tags=tags
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=r"a.tif cannot be decoded \(a strip or tile is too short for what it claims"):
+        read_image(str(tmp_path / "a.tif"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
