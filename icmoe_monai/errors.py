@@ -76,8 +76,14 @@ def _terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
 
+class DamagedError(ValueError):
+    """Signal that a file contradicts itself, in words of ours that go on a sentence, such as "it ends too early"."""
+
+
 def kind_of(error: BaseException) -> str:
     """Return what kind of exception a library raised: the system's own words, the place in a JSON file, or the class.
+
+    Of a `DamagedError`, which is ours, it is the text.
 
     Args:
         error: The exception, whose text may repeat what a file holds and is not told.
@@ -88,6 +94,8 @@ def kind_of(error: BaseException) -> str:
     """
     if isinstance(error, OSError) and isinstance(error.errno, int):
         return os.strerror(error.errno)
+    if isinstance(error, DamagedError):
+        return str(error)
     if isinstance(error, json.JSONDecodeError):
         return f"line {error.lineno}, column {error.colno}"
     return type(error).__name__

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from icmoe_monai.errors import InputError, kind_of
+from icmoe_monai.errors import DamagedError, InputError, kind_of
 from icmoe_monai.imageio.greys import opacity_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile, max_pixels
 from icmoe_monai.imageio.masks import flat_numbers
@@ -117,7 +117,7 @@ class BmpFile(ImageFile):
         head = self.file.read(14)
         (length,) = struct.unpack("<I", self.file.read(4))
         if length < _CORE or (length > _CORE and length < 16):
-            raise ValueError(f"its header has {length} bytes")
+            raise DamagedError(f"its header has {length} bytes")
         rest = self.file.read(min(length, 124) - 4)
         rest += bytes(max(_INFO - 4 - len(rest), 0)) if length > _CORE else b""
         if length == _CORE:
@@ -130,7 +130,7 @@ class BmpFile(ImageFile):
         self._is_upright = height < 0
         self._pixels_at = struct.unpack("<I", head[10:14])[0]
         if not (width > 0 and height and self._pixels_at >= 14 + length):
-            raise ValueError(f"it claims {width} x {height} pixels")
+            raise DamagedError(f"it claims {width} x {height} pixels")
         if width * abs(height) > max_pixels():
             raise InputError(f"{self.path} has too many pixels for one picture ({width} x {abs(height)}): cut it.")
         self._check_kind()
@@ -170,7 +170,7 @@ class BmpFile(ImageFile):
         stored = np.frombuffer(self.file.read(most * size), np.uint8)
         colours = stored[: len(stored) // size * size].reshape(-1, size)[:, 2::-1]
         if not len(colours):
-            raise ValueError("it has no palette")
+            raise DamagedError("it has no palette")
         palette[: len(colours)] = colours
         return palette
 
@@ -190,7 +190,7 @@ class BmpFile(ImageFile):
         stride = -(-width * bits // 32) * 4
         data = self.file.read(height * stride)
         if len(data) < (height - 1) * stride + -(-width * bits // 8):
-            raise ValueError("it ends too early")
+            raise DamagedError("it ends too early")
         # some programs leave out what fills up the last row
         rows = np.frombuffer(data + bytes(height * stride - len(data)), np.uint8).reshape(height, stride)
         if bits == 24:
@@ -233,12 +233,12 @@ def _run_lengths(data: bytes, size: tuple[int, int], *, is_rle4: bool) -> np.nda
     """Return the indices of a run-length encoded picture, uint8 (H, W), in the order of the file."""
     height, width = size
     if height * width > len(data) * _MOST_PER_BYTE:
-        raise ValueError("it ends too early")
+        raise DamagedError("it ends too early")
     indices = np.zeros((height, width), dtype=np.uint8)
     row = column = place = 0
     while row < height:
         if place + 2 > len(data):
-            raise ValueError("it ends too early")
+            raise DamagedError("it ends too early")
         count, code = data[place], data[place + 1]
         place += 2
         if count:
@@ -251,13 +251,13 @@ def _run_lengths(data: bytes, size: tuple[int, int], *, is_rle4: bool) -> np.nda
             break
         elif code == _JUMP:
             if place + 2 > len(data):
-                raise ValueError("it ends too early")
+                raise DamagedError("it ends too early")
             row, column, place = row + data[place + 1], column + data[place], place + 2
         else:
             num_bytes = -(-code // 2) if is_rle4 else code
             stored = data[place : place + num_bytes]
             if len(stored) < num_bytes:
-                raise ValueError("it ends too early")
+                raise DamagedError("it ends too early")
             run = (_two(stored) if is_rle4 else np.frombuffer(stored, np.uint8))[:code]
             indices[row, column : column + code] = run[: max(width - column, 0)]
             column, place = column + code, place + num_bytes + num_bytes % 2

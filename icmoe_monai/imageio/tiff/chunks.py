@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from icmoe_monai.errors import DamagedError
 from icmoe_monai.imageio.image_file import max_pixels
 from icmoe_monai.imageio.tiff import libtiff, ycbcr
-from icmoe_monai.imageio.tiff.page import RGB, YCBCR, DamagedError, Page, UnsupportedError, check_size, name_of
+from icmoe_monai.imageio.tiff.page import RGB, YCBCR, Page, UnsupportedError, check_size, name_of
 from icmoe_monai.imageio.tiff.samples import UNSIGNED, num_bytes, unpack
 
 _NONE, _DEFLATE = 1, (8, 32946)
@@ -94,8 +95,8 @@ def _read_plane(page: Page, index: int, shape: tuple[int, int, int], read: Read)
         raise DamagedError("it ends too early")
     try:
         return _decode(page, index, data, shape)
-    except zlib.error as error:
-        raise DamagedError(str(error)) from error
+    except zlib.error:
+        raise DamagedError("its compressed bytes are damaged") from None
 
 
 def _decode(page: Page, index: int, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:

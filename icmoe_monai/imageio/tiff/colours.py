@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import DamagedError, InputError
 from icmoe_monai.imageio.greys import opacity_of, show
 from icmoe_monai.imageio.masks import flat_numbers
-from icmoe_monai.imageio.tiff.page import CMYK, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, DamagedError, Page, UnsupportedError
+from icmoe_monai.imageio.tiff.page import CMYK, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Page, UnsupportedError
 
 _TRANSPARENT = 2  # the extra sample is opacity, and the colours are not multiplied by it yet (unassociated alpha)
 _PLAIN_INKS = 1

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import TiffImagePlugin, features
 
+from icmoe_monai.errors import DamagedError
+
 _GREY, _RGB, _CMYK, _YCBCR = 1, 2, 5, 6
 _MSB_FIRST, _CONTIGUOUS = 1, 1
 _HEADER, _ENTRY = struct.Struct("<4sI"), struct.Struct("<HHI4s")
@@ -39,7 +41,7 @@ def unpack_bytes(data: bytes, num_bytes: int, *, compression: int) -> bytes:
         compression: One of `BYTES`.
 
     Raises:
-        OSError: The data are damaged or too few.
+        OSError, DamagedError: The data are damaged or too few.
     """
     _check_claim(num_bytes, len(data) * _MOST_BYTES[compression])
     # of four samples, for Pillow counts pixels, and finds too many of one sample
@@ -61,7 +63,7 @@ def unpack_fax(data: bytes, shape: tuple[int, int], *, compression: int, options
         uint8 of 0 and 1, of that shape.
 
     Raises:
-        OSError: The data are damaged.
+        OSError, DamagedError: The data are damaged or too few.
     """
     _check_claim(shape[0], len(data) * _MOST_FAX_ROWS)
     return _decode(
@@ -92,7 +94,7 @@ def unpack_jpeg(
         uint8 of that shape.
 
     Raises:
-        OSError: The data are damaged.
+        OSError, DamagedError: The data are damaged or too few.
     """
     _check_claim(shape[0] * shape[1], len(data) * _MOST_JPEG_PIXELS)
     kinds = {1: _GREY, 3: _YCBCR if is_ycbcr else _RGB, 4: _RGB if is_rgb else _CMYK}
@@ -117,7 +119,7 @@ def knows(compression: int) -> bool:
 
 def _check_claim(claimed: int, most: int) -> None:
     if claimed > most:
-        raise OSError("a strip or tile is too short for what it claims to hold")
+        raise DamagedError("a strip or tile is too short for what it claims to hold")
 
 
 def _decode(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import DamagedError, InputError
 from icmoe_monai.imageio.image_file import max_pixels
 from icmoe_monai.imageio.tiff import libtiff
 from icmoe_monai.imageio.tiff.samples import FLOAT, FLOAT_BITS, SIGNED, UNSIGNED
@@ -28,10 +28,6 @@ _COLOURS = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR)
 
 class UnsupportedError(InputError):
     """A sound file of a kind that is not read here; the sentence says what to make of it."""
-
-
-class DamagedError(ValueError):
-    """A file that holds less than it says, or something else."""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from icmoe_monai.errors import InputError, kind_of
+from icmoe_monai.errors import DamagedError, InputError, kind_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
 from icmoe_monai.imageio.tiff.chunks import read_page
 from icmoe_monai.imageio.tiff.colours import check_colours, to_numbers, to_opacity, to_rgb
-from icmoe_monai.imageio.tiff.page import DamagedError, Page, UnsupportedError, check_page, check_size
+from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page, check_size
 
 _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 

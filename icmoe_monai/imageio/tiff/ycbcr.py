@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from icmoe_monai.imageio.tiff.page import DamagedError, Page, UnsupportedError
+from icmoe_monai.errors import DamagedError
+from icmoe_monai.imageio.tiff.page import Page, UnsupportedError
 from icmoe_monai.imageio.tiff.samples import UNSIGNED
 
 _SUBSAMPLINGS = (1, 2, 4)
