@@ -11,7 +11,7 @@ from icmoe_monai.commands.predict import predict
 from icmoe_monai.commands.words import read_words
 from icmoe_monai.commands.workflow import find_bundle, names_of_packs
 from icmoe_monai.data.prepare import main as prepare
-from icmoe_monai.errors import exit_status_of, find_input_error, take_sigterm
+from icmoe_monai.errors import exit_status_of, find_input_error, print_any_name, take_sigterm
 
 _STOPPED = {
     "predict": "the cases done so far are kept, and the same command goes on with the others",
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stopped it, or 143 if the system did (SIGTERM).
     """
     take_sigterm()
+    print_any_name()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["prepare"]:
         prepare(words[1:])

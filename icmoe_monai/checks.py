@@ -19,9 +19,16 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ConfigComponent
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from icmoe_monai.errors import InputError, find_input_error
+from icmoe_monai.errors import InputError, find_input_error, is_monai_command
 from icmoe_monai.inference.anonymity import read_anonymous
-from icmoe_monai.names import find_kept_copy, find_passed_over, find_unknown, references, shipped
+from icmoe_monai.names import (
+    check_command_line,
+    find_kept_copy,
+    find_passed_over,
+    find_unknown,
+    references,
+    shipped,
+)
 from icmoe_monai.networks.blueprint import plain
 from icmoe_monai.schemas import SCHEMAS
 from icmoe_monai.settings import find_bundle_root, load_configs
@@ -39,6 +46,8 @@ def check_config() -> None:
     Raises:
         InputError: If there are such names or settings.
     """
+    if is_monai_command():
+        check_command_line(sys.argv)
     callers = list(_callers())
     parser = next((caller for caller in callers if isinstance(caller, ConfigParser)), None)
     flow = next((caller for caller in callers if isinstance(caller, ConfigWorkflow)), None)

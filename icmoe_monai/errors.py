@@ -14,6 +14,7 @@ SIGTERM, with which Kubernetes, Slurm and `kill` end a process, is made to end i
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import multiprocessing
@@ -163,12 +164,25 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 def show_input_errors() -> None:
     """Make a `python -m monai.bundle` command end in one sentence by an `InputError`, by Ctrl-C and by SIGTERM.
 
-    It ends with the error's `exit_status`, 130 and 143. In any other process nothing changes.
+    It ends with the error's `exit_status`, 130 and 143, and prints any name. In any other process nothing changes.
     """
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if spec is not None and spec.name.startswith("monai.bundle"):
+    if is_monai_command():
+        print_any_name()
         sys.excepthook = _one_sentence
         take_sigterm()
+
+
+def is_monai_command() -> bool:
+    """Tell whether this process is a `python -m monai.bundle` command."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name.startswith("monai.bundle")
+
+
+def print_any_name() -> None:
+    """Let this process print names that the encoding of its output lacks, by their numbers, instead of ending there."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

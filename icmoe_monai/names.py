@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -26,9 +26,60 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.settings import find_bundle_root, load_configs
 
 _SEP = ReferenceResolver.sep
+_SYNTAX = ("$", "@", "%")
 _MLFLOW: Any = DEFAULT_EXP_MGMT_SETTINGS["mlflow"]
 _TRACKING = _MLFLOW["configs"].keys() - _MLFLOW["handlers_id"].keys()  # such as experiment_name
 _OF_MONAI = {ConfigParser.meta_key, "imports", "initialize", "run", "finalize"} | _TRACKING
+
+
+def literal(text: str) -> str:
+    r"""Return what a config evaluates to a text, whatever the text holds.
+
+    MONAI reads "#" in any text as "::", and text that begins with "$", "@" or "%" as code or a reference.
+
+    Args:
+        text: The text.
+
+    Example:
+        >>> literal("runs/best.pt"), literal("runs/#7/best.pt")
+        ('runs/best.pt', "$'runs/\\x237/best.pt'")
+    """
+    if "#" not in text and "::" not in text and not text.startswith(_SYNTAX):
+        return text
+    quoted = repr(text)
+    for sign in "#@%":
+        quoted = quoted.replace(sign, f"\\x{ord(sign):02x}")
+    return f"${quoted}"
+
+
+def plain(value: Any) -> Any:
+    """Return the value of an override so that a "#" in it stays one; code and references stay what they are.
+
+    Args:
+        value: The value as the command line gives it.
+    """
+    is_text = isinstance(value, str) and not value.startswith(_SYNTAX)
+    return literal(value) if is_text else value
+
+
+def check_command_line(words: Sequence[str]) -> None:
+    """Refuse words of MONAI's command line in whose values it reads "#" as "::", for they would name other files.
+
+    Args:
+        words: Words of the command line, `--NAME VALUE` or `--NAME=VALUE`.
+
+    Raises:
+        InputError: If there is such a word.
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        value = value if equals else following
+        is_plain = not value.startswith((*_SYNTAX, "-", "[", "{"))
+        if name.startswith("--") and "#" in value and is_plain:
+            raise InputError(
+                f"MONAI's command line reads # as ::, so {name} {value} would mean something else: rename it, or use "
+                "`icmoe`, which takes it as it is."
+            )
 
 
 def check_overrides(config: Mapping[str, Any], overrides: Iterable[str]) -> None:

@@ -27,7 +27,7 @@ from icmoe_monai.imageio.memory import read_memory
 from icmoe_monai.imageio.read import count_frames
 from icmoe_monai.inference.prediction import Prediction
 from icmoe_monai.inferers.voting import like
-from icmoe_monai.names import check_overrides
+from icmoe_monai.names import check_overrides, plain
 
 # what a call has no use for: it returns results, and draws no pictures
 _NO_FILES = {"output_dir": None, "demo_dir": None, "overlays": False}
@@ -171,7 +171,7 @@ def _parse(model: str | os.PathLike[str], device: str | torch.device | None, set
     check_overrides(config, settings)
     parser = ConfigParser(config)
     parser.read_meta(str(root / "configs" / "metadata.json"))
-    parser.update(settings | ours)
+    parser.update({name: plain(value) for name, value in (settings | ours).items()})
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from icmoe_monai.errors import (
     find_input_error,
     in_our_words,
     kind_of,
+    print_any_name,
     show_input_errors,
     take_sigterm,
 )
@@ -144,3 +146,14 @@ def test_no_sentence_holds_the_text_of_a_librarys_exception():
         f"{path.relative_to(PACKAGE)}:{line}" for path in paths for line in told_exceptions(ast.parse(path.read_text()))
     ]
     assert found == []
+
+
+def test_an_output_that_lacks_a_sign_prints_its_number(monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", output)
+    with pytest.raises(UnicodeEncodeError):
+        output.write("Łódź.png")
+    print_any_name()
+    output.write("Łódź.png é")
+    output.flush()
+    assert output.buffer.getvalue() == b"\\u0141\xf3d\\u017a.png \xe9"

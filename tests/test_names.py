@@ -10,7 +10,7 @@ from monai.bundle.config_item import ComponentLocator
 
 from icmoe_monai.commands.workflow import build_workflow
 from icmoe_monai.errors import InputError
-from icmoe_monai.names import find_unknown
+from icmoe_monai.names import check_command_line, find_unknown, literal, plain
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -132,3 +132,54 @@ def test_a_part_that_a_macro_copies_is_known_once_it_is_copied():
 def test_a_command_refuses_an_override_before_it_builds_anything(name, sentence):
     with pytest.raises(InputError, match=sentence.replace("?", r"\?")):
         build_workflow(ROOT, [CONFIGS / TRAIN], {name: 1}, workflow_type="train")
+
+
+TEXTS = [
+    "a#b",
+    "/x/#7/y",
+    "#",
+    "a@b#c",
+    "$1 + 1",
+    "@name",
+    "%name",
+    'a\'s "#" \\ b',
+    "runs/best.pt",
+    "::",
+    "a@::b",
+    "@#name",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_literal_is_the_text_whatever_it_holds(text):
+    parser = ConfigParser({"name": 1, "taken": literal(text), "joined": "$str(@taken) + '/demo'"})
+    assert parser.get_parsed_content("taken") == text
+    assert parser.get_parsed_content("joined") == f"{text}/demo"
+
+
+@pytest.mark.parametrize(("value", "found"), [("a#b", "a#b"), ("$@name + 1", 2), ("@name", 1), (["x"], ["x"]), (3, 3)])
+def test_a_plain_override_keeps_its_signs_and_a_config_its_syntax(value, found):
+    assert ConfigParser({"name": 1, "taken": plain(value)}).get_parsed_content("taken") == found
+
+
+@pytest.mark.parametrize("words", [["--dataset_dir", "x/a#b"], ["--anonymous=a#b"], ["run", "--checkpoint", "#1.pt"]])
+def test_monais_command_line_is_refused_where_it_would_change_a_value(words):
+    with pytest.raises(InputError, match=r"reads # as ::, so --\w+ \S*#\S* would mean something else: rename"):
+        check_command_line(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--inputs#large", "True"],
+        ["--inputs#large=True", "--x", "y"],
+        ["--seed", "$@train#seed"],
+        ["--seed=@train#seed"],
+        ["--config_file", "['a#b']"],
+        ["--dataset_dir", "a"],
+        [],
+    ],
+)
+def test_names_code_and_references_may_hold_the_sign(words):
+    check_command_line(words)

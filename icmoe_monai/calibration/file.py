@@ -132,7 +132,9 @@ class ApplyCalibrationd(MapTransform):
 
     Adds `calibrated`, probabilities (K, H, W); `controlled`, the risk-controlled class map (1, H, W); and the plain
     values `predicted_dice`, `review` (whether it is advised), `no_lesion_probability` and `no_lesion`, each None if it
-    was not fitted. Nothing is added to a failed case, or if there is no calibration.
+    was not fitted. Nothing is added to a failed case, or if there is no calibration. But review is always advised of a
+    case with a `note`, in which there is little to see; and of one that `is_blank` no more is said, since a calibration
+    knows no such images.
 
     Args:
         calibration: The calibration.
@@ -161,8 +163,17 @@ class ApplyCalibrationd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the item with the results of the calibration added."""
         item = dict(data)
-        if item.get("failure") or not self.calibration.is_there:
+        if item.get("failure"):
             return item
+        if self.calibration.is_there:
+            item = self._apply(item)
+        if item.get("note"):
+            item["review"] = True
+        if item.get("is_blank"):
+            item |= dict.fromkeys(("predicted_dice", "no_lesion_probability", "no_lesion"))
+        return item
+
+    def _apply(self, item: dict[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(item):
             voted = convert_to_tensor(item[key], track_meta=False).float()
             apart = convert_to_tensor(item["disagreement"], track_meta=False).float()

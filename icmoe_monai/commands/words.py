@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from fire.parser import DefaultParseValue
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.names import literal
 from icmoe_monai.version import __version__
 
 DESCRIPTION = "Segment medical images by experts that vote, and train, judge and understand such experts."
@@ -206,7 +207,7 @@ def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[st
         if word == "--":
             own += [word, *rest]
         elif word.startswith("--anonymous="):
-            further["anonymous"] = value
+            further["anonymous"] = literal(value)  # a secret, whatever it holds
         elif not name.startswith("--") or name in known:
             own.append(word)
         else:

@@ -16,7 +16,7 @@ from icmoe_monai.calibration.file import AUTO, NONE
 from icmoe_monai.checks import check_values
 from icmoe_monai.data.demo import is_demo
 from icmoe_monai.errors import InputError
-from icmoe_monai.names import check_overrides
+from icmoe_monai.names import check_overrides, plain
 from icmoe_monai.settings import find_bundle_root
 
 
@@ -96,7 +96,7 @@ def build_workflow(
     Args:
         root: Folder of the bundle.
         configs: The configs, of which later ones are laid over earlier ones.
-        overrides: Settings by name.
+        overrides: Settings by name; a "#" in a text stays one.
         workflow_type: train or infer, as MONAI names them.
 
     Raises:
@@ -111,7 +111,7 @@ def build_workflow(
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=str(root / "configs" / "logging.conf"),
         workflow_type=workflow_type,
-        **overrides,
+        **{name: plain(value) for name, value in overrides.items()},
     )
     flow.initialize()
     check_values(flow.parser)  # the workflow's own first step comes too late where workflows share parts

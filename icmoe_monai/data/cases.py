@@ -22,6 +22,7 @@ from icmoe_monai.data.splits import Case, cut_missing_splits
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image, read_label, read_size
 from icmoe_monai.utils.distributed import by_first
+from icmoe_monai.utils.files import as_path
 
 MIN_SIDE = 16  # pixels, of an image's height and width: one patch of the encoder
 _NUM_PROBLEMS_LOGGED = 20
@@ -72,8 +73,9 @@ def find_cases(
     unknown = [split for split in needed if split not in ("train", "val", "test")]
     if unknown:
         raise InputError(f"split must be train, val or test, got {unknown[0]!r}.")
-    if not dataset_dir:
+    if dataset_dir is None or dataset_dir == "":
         raise InputError(NO_IMAGES)
+    dataset_dir = as_path(dataset_dir, "dataset_dir")
     if is_demo(dataset_dir) and demo_dir:
         logger.info("These are computer-made phantoms, no patient data: %s.", demo_dir)
         make_demo_set(demo_dir)

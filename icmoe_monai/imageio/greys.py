@@ -28,19 +28,20 @@ def apply_window(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Take low..high to 0..255.
 
     Args:
-        values: float64, of any shape; what is not finite becomes 0.
+        values: float64, of any shape; what is not finite becomes NaN.
         low: What becomes 0, and so does all below.
         high: What becomes 255, and so does all above; if it is `low`, all up to `low` becomes 0.
 
     Returns:
-        float64 in 0..255, of the same shape.
+        float64 in 0..255 or NaN, of the same shape.
 
     Example:
         >>> apply_window(np.array([-1.0, 2.0, 5.0, np.nan]), 0, 4).tolist()
-        [0.0, 127.5, 255.0, 0.0]
+        [0.0, 127.5, 255.0, nan]
     """
     span = high - low if high > low else 1.0
-    return np.nan_to_num(np.where(np.isfinite(values), values - low, 0.0) * (255 / span)).clip(0, 255)
+    finite = np.isfinite(values)
+    return np.where(finite, (np.where(finite, values, low) - low) * (255 / span), np.nan).clip(0, 255)
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
@@ -50,12 +51,12 @@ def stretch(values: np.ndarray) -> np.ndarray:
         values: Numbers, of any shape.
 
     Returns:
-        float32 of the same shape.
+        float32 of the same shape, NaN where a value is not finite.
     """
     values = values.astype(np.float64)
     finite = values[np.isfinite(values)]
     if not finite.size:
-        return np.zeros(values.shape, dtype=np.float32)
+        return np.full(values.shape, np.nan, dtype=np.float32)
     # halved, for the span of doubles may be no double
     return apply_window(values / 2, finite.min() / 2, finite.max() / 2).astype(np.float32)
 

@@ -83,6 +83,7 @@ class ImageFile(ABC):
     Attributes:
         suffixes: By which files of this kind are known, in lower case and with the dot.
         any_name: Whether they may as well have any other name, so that their content tells.
+        is_volume: Whether the frames of a file are slices of one image, and not images of their own.
         path: The file.
         file: What was opened; the subclass reads from it.
         note: What a user should know of the frame whose colours were returned last, behind its name; else "".
@@ -97,6 +98,7 @@ class ImageFile(ABC):
 
     suffixes: ClassVar[tuple[str, ...]]
     any_name: ClassVar[bool] = False
+    is_volume: ClassVar[bool] = False
 
     def __init__(self, path: str, file: BoundedFile) -> None:
         self.path = path
@@ -158,7 +160,7 @@ class ImageFile(ABC):
             frame: Which frame, slice or page, from 0.
 
         Returns:
-            float32 (H, W, 3), RGB in 0..255.
+            float32 (H, W, 3), RGB in 0..255, NaN where the file has no finite value.
 
         Raises:
             InputError: There is no such frame, or it cannot be decoded.

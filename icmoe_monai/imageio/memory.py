@@ -26,7 +26,7 @@ class Held(NamedTuple):
     """An image from memory.
 
     Attributes:
-        rgb: float32 (H, W, 3), upright, in 0..255.
+        rgb: float32 (H, W, 3), upright, in 0..255; NaN where a data set has no finite value.
         scale: How large its pixels are, of a DICOM data set; None for other images.
     """
 

@@ -18,6 +18,7 @@ from icmoe_monai.imageio.image_file import ImageFile, open_file, read_head
 from icmoe_monai.imageio.masks import to_classes
 from icmoe_monai.imageio.nifti.pixels import NiftiFile
 from icmoe_monai.imageio.pictures import PictureFile
+from icmoe_monai.imageio.sight import Sight, look
 from icmoe_monai.imageio.tiff.pixels import TiffFile
 
 # All kinds of file that are read; of several that recognise a file, the first reads it. What none recognises is tried
@@ -87,8 +88,21 @@ def read_image(path: str, *, frame: int | None = None) -> np.ndarray:
     Raises:
         InputError: The file cannot be used.
     """
+    return see_image(path, frame=frame).rgb
+
+
+def see_image(path: str, *, frame: int | None = None) -> Sight:
+    """Read an image as upright RGB, and tell whether there is anything to see in it.
+
+    Args:
+        path: The file.
+        frame: Which frame, slice or page of it, from 0; None: it must hold one.
+
+    Raises:
+        InputError: The file cannot be used.
+    """
     with open_image(path) as image:
-        return image.rgb(_only_frame(image) if frame is None else frame)
+        return look(image, _only_frame(image) if frame is None else frame)
 
 
 def read_label(path: str | Sequence[str], *, out_channels: int = 1, instances: bool = False) -> np.ndarray:

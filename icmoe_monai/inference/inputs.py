@@ -29,6 +29,7 @@ from icmoe_monai.imageio.read import LARGE_SUFFIXES, SUFFIXES, is_image_kind, op
 from icmoe_monai.inference.anonymity import Renamer, read_anonymous
 from icmoe_monai.inference.journal import JOURNAL
 from icmoe_monai.utils.distributed import by_first
+from icmoe_monai.utils.files import as_path
 
 _NUM_NAMED = 5
 _MOST_FRAMES = 100_000  # of a file; a header of a few bytes can claim any number
@@ -103,8 +104,9 @@ def find_inputs(
         (['a b.JPG', 'b.png'], ['notes.txt'])
     """
     salt = read_anonymous(anonymous)
-    if not dataset_dir:
+    if dataset_dir is None or dataset_dir == "":
         raise InputError(NO_IMAGES)
+    dataset_dir = as_path(dataset_dir, "dataset_dir")
     left_out: list[dict[str, str]] = []
     rename = Renamer(salt, Path(output_dir)) if salt else str
     if is_demo(dataset_dir):

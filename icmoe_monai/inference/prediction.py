@@ -32,10 +32,11 @@ class Prediction:
         probabilities: float32 (K, H, W) in 0..1, calibrated where the weights have a calibration.
         disagreement: How much the experts differ, float32 (H, W) in 0..1.
         predicted_dice: The Dice score to be expected of the mask; None without a calibration.
-        review: Whether to have the mask reviewed; None without a calibration.
+        review: Whether to have the mask reviewed; without a calibration None, or True where there is a note.
         measures: The values of the case in `report.json`: per foreground class `foreground_pixels`,
             `foreground_share`, `area_mm2` and `num_components`; `spacing_mm`, `reliability`, `predicted_dice`,
             `review`, `no_lesion_probability` and `no_lesion`.
+        note: A sentence where there is little or nothing to see in the image; else "".
     """
 
     name: str
@@ -45,6 +46,7 @@ class Prediction:
     predicted_dice: float | None
     review: bool | None
     measures: dict[str, Any]
+    note: str = ""
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> Prediction:
@@ -62,6 +64,7 @@ class Prediction:
             predicted_dice=measures["predicted_dice"],
             review=measures["review"],
             measures=measures,
+            note=item.get("note", ""),
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -75,6 +75,7 @@ class InferenceReport:
             "name": str(item["name"]),
             "status": "failed" if failure else "done",
             "error": failure,
+            "note": (item.get("note") or None) if not failure else None,
             "stamp": item.get("stamp"),
             "frame": int(item.get("frame", 0)) if tell_frame else None,
             "height": height,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -23,6 +23,7 @@ from icmoe_monai.utils.files import is_of_one_name
 from icmoe_monai.utils.turns import taking_turns
 
 _SECONDS_BETWEEN_REPORTS = 30.0
+_MOST_NOTES = 20  # of cases, in the report's list of notes
 _logger = logging.getLogger(__name__)
 _MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
 
@@ -215,12 +216,20 @@ class InferenceRun:
         return self.report.content(
             [records[name] for name in self.cases if name in records],
             volumes=list(self.journal.records(VOLUME).values()),
-            notes=[note["text"] for name, note in notes.items() if name in self.cases],
+            notes=[note["text"] for name, note in notes.items() if name in self.cases] + _notes_of(records, self.cases),
             model=self.journal.model,
             settings=self.journal.settings,
             complete=self._complete,
             stopped_by=stopped_by,
         )
+
+
+def _notes_of(records: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Return the notes of the cases, of many the first and the number of the others."""
+    told = [note for name in names if (note := records.get(name, {}).get("note"))]
+    more = len(told) - _MOST_NOTES
+    rest = [f"{more} more images have a note: see their lines in report.json."] if more > 0 else []
+    return told[:_MOST_NOTES] + rest
 
 
 def run_missing(evaluator: SupervisedEvaluator) -> None:

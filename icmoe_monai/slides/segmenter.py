@@ -20,6 +20,7 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import split_suffix
+from icmoe_monai.imageio.sight import judge
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.voting import unpack
 from icmoe_monai.slides.images import LargeImage, UnreadableImageError, open_large_image
@@ -131,6 +132,8 @@ class LargeSegmenter:
         pixels = self._write_strips(overview, name, found)
         spacing = None if image.spacing_um is None else [step / 1000 for step in image.spacing_um]
         self._write_overview(overview, found)
+        sight = judge(name, overview.picture().astype(np.float32))
+        found |= {"note": sight.note, "review": True} if sight.note else {}
         return found | {
             "mask_shape": image.shape,
             "spacing_mm": spacing,

@@ -16,6 +16,7 @@ from icmoe_monai.data.cases import find_cases
 from icmoe_monai.data.splits import Case
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import unwrapped
+from icmoe_monai.utils.files import as_path
 from icmoe_monai.weights.sam import save_sam_weights
 
 
@@ -39,10 +40,11 @@ def find_sets(
     Raises:
         InputError: A set cannot be used, or `dataset_dir` or `repeats` names none.
     """
-    if not dataset_dir:
+    if dataset_dir is None or dataset_dir == "":
         raise InputError(f"dataset_dir is not set: set it to the folder that holds {', '.join(repeats)}.")
     if not repeats or any(times < 1 for times in repeats.values()):
         raise InputError(f"sets must name folders, each with a number of at least 1, got {dict(repeats)}.")
+    dataset_dir = as_path(dataset_dir, "dataset_dir")
     found: dict[str, list[Case]] = {"train": [], "val": [], "test": []}
     for name, times in repeats.items():
         splits = find_cases(os.path.join(dataset_dir, name), seed=seed, needed=needed)

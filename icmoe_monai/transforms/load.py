@@ -21,7 +21,8 @@ from monai.utils.misc import ensure_tuple
 from monai.utils.type_conversion import convert_to_numpy
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.read import read_image, read_label
+from icmoe_monai.imageio.read import read_label, see_image
+from icmoe_monai.imageio.sight import Sight, judge
 
 LABEL_KEY = "label"  # key of the masks; every other key holds images
 _SIDE_OF_NOTHING = 16  # side in pixels of the black image that replaces an unreadable one
@@ -43,7 +44,8 @@ class LoadImage2Dd(LoadImaged):
         out_channels: Output channels K of the network.
         allow_missing_keys: Whether a case may lack a key, as one without a label does.
         keep_going: Go on where an image cannot be read: the error's sentence becomes the case's `failure`, and a small
-            black image takes its place. A case that comes with a `failure` is not read at all.
+            black image takes its place. A case that comes with a `failure` is not read at all. An image in which there
+            is little or nothing to see gets a `note`, a sentence that is "" for all others, and `is_blank`.
         keep_picture: Add `picture`, the first key's image as it was read, uint8 (H, W, 3), for pictures of results.
 
     Example:
@@ -95,21 +97,27 @@ class LoadImage2Dd(LoadImaged):
         return case
 
     def _load(self, key: Hashable, case: dict[Hashable, Any], reader: ImageReader | None) -> Any:
+        path = "" if isinstance(case[key], np.ndarray) else case[key]
+        name = str(case.get("name", path))
         if isinstance(case[key], np.ndarray):
-            case |= {"failure": ""} if self.keep_going else {}
-            return self._loader("", _Held(case[key]))
+            reader = _Held(case[key], name or "the image")
         reader = reader or self._reader(key, case)
         if not self.keep_going:
-            return self._loader(case[key], reader)
-        if not case.get("failure"):
+            return self._loader(path, reader)
+        told: dict[Hashable, Any] = {"failure": str(case.get("failure") or ""), "note": "", "is_blank": False}
+        if not told["failure"]:
             try:
-                loaded = self._loader(case[key], reader)
+                loaded = self._loader(path, reader)
             except InputError as error:
-                case["failure"] = str(error).replace(str(case[key]), str(case.get("name", case[key])))
+                told["failure"] = _named(str(error), path, name)
             else:
-                case["failure"] = ""
+                sight = getattr(reader, "sight", None)  # other readers do not look
+                if sight is not None:
+                    told |= {"note": _named(sight.note, path, name), "is_blank": sight.is_blank}
+                case |= told
                 return loaded
-        return self._loader(case[key], _Nothing())
+        case |= told
+        return self._loader(path, _Nothing())
 
     def _reader(self, key: Hashable, case: Mapping[Hashable, Any]) -> Image2DReader:
         if key != LABEL_KEY:
@@ -128,6 +136,9 @@ class Image2DReader(ImageReader):
         instances: Whether masks number objects instead of classes.
         frame: Number of the frame, slice or page in the file, from 0; None for a file that holds one.
 
+    Attributes:
+        sight: The image that was read last, and what is to be seen in it.
+
     Example:
         >>> Image2DReader().verify_suffix("scan.anything")
         True
@@ -140,6 +151,7 @@ class Image2DReader(ImageReader):
         self.out_channels = out_channels
         self.instances = instances
         self.frame = frame
+        self.sight: Sight | None = None
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Accept every file, so that MONAI tries no other reader.
@@ -166,7 +178,8 @@ class Image2DReader(ImageReader):
             return read_label(paths, out_channels=self.out_channels, instances=self.instances)[None]
         if len(paths) != 1:
             raise InputError(f"An image must be one file, got {len(paths)}: {', '.join(paths)}.")
-        return np.ascontiguousarray(read_image(paths[0], frame=self.frame).transpose(2, 0, 1))
+        self.sight = see_image(paths[0], frame=self.frame)
+        return np.ascontiguousarray(self.sight.rgb.transpose(2, 0, 1))
 
     def get_data(self, img: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the pixels and their metadata.
@@ -175,6 +188,11 @@ class Image2DReader(ImageReader):
             img: What `read` returned, (C, H, W).
         """
         return img, {"spatial_shape": np.asarray(img.shape[1:]), "original_channel_dim": 0}
+
+
+def _named(sentence: str, path: Any, name: str) -> str:
+    """Return a sentence with the case's name in the place of its file's path."""
+    return sentence.replace(str(path), name) if path else sentence
 
 
 class _Nothing(Image2DReader):
@@ -187,12 +205,14 @@ class _Nothing(Image2DReader):
 class _Held(Image2DReader):
     """Return an image that is in memory, (H, W, 3), for any path."""
 
-    def __init__(self, rgb: np.ndarray) -> None:
+    def __init__(self, rgb: np.ndarray, name: str) -> None:
         super().__init__()
         self.rgb = rgb
+        self.name = name
 
     def read(self, data: Sequence[PathLike] | PathLike) -> np.ndarray:  # type: ignore[override]  # has no options
-        return np.ascontiguousarray(self.rgb.transpose(2, 0, 1))
+        self.sight = judge(self.name, self.rgb)
+        return np.ascontiguousarray(self.sight.rgb.transpose(2, 0, 1))
 
 
 class _OneReader(LoadImage):

@@ -39,6 +39,30 @@ _REMEDIES = {
 }
 
 
+def as_path(value: Any, setting: str) -> str:
+    """Return a path that a command line may have read as a number, as MONAI's reads the name of the folder 2024.
+
+    Args:
+        value: What the command line made of it.
+        setting: Name of the setting, for messages.
+
+    Raises:
+        InputError: It is neither a path nor a number that a file or folder is called by. Of some names, such as 2024_01
+            or 1.10, a number does not keep the spelling.
+
+    Example:
+        >>> as_path(Path("a") / "b", "dataset_dir") == os.path.join("a", "b")
+        True
+    """
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    if not isinstance(value, bool) and isinstance(value, (int, float)) and os.path.exists(str(value)):
+        return str(value)
+    raise InputError(
+        f"{setting} was read as {value!r}, and nothing is called so: write ./NAME for a name that reads as a number."
+    )
+
+
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Write a file so that it is complete or absent; missing folders are made.
 

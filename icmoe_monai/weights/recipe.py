@@ -276,6 +276,8 @@ def find_recipe(checkpoint: str | Path | None, recipe: str | None = AUTO) -> Rec
     """
     if recipe not in (AUTO, NONE, None):
         raise InputError(f"recipe must be {AUTO} or {NONE}, got {recipe!r}.")
+    if not isinstance(checkpoint, (str, Path, type(None))):
+        raise InputError(f"checkpoint was read as {checkpoint!r}: write ./NAME for a name that reads as a number.")
     if recipe != AUTO or checkpoint is None or not Path(checkpoint).is_file():
         return Recipe()
     content, is_whole = read_recipe(checkpoint)

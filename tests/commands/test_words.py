@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
 from icmoe_monai import __main__ as command_line
 from icmoe_monai.__main__ import main
@@ -44,6 +45,11 @@ def test_an_option_of_one_command_is_a_setting_of_another():
 )  # fmt: skip
 def test_a_value_is_read_as_monais_command_reads_it(text, value):
     assert read(f"train D O --setting {text}")[1] == {"setting": value}
+
+
+def test_a_salt_keeps_what_a_config_would_read_as_its_syntax():
+    _, overrides = read("predict --anonymous=$a#b in out")
+    assert ConfigParser(overrides).get_parsed_content("anonymous") == "$a#b"
 
 
 def test_a_salt_is_a_text_and_names_may_begin_with_a_dash():

@@ -120,6 +120,17 @@ def test_files_that_are_no_images_are_left_out(tmp_path: Path, caplog: pytest.Lo
     assert warning.endswith("n0.txt, n1.txt, n2.txt, n3.txt, n4.txt and 2 more.")
 
 
+@pytest.mark.parametrize("name", ["2024", "77", "0"])
+def test_folder_may_be_called_by_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    Image.new("RGB", (40, 30)).save(Path(name, "a.png"))
+    found = find_inputs(int(name), output_dir=str(tmp_path / "out"))  # as MONAI's command line reads it
+    assert [case["name"] for case in found.cases] == ["a.png"]
+    with pytest.raises(InputError, match=r"dataset_dir was read as 78, and nothing is called so"):
+        find_inputs(78, output_dir=str(tmp_path / "out"))
+
+
 def test_missing_or_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dataset_dir .*nowhere does not exist"):
         find_inputs(str(tmp_path / "nowhere"), output_dir=str(tmp_path))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.utils.files import read_csv, write_atomically, write_csv, write_json
+from icmoe_monai.utils.files import as_path, read_csv, write_atomically, write_csv, write_json
 
 
 def files_in(folder: Path) -> list[str]:
@@ -123,3 +123,13 @@ def test_there_is_one_writer_of_csv_files() -> None:
     assert len(code) > 100
     writers = [path.name for path in code if re.search(r"csv\.(Dict)?[wW]riter|to_csv|savetxt", path.read_text())]
     assert writers == ["files.py"]
+
+
+def test_number_is_the_path_that_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("2024", "1.5"):
+        Path(name).mkdir()
+    assert [as_path(value, "x") for value in (2024, 1.5, "2024", Path("a"))] == ["2024", "1.5", "2024", "a"]
+    for value in (77, 0, 1.1, True, ["a"]):
+        with pytest.raises(InputError, match=r"dataset_dir was read as .*, and nothing is called so: write ./NAME"):
+            as_path(value, "dataset_dir")

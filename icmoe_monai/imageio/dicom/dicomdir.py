@@ -1,4 +1,8 @@
-"""DICOMDIR files: which images each lists."""
+"""DICOMDIR files: which images each lists.
+
+File IDs are in upper case; where a disc's file system has no such case, a system may show its files in lower case, or
+with the version ";1" after their names (ISO 9660).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def read_dicomdir(path: str) -> list[str]:
         records = dcmread(inflated(path, file), force=True).get("DirectoryRecordSequence")
     if records is None:
         raise InputError(f"{path} is no DICOMDIR: correct the path.")
-    folder = os.path.dirname(os.path.abspath(path))
+    disc = _Disc(os.path.dirname(os.path.abspath(path)))
     paths = []
     for record in records:
         parts = record.get("ReferencedFileID")
@@ -37,5 +41,27 @@ def read_dicomdir(path: str) -> list[str]:
         parts = [parts] if isinstance(parts, str) else list(parts)
         if any(part in ("", ".", "..") or set(part) & set("/\\:\0") for part in parts):
             raise InputError(f"{path} leads out of its own folder: read the image files without it.")
-        paths.append(os.path.join(folder, *parts))
+        paths.append(disc.find(parts))
     return list(dict.fromkeys(paths))
+
+
+class _Disc:
+    """The files below a DICOMDIR's folder, found by the names that it calls them."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._names: dict[str, dict[str, str]] = {}
+
+    def find(self, parts: list[str]) -> str:
+        """Return the path of a listed file, spelt as the disc spells it; as listed where there is none."""
+        path = self.folder
+        for part in parts:
+            exists = os.path.lexists(os.path.join(path, part))
+            path = os.path.join(path, part if exists else self._names_in(path).get(part.upper(), part))
+        return path
+
+    def _names_in(self, folder: str) -> dict[str, str]:
+        if folder not in self._names:
+            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+            self._names[folder] = {name.partition(";")[0].rstrip(".").upper(): name for name in names}
+        return self._names[folder]

@@ -9,6 +9,8 @@ Letters: H W image size.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from pydicom import Dataset
 from pydicom.pixels import apply_windowing
@@ -27,25 +29,33 @@ def to_grey(image: Header, stored: np.ndarray, frame: int) -> np.ndarray:
         frame: Which frame, from 0.
 
     Returns:
-        (H, W) in 0..255.
+        (H, W) in 0..255, NaN where a value is not finite.
     """
     big_endian = not image.syntax.is_little_endian
     values = _to_modality(stored, macro(image.dataset, frame, "PixelValueTransformationSequence"), big_endian)
     view = macro(image.dataset, frame, "FrameVOILUTSequence")
-    for table in view.get("VOILUTSequence") or []:
-        if table.get("LUTDescriptor") and table.get("LUTData"):
-            looked_up = _look_up(values, table, big_endian)
-            return looked_up * (255 / (2 ** int(table.LUTDescriptor[2]) - 1))
-    windowed = _window(values, view)
-    return _stretch(values, ~_padding(image.dataset, stored)) if windowed is None else windowed
+    table = _first_table(view.get("VOILUTSequence"))
+    if table is not None:
+        shown: np.ndarray | None = _look_up(values, table, big_endian) * (255 / (2 ** int(table.LUTDescriptor[2]) - 1))
+    else:
+        shown = _window(values, view)
+    if shown is None:
+        return _stretch(values, ~_padding(image.dataset, stored))
+    return np.where(np.isfinite(values), shown, np.nan)
 
 
 def _to_modality(stored: np.ndarray, item: Dataset, big_endian: bool) -> np.ndarray:
-    if item.get("ModalityLUTSequence"):
-        return _look_up(stored, item.ModalityLUTSequence[0], big_endian)
+    table = _first_table(item.get("ModalityLUTSequence"))
+    if table is not None:
+        return _look_up(stored, table, big_endian)
     slope, intercept = first_number(item.get("RescaleSlope")), first_number(item.get("RescaleIntercept"))
     values = stored.astype(np.float64)
     return values if slope is None or intercept is None else values * slope + intercept
+
+
+def _first_table(sequence: Any) -> Dataset | None:
+    """Return the first item that holds a table; some programs write items without one."""
+    return next((item for item in sequence or [] if item.get("LUTDescriptor") and item.get("LUTData")), None)
 
 
 def _look_up(values: np.ndarray, item: Dataset, big_endian: bool) -> np.ndarray:
@@ -65,7 +75,8 @@ def _window(values: np.ndarray, view: Dataset) -> np.ndarray | None:
     center, width = first_number(view.get("WindowCenter")), first_number(view.get("WindowWidth"))
     function = str(view.get("VOILUTFunction") or "").upper()
     function = function if function in ("LINEAR_EXACT", "SIGMOID") else "LINEAR"
-    if center is None or width is None or width < 1:
+    # PS3.3, C.11.2.1.2 and C.11.2.1.3: only LINEAR asks for a width of 1
+    if center is None or width is None or (width < 1 if function == "LINEAR" else width <= 0):
         return None
     settings = Dataset()
     settings.add(view["WindowCenter"])
@@ -73,7 +84,7 @@ def _window(values: np.ndarray, view: Dataset) -> np.ndarray | None:
     settings.VOILUTFunction = function
     settings.PhotometricInterpretation, settings.PixelRepresentation = "MONOCHROME2", 0
     settings.BitsStored = 8  # the window's output range: 0..255
-    return np.nan_to_num(apply_windowing(values, settings))
+    return apply_windowing(values, settings)
 
 
 def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
@@ -81,15 +92,14 @@ def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
     limits = [int(limit) for limit in limits if limit is not None]
     if "PixelPaddingValue" not in dataset or not limits or stored.dtype.kind == "f":
         return np.zeros(stored.shape, dtype=bool)
-    bits = 8 * stored.dtype.itemsize
-    if stored.dtype.kind == "i":  # some write a signed padding value as if it were unsigned
-        limits = [limit - 2**bits if limit >= 2 ** (bits - 1) else limit for limit in limits]
-    elif min(limits) < 0:
-        limits = [limit % 2**bits for limit in limits]
+    # as the values: some write a signed one as if it were unsigned, or one that Bits Stored does not hold
+    size = 2 ** int(dataset.BitsStored)
+    least = -size // 2 if stored.dtype.kind == "i" else 0
+    limits = [(limit - least) % size + least for limit in limits]
     return (stored >= min(limits)) & (stored <= max(limits))
 
 
 def _stretch(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     finite = np.isfinite(values)
     counted = values[finite & counts] if (finite & counts).any() else values[finite]
-    return apply_window(values, *find_window(counted)) if counted.size else np.zeros(values.shape)
+    return apply_window(values, *find_window(counted)) if counted.size else np.full(values.shape, np.nan)

@@ -18,6 +18,7 @@ from pydicom.encaps import parse_basic_offsets, parse_fragments
 from pydicom.filereader import read_dataset
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.content import begins_as_dicom, has_preamble
 from icmoe_monai.imageio.dicom.guard import guarded
 from icmoe_monai.imageio.image_file import BoundedFile, NotAnImageError, max_pixels, read_head
 
@@ -25,7 +26,8 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-_PIXEL_BITS = {0x7FE00010: None, 0x7FE00008: 32, 0x7FE00009: 64}  # PixelData, float and double float
+_PIXELS = {0x7FE00010: "PixelData", 0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
+_FLOAT_BITS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 _PIXELS_BUT_NO_IMAGE = (uid.SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7", uid.RTDoseStorage)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _LARGEST_HEADER_VALUE = 2**24
@@ -44,6 +46,8 @@ class Header(NamedTuple):
     stream: BinaryIO
     dataset: Dataset
     syntax: uid.UID
+    keyword: str
+    vr: str
     pixels_at: int
     num_frames: int
     rows: int
@@ -51,21 +55,12 @@ class Header(NamedTuple):
 
 
 def is_dicom(path: str) -> bool:
-    """Tell whether a file is DICOM, by its suffix or by "DICM" at byte 128.
+    """Tell whether a file is DICOM, by its suffix or by what it begins with.
 
     Args:
         path: The file; one that cannot be opened counts by its suffix.
     """
-    return not os.path.isdir(path) and (path.lower().endswith(SUFFIXES) or has_preamble(read_head(path)))
-
-
-def has_preamble(head: bytes) -> bool:
-    """Tell whether a file has "DICM" at byte 128.
-
-    Args:
-        head: Its first bytes.
-    """
-    return head[128:132] == b"DICM"
+    return not os.path.isdir(path) and (path.lower().endswith(SUFFIXES) or begins_as_dicom(read_head(path)))
 
 
 @guarded
@@ -91,12 +86,12 @@ def read_header(path: str, file: BoundedFile) -> Header:
     if uid.UID(syntax).name == syntax:
         raise InputError(f"{path} has an unknown transfer syntax: convert it to Explicit VR Little Endian.")
     dataset.file_meta.TransferSyntaxUID = syntax
-    tag, length = _read_tag(stream, syntax)
-    header = Header(path, stream, dataset, syntax, stream.tell(), *_shape(path, dataset))
+    keyword, vr, length = _read_tag(stream, *dataset.original_encoding)
+    header = Header(path, stream, dataset, syntax, keyword, vr, stream.tell(), *_shape(path, dataset))
     if syntax.is_encapsulated:
         _check_fragments(header)
     else:
-        _check_length(header, length, _PIXEL_BITS[tag] or int(dataset.BitsAllocated))
+        _check_length(header, length, _FLOAT_BITS.get(keyword) or int(dataset.BitsAllocated))
     return header
 
 
@@ -130,7 +125,7 @@ def _inflate(path: str, data: bytes) -> bytes:
 
 def _check_kind(path: str, dataset: Dataset, preamble: bool, pixels_follow: bool) -> None:
     sop_class = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
-    if not sop_class and not preamble:
+    if not sop_class and not preamble and not (pixels_follow and dataset.get("Rows")):
         raise InputError(f"{path} is no DICOM file: convert it or remove it.")
     name = uid.UID(sop_class).name
     if sop_class == uid.MediaStorageDirectoryStorage:
@@ -159,14 +154,13 @@ def _shape(path: str, dataset: Dataset) -> tuple[int, int, int]:
     return num_frames, rows, columns
 
 
-def _read_tag(stream: BinaryIO, syntax: uid.UID) -> tuple[int, int]:
-    """Return the tag and the length of the element that holds the pixels, and stop where its value begins."""
-    order = "<" if syntax.is_little_endian else ">"
+def _read_tag(stream: BinaryIO, is_implicit: Any, is_little_endian: Any) -> tuple[str, str, int]:
+    """Return keyword, VR ("" where it is implicit) and length of the pixels, and stop where their value begins."""
+    order = "<" if is_little_endian else ">"
     group, element = struct.unpack(f"{order}HH", stream.read(4))
-    if not syntax.is_implicit_VR:
-        stream.seek(4, os.SEEK_CUR)
+    vr = "" if is_implicit else stream.read(4)[:2].decode("ascii")
     (length,) = struct.unpack(f"{order}L", stream.read(4))
-    return group << 16 | element, length
+    return _PIXELS[group << 16 | element], vr, length
 
 
 def _check_length(image: Header, length: int, bits: int) -> None:

@@ -127,6 +127,8 @@ def _steps_of_regions(image: Header) -> np.ndarray:
     steps = np.full(size, np.nan)
     covered = np.zeros(size[:2], dtype=bool)
     for region in regions:
+        if any(region.get(f"RegionLocation{end}") is None for end in ("MinX0", "MinY0", "MaxX1", "MaxY1")):
+            continue  # an item without a place
         left, top = max(region.RegionLocationMinX0, 0), max(region.RegionLocationMinY0, 0)
         inside = np.s_[top : region.RegionLocationMaxY1 + 1, left : region.RegionLocationMaxX1 + 1]
         own = _steps_of_region(region) if _fits(region, image) else (np.nan, np.nan)

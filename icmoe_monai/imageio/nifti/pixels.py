@@ -27,6 +27,7 @@ from icmoe_monai.imageio.greys import apply_window, find_window, opacity_of, whi
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
 from icmoe_monai.imageio.masks import flat_numbers
 from icmoe_monai.imageio.nifti.header import QUIET, SUFFIXES, Layout, cut_short, read_layout, unpacked
+from icmoe_monai.imageio.sight import no_values
 
 _CHUNK_BYTES = 2**24
 
@@ -55,6 +56,7 @@ class NiftiFile(ImageFile):
     """
 
     suffixes = SUFFIXES
+    is_volume = True
 
     def __init__(self, path: str, file: BoundedFile) -> None:
         super().__init__(path, file)
@@ -79,10 +81,10 @@ class NiftiFile(ImageFile):
             frame: Which slice, along the stored third axis.
 
         Returns:
-            float32 (H, W, 3), RGB in 0..255.
+            float32 (H, W, 3), RGB in 0..255, NaN where a voxel is not finite.
 
         Raises:
-            InputError: The volume cannot be read, or has no such slice.
+            InputError: The volume cannot be read, has no such slice, or no finite value.
         """
         plane = self._read_slice(frame)
         if plane.dtype.names:
@@ -91,7 +93,10 @@ class NiftiFile(ImageFile):
         if self._layout.channels > 1:
             colours = plane[..., :3] * np.float32(255 / white_of(_read_voxels(self._source)[..., :3]))
             return self._over_black(colours, opacity_of(plane[..., 3]) if self._layout.channels == 4 else None)
-        grey = apply_window(_to_scale(plane, self._layout), *_window(self._source)).astype(np.float32)
+        window = _window(self._source)
+        if window is None:
+            raise no_values(self.path)
+        grey = apply_window(_to_scale(plane, self._layout), *window).astype(np.float32)
         return np.repeat(grey[..., None], 3, axis=2)
 
     def values(self, frame: int = 0) -> tuple[np.ndarray, bool]:
@@ -170,12 +175,12 @@ def _read_voxels(source: _Source) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 @QUIET
-def _window(source: _Source) -> tuple[float, float]:
-    """Return which scaled values become 0 and 255."""
+def _window(source: _Source) -> tuple[float, float] | None:
+    """Return which scaled values become 0 and 255; None where no voxel is finite."""
     voxels = _read_voxels(source)
     finite = voxels[np.isfinite(voxels)] if voxels.dtype.kind == "f" else voxels
     if not finite.size:
-        return 0.0, 0.0
+        return None
     low, high = sorted(_to_scale(np.array(find_window(finite)), source.layout).tolist())  # a negative slope reverses
     return low, high
 

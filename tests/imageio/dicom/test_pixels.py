@@ -20,11 +20,13 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.content import begins_as_dicom
 from icmoe_monai.imageio.dicom.dicomdir import read_dicomdir
 from icmoe_monai.imageio.dicom.header import is_dicom
 from icmoe_monai.imageio.dicom.pixels import DicomFile
 from icmoe_monai.imageio.dicom.scale import read_scale
 from icmoe_monai.imageio.image_file import NotAnImageError
+from icmoe_monai.imageio.read import read_image
 
 dicom = ByPath(DicomFile)
 
@@ -254,6 +256,35 @@ def test_percentiles_without_a_window(tmp_path: Path, window: dict[str, Any]) ->
     check_grey(path, ((stored - low) / (high - low)).clip(0, 1) * 255)
 
 
+@pytest.mark.parametrize("function", ["LINEAR_EXACT", "SIGMOID"])
+def test_narrow_windows_are_windows_of_all_but_linear(tmp_path: Path, function: str) -> None:
+    """PS3.3, C.11.2.1.3: their width is greater than 0, and only LINEAR's at least 1 (C.11.2.1.2)."""
+    values = asymmetric(1000) / 1000
+    path = save(
+        tmp_path / "a.dcm",
+        asymmetric(1000).astype(np.uint16),
+        RescaleSlope="0.001",
+        RescaleIntercept="0",
+        WindowCenter="0.4",
+        WindowWidth="0.3",
+        VOILUTFunction=function,
+    )
+    expected = {
+        "LINEAR_EXACT": ((values - 0.4) / 0.3 + 0.5).clip(0, 1),
+        "SIGMOID": 1 / (1 + np.exp(-4 * (values - 0.4) / 0.3)),
+    }[function]
+    check_grey(path, expected * 255)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("width", ["0", "-5"])
+def test_windows_without_a_width_are_none(tmp_path: Path, function: str, width: str) -> None:
+    stored = asymmetric().astype(np.uint8)
+    path = save(tmp_path / "a.dcm", stored, WindowCenter="9", WindowWidth=width, VOILUTFunction=function)
+    low, high = np.percentile(stored, (0.5, 99.5))
+    check_grey(path, ((stored - low) / (high - low)).clip(0, 1) * 255)
+
+
 def test_window_that_is_not_finite_is_none(tmp_path: Path) -> None:
     stored = asymmetric().astype(np.uint8)
     path = save(tmp_path / "a.dcm", stored, WindowCenter="1234", WindowWidth="5678")
@@ -261,6 +292,20 @@ def test_window_that_is_not_finite_is_none(tmp_path: Path) -> None:
     Path(path).write_bytes(data.replace(b"5678", b"inf "))
     low, high = np.percentile(stored, (0.5, 99.5))
     check_grey(path, ((stored - low) / (high - low)).clip(0, 1) * 255)
+
+
+@pytest.mark.parametrize("padding", [-2000, 63536, 2096], ids=["signed", "unsigned", "of-12-bits"])
+def test_padding_is_compared_as_the_values_are_read(tmp_path: Path, padding: int) -> None:
+    """Of 63536, which is -2000 in 16 bits, Bits Stored keeps 2096."""
+    stored = asymmetric(1000).astype(np.uint16)
+    low, high = np.percentile(stored[4:], (0.5, 99.5))
+    stored[:4] = 63536
+    path = save(tmp_path / "a.dcm", stored, BitsStored=12, HighBit=11)
+    dataset = dcmread(path)
+    dataset.add_new("PixelPaddingValue", "SS" if padding < 0 else "US", padding)
+    dataset.save_as(path)
+    values = (stored & 0xFFF).astype(float)
+    check_grey(path, ((values - low) / (high - low)).clip(0, 1) * 255)
 
 
 @pytest.mark.parametrize("limit", [None, -1990], ids=["value", "range"])
@@ -295,7 +340,7 @@ def test_float_pixels(tmp_path: Path) -> None:
     dataset.FloatPixelData = values.tobytes()
     dataset.save_as(path)
     low, high = np.nanpercentile(values.astype(np.float64), (0.5, 99.5))
-    check_grey(path, np.nan_to_num(((values - low) / (high - low)).clip(0, 1) * 255))
+    check_grey(path, ((values - low) / (high - low)).clip(0, 1) * 255)  # NaN stays NaN
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian], ids=["little", "big"])
@@ -316,6 +361,15 @@ def test_modality_table_comes_before_the_window(tmp_path: Path) -> None:
     tags = {"ModalityLUTSequence": [table(lut, -150, 12)], "WindowCenter": 2048, "WindowWidth": 4096}
     path = save(tmp_path / "a.dcm", stored, **tags)
     check_grey(path, lut[(stored.astype(int) + 150).clip(0, 299)] * (255 / 4095))
+
+
+@pytest.mark.parametrize("keyword", ["ModalityLUTSequence", "VOILUTSequence", "SequenceOfUltrasoundRegions"])
+@pytest.mark.parametrize("empty", [{}, {"LUTExplanation": "none"}], ids=["empty", "without-a-table"])
+def test_items_without_content_are_no_damage(tmp_path: Path, keyword: str, empty: dict[str, Any]) -> None:
+    window = {"WindowCenter": 128, "WindowWidth": 256}
+    path = save(tmp_path / "a.dcm", asymmetric().astype(np.uint8), **window, **{keyword: [item(**empty)]})
+    check_grey(path, asymmetric().astype(float))
+    assert read_scale(path).areas_mm2(np.ones((HEIGHT, WIDTH)), 2) is None
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["per-frame", "shared"])
@@ -359,6 +413,42 @@ def test_files_without_preamble_and_meta(tmp_path: Path, implicit: bool) -> None
     dataset.save_as(path, implicit_vr=implicit, little_endian=True)
     assert not Path(path).read_bytes().startswith(b"\0" * 128)
     np.testing.assert_array_equal(dicom.rgb(path), coloured())
+    bare = tmp_path / "1.2.840.1"
+    bare.write_bytes(Path(path).read_bytes())
+    assert is_dicom(str(bare))
+    np.testing.assert_array_equal(read_image(str(bare)), coloured())
+
+
+def test_meta_elements_without_preamble_and_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "scan"
+    path.write_bytes(Path(save(tmp_path / "a.dcm", coloured())).read_bytes()[132:])
+    assert is_dicom(str(path))
+    np.testing.assert_array_equal(read_image(str(path)), coloured())
+
+
+def test_big_endian_without_preamble_is_told_by_its_content() -> None:
+    head = b"\0\x08\0\x05CS\0\x0aISO_IR 100" + b"\0\x08\0\x16UI\0\x1a1.2.840.10008.5.1.4.1.1.7\0"
+    assert begins_as_dicom(head)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"\x08\0",
+        b"\x08\0\x05\0",
+        b"\x89PNG\r\n\x1a\n" + bytes(range(124)),
+        b"II*\0\x08\0\0\0" + bytes(124),
+        b"\xff\xd8\xff\xe0" + bytes(128),
+        b"8\0\0\0" + bytes(128),
+        b"\x08\0\x05\0CS\x0a\0ISO_IR 100" + b"and then words that no one wrote as elements" * 3,
+        bytes(132),
+        b"\x02\0" * 66,
+    ],
+    ids=["empty", "2", "4", "png", "tiff", "jpeg", "number", "one-element", "zeros", "twos"],
+)
+def test_other_content_is_not_dicom(head: bytes) -> None:
+    assert not begins_as_dicom(head)
 
 
 def test_is_dicom(tmp_path: Path) -> None:
@@ -404,15 +494,21 @@ def test_masks_are_not_read_from_dicom() -> None:
         dicom.values(shipped("CT_small.dcm"))
 
 
-@pytest.mark.parametrize("name", ["JPGExtended.dcm", "SC_rgb_jpeg_gdcm.dcm"])
-def test_missing_decoder_is_named(name: str) -> None:
-    if any(find_spec(module) for module in ("gdcm", "libjpeg")):
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("JPGExtended.dcm", r"imagecodecs or pylibjpeg-libjpeg"),
+        ("SC_rgb_jpeg_gdcm.dcm", r"imagecodecs or python-gdcm or pylibjpeg-libjpeg"),
+    ],
+)
+def test_missing_decoder_is_named(name: str, packages: str) -> None:
+    if any(find_spec(module) for module in ("gdcm", "imagecodecs", "libjpeg")):
         pytest.skip("a decoder of these files is installed")
     path = shipped(name)
     assert inspect(path).height > 0
     for read in (dicom.rgb, lambda path: dicom.size(path, whole=True)):
         with pytest.raises(
-            InputError, match=r"its transfer syntax JPEG .* needs a decoder .* python-gdcm, or pylibjpeg"
+            InputError, match=rf"its transfer syntax JPEG .* needs a decoder that is not installed, .* {packages}"
         ):
             read(path)
 
@@ -652,6 +748,19 @@ def test_missing_images_of_a_dicomdir_are_listed(tmp_path: Path) -> None:
     shutil.copy(shipped("dicomdirtests/DICOMDIR"), tmp_path / "DICOMDIR")
     paths = read_dicomdir(str(tmp_path / "DICOMDIR"))
     assert str(tmp_path / "77654033" / "CR1" / "6154") in paths
+
+
+@pytest.mark.parametrize("change", [str, str.lower, lambda name: f"{name};1", lambda name: f"{name.lower()}.;1"])
+def test_dicomdir_finds_files_as_the_disc_spells_them(tmp_path: Path, change: Any) -> None:
+    records = [item(DirectoryRecordType="IMAGE", ReferencedFileID=["DICOM", name]) for name in ("IM1", "IM2")]
+    path = tmp_path / "DICOMDIR"
+    save(path, None, SOPClassUID=uid.MediaStorageDirectoryStorage, DirectoryRecordSequence=records)
+    folder = tmp_path / ("DICOM" if change("X").startswith("X") else "dicom")
+    folder.mkdir()
+    expected = [save(folder / change(name), coloured()) for name in ("IM1", "IM2")]
+    (folder / "IM1").touch()  # the exact name comes first
+    expected[0] = str(folder / "IM1")
+    assert read_dicomdir(str(path)) == expected
 
 
 @pytest.mark.parametrize("parts", [["..", "A"], ["A", "..", "B"], "/etc/passwd", ["A", "C:"], [".."]])
