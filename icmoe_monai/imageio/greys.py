@@ -39,9 +39,9 @@ def apply_window(values: np.ndarray, low: float, high: float) -> np.ndarray:
         >>> apply_window(np.array([-1.0, 2.0, 5.0, np.nan]), 0, 4).tolist()
         [0.0, 127.5, 255.0, nan]
     """
-    span = high - low if high > low else 1.0
+    half = high / 2 - low / 2 if high > low else 0.5  # halves, for the whole range of floats is no float
     finite = np.isfinite(values)
-    return np.where(finite, (np.where(finite, values, low) - low) * (255 / span), np.nan).clip(0, 255)
+    return np.where(finite, (np.where(finite, values, low) / 2 - low / 2) * (255 / half), np.nan).clip(0, 255)
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
@@ -57,8 +57,7 @@ def stretch(values: np.ndarray) -> np.ndarray:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return np.full(values.shape, np.nan, dtype=np.float32)
-    # halved, for the span of doubles may be no double
-    return apply_window(values / 2, finite.min() / 2, finite.max() / 2).astype(np.float32)
+    return apply_window(values, finite.min(), finite.max()).astype(np.float32)
 
 
 def white_of(values: np.ndarray) -> int:

@@ -207,7 +207,8 @@ def test_all_slices_share_the_volumes_window(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz", voxels, np.diag([-1.0, -1.0, 1.0, 1.0]))
     low, high = np.percentile(voxels[np.isfinite(voxels)], [0.5, 99.5])
     for z in range(4):
-        expected = ((np.where(np.isfinite(voxels), voxels, low) - low) / (high - low) * 255).clip(0, 255)[..., z].T
+        values = np.where(np.isfinite(voxels), voxels, np.nan)
+        expected = ((values - low) / (high - low) * 255).clip(0, 255)[..., z].T
         found = nifti.rgb(path, z)
         assert found.dtype == np.float32
         for channel in range(3):

@@ -27,7 +27,16 @@ def report_in(folder: Path, **arguments: object) -> InferenceReport:
 def test_a_record_tells_what_was_found_and_nothing_else_of_the_item(tmp_path: Path) -> None:
     record = report_in(tmp_path).record(ITEM, seconds=1.23456, tell_frame=True)
     assert json.loads(json.dumps(record)) == {
-        **{"name": "a/b.dcm", "status": "done", "error": None, "stamp": [7, 8], "frame": 2, "height": 30, "width": 40},
+        **{
+            "name": "a/b.dcm",
+            "status": "done",
+            "error": None,
+            "note": None,
+            "stamp": [7, 8],
+            "frame": 2,
+            "height": 30,
+            "width": 40,
+        },
         **{"spacing_mm": [0.5, 0.25], "mask": "masks/a/b.png"},
         **dict.fromkeys(["overlay", "controlled", "disagreement_map"]),
         **{"foreground_pixels": [3, 0], "foreground_share": [0.0025, 0.0], "area_mm2": None, "num_components": [1, 0]},

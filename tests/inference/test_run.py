@@ -81,7 +81,7 @@ def test_report_of_a_whole_run(tmp_path: Path) -> None:
     seconds = [case.pop("seconds") for case in report["cases"]]
     assert all(0 <= second < 5 for second in seconds)
     shared = {
-        **{"status": "done", "error": None, "frame": None, "height": 3, "width": 5, "spacing_mm": None},
+        **{"status": "done", "error": None, "note": None, "frame": None, "height": 3, "width": 5, "spacing_mm": None},
         **{"foreground_pixels": [4], "foreground_share": [4 / 15], "area_mm2": None, "num_components": [2]},
         **{"overlay": None, "reliability": None, "volume": None, "controlled": None, "disagreement_map": None},
         **dict.fromkeys(CALIBRATED),
