@@ -20,6 +20,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 from dicom_files import save as save_dicom
 from monai.bundle import ConfigWorkflow
 from PIL import Image
@@ -151,6 +152,21 @@ def test_the_frame_of_a_file_of_several_is_named(predict, tmp_path):
         predict(pydicom.dcmread(path))
     with pytest.raises(InputError, match="frame names a frame of a file or a data set, and arrays and pictures"):
         predict(noise(40, 50), frame=0)
+
+
+def test_where_there_is_nothing_to_see_review_is_advised(predict, tmp_path):
+    found = predict(np.full((40, 60), 7, np.uint8))
+    assert (found.review, found.predicted_dice) == (True, None)
+    assert found.note == "image is the same in all its pixels, so there is nothing to see in it: look at it."
+    values = noise(40, 60).astype(np.float32)
+    assert predict(values / 255).note == ""
+    values[:10] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    found = predict(tmp_path / "a.tif")
+    assert (found.review, found.note.partition(" of its")[0]) == (True, "a.tif has no finite value in 25 %")
+    tifffile.imwrite(tmp_path / "b.tif", values * np.nan)
+    with pytest.raises(InputError, match=r"b.tif has no finite value, only NaN or infinite ones"):
+        predict(tmp_path / "b.tif")
 
 
 def test_a_list_keeps_its_order_and_neighbours_of_one_size_pass_together(predict, folder, monkeypatch):

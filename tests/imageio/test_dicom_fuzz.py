@@ -9,11 +9,12 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_coding import by_jpeg, by_jpeg_2000, by_jpeg_ls, by_rle, save_coded
+from dicom_coding import by_jpeg, by_jpeg_2000, by_jpeg_ls, by_lossless_jpeg, by_rle, save_coded
 from dicom_files import item, save
 from pydicom import uid
 
@@ -106,6 +107,13 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "JPEG 2000": coded(uid.JPEG2000Lossless, GREY, by_jpeg_2000(GREY)),
     "JPEG 2000 colour": coded(uid.JPEG2000, COLOUR, by_jpeg_2000(COLOUR, compression_ratios=[8])),
 }
+
+if find_spec("imagecodecs"):  # nothing that comes with the package reads or makes these
+    import imagecodecs
+
+    KINDS["lossless JPEG"] = coded(uid.JPEGLosslessSV1, GREY, by_lossless_jpeg(GREY))
+    twelve = imagecodecs.jpeg8_encode(GREY, level=95, bitspersample=12)
+    KINDS["JPEG of 12 bits"] = coded(uid.JPEGExtended12Bit, GREY, twelve)
 
 
 def damaged(data: bytes, random: np.random.Generator) -> Iterator[bytes]:

@@ -244,6 +244,18 @@ def test_classes_are_written_as_their_indices(tmp_path: Path) -> None:
     assert case["area_mm2"] is None
 
 
+@pytest.mark.parametrize("value", [0, 128, 250])
+def test_review_is_advised_of_an_image_that_is_the_same_everywhere(tmp_path: Path, value: int) -> None:
+    Image.new("L", (70, 60), value).save(tmp_path / "a.png")
+    segment = segmenter(Windowed(1).requires_grad_(False), tmp_path / "out")
+    (case,) = segment(Engine(segment), {"image": str(tmp_path / "a.png"), "name": "a.png"})
+    assert case["review"] is True
+    assert case["note"] == "a.png is the same in all its pixels, so there is nothing to see in it: look at it."
+    Image.fromarray(noise(60, 70)).save(tmp_path / "a.png")
+    (case,) = segment(Engine(segment), {"image": str(tmp_path / "a.png"), "name": "a.png"})
+    assert "note" not in case
+
+
 def test_a_prediction_that_is_no_number_is_a_failed_case(tmp_path: Path) -> None:
     Image.fromarray(noise(60, 70)).save(tmp_path / "a.png")
     network = Windowed(1).requires_grad_(False)

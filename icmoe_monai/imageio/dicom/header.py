@@ -149,7 +149,8 @@ def _shape(path: str, dataset: Dataset) -> tuple[int, int, int]:
     photometric, samples = dataset.get("PhotometricInterpretation"), int(dataset.get("SamplesPerPixel") or 1)
     if (photometric not in (*_GREYS, PALETTE) or samples != 1) and (photometric not in COLOURS or samples != 3):
         raise InputError(f"{path} is neither grey nor palette nor RGB nor YBR colour: convert it to RGB.")
-    if str(photometric).startswith("YBR_FULL") and int(dataset.get("BitsAllocated") or 8) > 8:
+    is_native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated  # a frame tells its bits itself
+    if is_native and str(photometric).startswith("YBR_FULL") and int(dataset.get("BitsAllocated") or 8) > 8:
         raise InputError(f"{path} holds YBR colour of more than 8 bits: convert it to RGB.")
     return num_frames, rows, columns
 
