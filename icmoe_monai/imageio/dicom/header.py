@@ -27,6 +27,7 @@ _GREYS = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PIXELS = {0x7FE00010: "PixelData", 0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
+_PIXEL_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")
 _FLOAT_BITS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 _PIXELS_BUT_NO_IMAGE = (uid.SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7", uid.RTDoseStorage)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -86,7 +87,7 @@ def read_header(path: str, file: BoundedFile) -> Header:
     if uid.UID(syntax).name == syntax:
         raise InputError(f"{path} has an unknown transfer syntax: convert it to Explicit VR Little Endian.")
     dataset.file_meta.TransferSyntaxUID = syntax
-    keyword, vr, length = _read_tag(stream, *dataset.original_encoding)
+    keyword, vr, length = _read_tag(stream, syntax.is_little_endian)
     header = Header(path, stream, dataset, syntax, keyword, vr, stream.tell(), *_shape(path, dataset))
     if syntax.is_encapsulated:
         _check_fragments(header)
@@ -155,13 +156,19 @@ def _shape(path: str, dataset: Dataset) -> tuple[int, int, int]:
     return num_frames, rows, columns
 
 
-def _read_tag(stream: BinaryIO, is_implicit: Any, is_little_endian: Any) -> tuple[str, str, int]:
-    """Return keyword, VR ("" where it is implicit) and length of the pixels, and stop where their value begins."""
+def _read_tag(stream: BinaryIO, is_little_endian: bool) -> tuple[str, str, int]:
+    """Return keyword, VR ("" where it is implicit) and length of the pixels, and stop where their value begins.
+
+    Some files have implicit VRs against their transfer syntax. A length is even, and so never reads as one of these VRs.
+    """
     order = "<" if is_little_endian else ">"
-    group, element = struct.unpack(f"{order}HH", stream.read(4))
-    vr = "" if is_implicit else stream.read(4)[:2].decode("ascii")
+    group, element, vr = struct.unpack(f"{order}HH2s2x", stream.read(8))
+    if vr in _PIXEL_VRS:
+        (length,) = struct.unpack(f"{order}L", stream.read(4))
+        return _PIXELS[group << 16 | element], vr.decode(), length
+    stream.seek(-4, os.SEEK_CUR)
     (length,) = struct.unpack(f"{order}L", stream.read(4))
-    return _PIXELS[group << 16 | element], vr, length
+    return _PIXELS[group << 16 | element], "", length
 
 
 def _check_length(image: Header, length: int, bits: int) -> None:

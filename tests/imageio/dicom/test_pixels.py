@@ -48,6 +48,7 @@ SHIPPED = [
     "SC_jpeg_no_color_transform_2.dcm",
     "SC_rgb_dcmtk_+eb+cy+np.dcm",  # YBR_FULL_422 as JPEG
     "SC_rgb_jls_lossy_sample.dcm",
+    "SC_rgb_jpeg.dcm",  # implicit VRs against its transfer syntax
     "SC_rgb_jpeg_dcmd.dcm",
     "SC_rgb_jpeg_dcmtk.dcm",
     "SC_rgb_rle_16bit_2frame.dcm",
@@ -417,6 +418,16 @@ def test_files_without_preamble_and_meta(tmp_path: Path, implicit: bool) -> None
     bare.write_bytes(Path(path).read_bytes())
     assert is_dicom(str(bare))
     np.testing.assert_array_equal(read_image(str(bare)), coloured())
+
+
+def test_implicit_vrs_against_the_transfer_syntax(tmp_path: Path) -> None:
+    """As in pydicom's SC_rgb_jpeg.dcm."""
+    explicit = Path(save(tmp_path / "a.dcm", coloured())).read_bytes()
+    implicit = Path(save(tmp_path / "b.dcm", coloured(), uid.ImplicitVRLittleEndian)).read_bytes()
+    path = tmp_path / "c.dcm"
+    meta = explicit[: explicit.index(b"\x08\0\x16\0")]
+    path.write_bytes(meta + implicit[implicit.index(b"\x08\0\x16\0") :])
+    np.testing.assert_array_equal(dicom.rgb(str(path)), coloured())
 
 
 def test_meta_elements_without_preamble_and_suffix(tmp_path: Path) -> None:
