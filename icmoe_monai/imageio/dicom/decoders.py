@@ -45,6 +45,7 @@ _MODULES = {
     "pyjpegls": "jpeg_ls",
     "pylibjpeg-openjpeg": "openjpeg",
 }
+_END_OF_IMAGE, _LONGEST_TAIL = b"\xff\xd9", 64  # fill bytes may follow the marker
 DECODER_DEPENDENCIES: dict[Any, tuple[str, ...]] = dict.fromkeys(_OF_IMAGECODECS, (_IMAGECODECS,))
 
 
@@ -169,6 +170,8 @@ def decode_by_imagecodecs(coded: bytes, runner: DecodeRunner) -> bytes:
     elif runner.transfer_syntax in _JPEG_2000:
         samples = imagecodecs.jpeg2k_decode(coded)
     else:
+        if _END_OF_IMAGE not in coded[-_LONGEST_TAIL:]:
+            raise ValueError("the frame is cut short, of which imagecodecs makes up the rest")
         same = None if runner.samples_per_pixel == 1 else "YCBCR"  # from and to: nothing is converted
         samples = imagecodecs.jpeg8_decode(coded, colorspace=same, outcolorspace=same)
     runner.set_option("bits_allocated", 8 * samples.dtype.itemsize)

@@ -159,7 +159,7 @@ def _shape(path: str, dataset: Dataset) -> tuple[int, int, int]:
 def _read_tag(stream: BinaryIO, is_little_endian: bool) -> tuple[str, str, int]:
     """Return keyword, VR ("" where it is implicit) and length of the pixels, and stop where their value begins.
 
-    Some files have implicit VRs against their transfer syntax. A length is even, and so never reads as one of these VRs.
+    Some files have implicit VRs against their transfer syntax. A length is even, so it never reads as one of these VRs.
     """
     order = "<" if is_little_endian else ">"
     group, element, vr = struct.unpack(f"{order}HH2s2x", stream.read(8))

@@ -219,6 +219,9 @@ def test_imagecodecs_reads_the_jpegs_that_nothing_else_here_does(tmp_path: Path,
         coded, syntax, atol = imagecodecs.jpeg8_encode(values, level=100, bitspersample=12), uid.JPEGExtended12Bit, 40
     path = save_coded(tmp_path / "a.dcm", values, [coded], syntax, BitsStored=12, HighBit=11)
     np.testing.assert_allclose(stored(path).astype(int), values, atol=atol)
+    cut = save_coded(tmp_path / "b.dcm", values, [coded[: len(coded) * 9 // 10]], syntax, BitsStored=12, HighBit=11)
+    with pytest.raises(InputError, match=r"b.dcm cannot be decoded by imagecodecs, .*copy it again or remove it"):
+        stored(cut)
 
 
 def test_cut_short_jpeg_is_refused_and_not_made_up(tmp_path: Path) -> None:
