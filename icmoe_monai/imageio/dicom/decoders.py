@@ -88,13 +88,9 @@ def _decoders(syntax: uid.UID, codestream: Codestream | None) -> Iterator[Decode
     if _is_for_pillow(syntax, codestream):
         yield _own(syntax, "decode_jpeg")  # alone: of a frame that is cut short others make up the rest
         return
-    try:
-        theirs = get_decoder(syntax)
-    except NotImplementedError:
-        return
-    if theirs.is_available:
-        yield theirs
-    if syntax in _OF_IMAGECODECS and is_available(syntax):
+    if is_known(syntax) and get_decoder(syntax).is_available:
+        yield get_decoder(syntax)
+    if is_available(syntax) and _has_imagecodecs():
         yield _own(syntax, "decode_by_imagecodecs")
 
 
@@ -109,33 +105,49 @@ def _is_for_pillow(syntax: uid.UID, codestream: Codestream | None) -> bool:
 def _own(syntax: uid.UID, function: str) -> Decoder:
     """Return a decoder with one plug-in of this module; pydicom's own decoders belong to the whole process."""
     decoder = Decoder(syntax)
-    decoder._available[function] = globals()[function]  # add_plugin would ask for imagecodecs in either case
+    decoder.add_plugin(function, (__name__, function))
     return decoder
 
 
 def _advice(syntax: uid.UID, codestream: Codestream | None) -> str:
     """Return the end of a sentence: what has been tried, and what might be installed."""
-    try:
-        get_decoder(syntax)
-    except NotImplementedError:
+    if not is_known(syntax):
         return f": pydicom does not know its transfer syntax {syntax.name}, so convert it to Explicit VR Little Endian"
     packages = () if _is_for_pillow(syntax, codestream) else _PACKAGES.get(syntax, ())
     tried = [package for package in packages if find_spec(_MODULES[package])]
     install = " or ".join(package for package in packages if package not in tried)
     if install and not tried:
-        return f": its transfer syntax {syntax.name} needs a decoder that is not installed, so install {install}"
+        needs = f"its transfer syntax {syntax.name} needs a decoder that is not installed"
+        return f": {needs}, so install {install}, or convert it"
     tried = tried or ["Pillow" if codestream else "pydicom"]
     more = f"install {install}, which may read it, or " if install else ""
     return f" by {' or '.join(tried)}, here for its transfer syntax {syntax.name}: {more}copy it again or remove it"
 
 
 def is_available(syntax: str) -> bool:
-    """Tell pydicom whether imagecodecs is installed.
+    """Tell pydicom whether a function of this module decodes a transfer syntax.
 
     Args:
         syntax: The transfer syntax.
     """
-    return syntax in _OF_IMAGECODECS and find_spec("imagecodecs") is not None
+    return syntax in _OF_IMAGECODECS
+
+
+def _has_imagecodecs() -> bool:
+    return find_spec("imagecodecs") is not None
+
+
+def is_known(syntax: uid.UID) -> bool:
+    """Tell whether pydicom knows how pixels are written in a transfer syntax; videos' it does not.
+
+    Args:
+        syntax: The transfer syntax.
+    """
+    try:
+        get_decoder(syntax)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def decode_jpeg(coded: bytes, runner: DecodeRunner) -> bytes:

@@ -18,7 +18,7 @@ from pydicom.pixels.utils import as_pixel_options
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.dicom.codestream import RGB, YBR, Codestream, read_codestream
-from icmoe_monai.imageio.dicom.decoders import UndecodedError, decode
+from icmoe_monai.imageio.dicom.decoders import UndecodedError, decode, is_known
 from icmoe_monai.imageio.dicom.header import Header
 
 
@@ -44,7 +44,7 @@ def read_stored(image: Header, frame: int) -> Stored:
     Raises:
         InputError: They cannot be decoded.
     """
-    compressed = image.syntax.is_encapsulated and image.syntax != uid.RLELossless
+    compressed = image.syntax.is_encapsulated and image.syntax != uid.RLELossless and is_known(image.syntax)
     codestream = _check_coded(image, frame) if compressed else None
     image.stream.seek(image.pixels_at)
     try:

@@ -202,10 +202,17 @@ def test_decoders_that_fail_and_others_are_named(tmp_path: Path) -> None:
     assert caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("syntax", [uid.MPEG2MPML, uid.HEVCMP51], ids=lambda syntax: syntax.keyword)
+def test_transfer_syntaxes_that_pydicom_does_not_know_are_no_damage(tmp_path: Path, syntax: uid.UID) -> None:
+    path = save_coded(tmp_path / "a.dcm", lesion(), [b"\0\0\1\xb3 a video"], syntax)
+    with pytest.raises(InputError, match=r"a.dcm cannot be decoded: pydicom does not know its transfer .*convert"):
+        read_image(path)
+
+
 def test_next_decoder_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = values_of_12_bits(False).astype(np.uint16)
     monkeypatch.setitem(sys.modules, "imagecodecs", SimpleNamespace(jpegls_decode=lambda coded: values))
-    monkeypatch.setattr(decoders, "is_available", lambda syntax: True)
+    monkeypatch.setattr(decoders, "_has_imagecodecs", lambda: True)
     np.testing.assert_array_equal(stored(damaged_jpeg_ls(tmp_path / "a.dcm")), values)
 
 
