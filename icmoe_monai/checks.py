@@ -218,9 +218,11 @@ def _is_plain(value: Any) -> bool:
     """Return whether MONAI takes a value as it is: no component, and no expression or reference in it."""
     if isinstance(value, Mapping):
         return not ConfigComponent.is_instantiable(value) and all(map(_is_plain, value.values()))
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):  # a named tuple is an object of its own
         return all(map(_is_plain, value))
-    return not (isinstance(value, str) and value.startswith(("$", "@", "%")))
+    if isinstance(value, str):
+        return not value.startswith(("$", "@", "%"))
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def _needs_a_group(value: Any, config: Mapping[str, Any], seen: set[str]) -> bool:

@@ -192,7 +192,7 @@ class ImageFile(ABC):
         if not opacity.any():
             self.note = TRANSPARENT
             return rgb
-        return rgb * opacity[..., None]
+        return np.where(opacity[..., None] == 0, np.float32(0), rgb * opacity[..., None])
 
     def check_pixels(self) -> None:
         """Decode all pixels, to find a damaged file.

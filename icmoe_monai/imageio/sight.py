@@ -18,7 +18,7 @@ class Sight(NamedTuple):
 
     Attributes:
         rgb: float32 (H, W, 3), RGB in 0..255, without NaN.
-        note: A sentence where pixels had no finite value, or all are the same; else "".
+        note: A sentence where its opacity counts for nothing, pixels had no finite value, or all are the same; else "".
         is_blank: Whether all pixels are the same, so that nothing can be told of the image.
     """
 
@@ -37,16 +37,18 @@ def look(image: ImageFile, frame: int = 0) -> Sight:
     Raises:
         InputError: It cannot be read, or has no finite value; a slice of a volume that has some is black.
     """
-    return judge(image.path, image.rgb(frame), may_be_empty=image.is_volume)
+    rgb = image.rgb(frame)
+    return judge(image.path, rgb, may_be_empty=image.is_volume, note=image.note)
 
 
-def judge(name: str, rgb: np.ndarray, *, may_be_empty: bool = False) -> Sight:
+def judge(name: str, rgb: np.ndarray, *, may_be_empty: bool = False, note: str = "") -> Sight:
     """Tell whether there is anything to see in an image.
 
     Args:
         name: What to call the image.
         rgb: float32 (H, W, 3), RGB in 0..255, NaN where there is no finite value.
         may_be_empty: Whether no pixel needs a finite value.
+        note: What was noticed as it was read, in words that go on its name.
 
     Raises:
         InputError: No pixel has one.
@@ -61,7 +63,7 @@ def judge(name: str, rgb: np.ndarray, *, may_be_empty: bool = False) -> Sight:
     if lacking.any():
         rgb = np.where(lacking[..., None], np.float32(0), rgb)
     is_blank = bool((rgb == rgb[0, 0]).all())
-    told = []
+    told = [f"{name} {note}"] if note else []
     if lacking.any():
         share = f"{100 * lacking.mean():.3g} %"
         told.append(f"{name} has no finite value in {share} of its pixels, which are taken as black")

@@ -142,3 +142,13 @@ def test_review_is_advised_where_there_is_a_note() -> None:
     assert "review" not in apply({"name": "a", "note": ""})
     blank = apply({"name": "a", "note": "look", "is_blank": True, "predicted_dice": 0.9, "no_lesion": False})
     assert (blank["review"], blank["predicted_dice"], blank["no_lesion"]) == (True, None, None)
+
+
+def test_what_was_noticed_of_a_file_is_told_first(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(1, 255, (8, 9, 4), dtype=np.uint8)
+    pixels[..., 3] = 0
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "a.png")
+    sight = see_image(str(tmp_path / "a.png"))
+    told = "a.png is transparent everywhere, so that its opacity is passed over: look at it."
+    assert sight.note == f"{tmp_path}/{told}"
+    assert (sight.rgb == pixels[..., :3]).all()
