@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -29,8 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 if all is done, 1 if not, 3 if some cases failed and the others are done, 130 if the user
         stopped it, or 143 if the system did (SIGTERM).
     """
+    before = signal.getsignal(signal.SIGTERM)
     take_sigterm()
     print_any_name()
+    try:
+        return _main(arguments)
+    finally:
+        if signal.getsignal(signal.SIGTERM) is not before:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["prepare"]:
         prepare(words[1:])

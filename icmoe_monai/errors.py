@@ -25,6 +25,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType, TracebackType
 
 
@@ -64,17 +65,31 @@ def exit_status_of(stop: KeyboardInterrupt) -> int:
 def take_sigterm() -> None:
     """Make SIGTERM raise `Terminated` in this process, unless it has another handler or is ignored.
 
-    The processes of data loaders and the like ignore it: whoever ends a job sends it to all processes at once, and a
-    data loader must serve until its parent has ended in order.
+    The processes that are forked from it, of data loaders and the like, are not reached by SIGTERM: whoever ends a job
+    sends it to all processes at once, and a data loader must serve until its parent has ended in order.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
+        _guard_children()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     if multiprocessing.parent_process() is None:
         raise Terminated
+
+
+@cache
+def _guard_children() -> None:
+    """Block SIGTERM in all processes that are forked from now on, as long as this one has a handler for it."""
+    if hasattr(os, "register_at_fork"):  # there is none on Windows
+        os.register_at_fork(after_in_child=_block_sigterm)
+
+
+def _block_sigterm() -> None:
+    # blocked and not ignored: PyTorch gives the processes of its data loaders a handler of its own, which ends them
+    if callable(signal.getsignal(signal.SIGTERM)):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 class DamagedError(ValueError):

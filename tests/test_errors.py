@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
+from monai.data.dataloader import DataLoader
 
 from icmoe_monai.errors import (
     FailedCasesError,
@@ -157,3 +159,19 @@ def test_an_output_that_lacks_a_sign_prints_its_number(monkeypatch):
     output.write("Łódź.png é")
     output.flush()
     assert output.buffer.getvalue() == b"\\u0141\xf3d\\u017a.png \xe9"
+
+
+# Python 3.12 warns of every fork of a process with threads
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_data_loader_serves_on_after_a_sigterm_to_all_processes():
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        take_sigterm()
+        batches = iter(DataLoader(list(range(12)), num_workers=1))
+        next(batches)
+        (worker,) = active_children()
+        os.kill(worker.pid, signal.SIGTERM)
+        assert [int(batch) for batch in batches] == list(range(1, 12))
+        del batches
+    finally:
+        signal.signal(signal.SIGTERM, before)

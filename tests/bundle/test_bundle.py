@@ -393,7 +393,7 @@ def test_a_stopped_training_leaves_a_checkpoint_to_go_on_from(number, status, da
         signal.SIGTERM: [sys.executable, "-m", "icmoe_monai", "train", str(dataset), str(tmp_path / "out")],
     }
     settings = [
-        "--image_size", "64", "--batch_size", "4", "--min_steps", "1", "--max_epochs", "500", "--num_workers", "2",
+        "--image_size", "64", "--batch_size", "1", "--min_steps", "1", "--max_epochs", "500", "--num_workers", "2",
         "--device", "cpu",
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -410,12 +410,12 @@ def test_a_stopped_training_leaves_a_checkpoint_to_go_on_from(number, status, da
     assert "Traceback" not in output
     assert f"go on with --checkpoint {tmp_path / 'out' / 'last.pt'}" in output
     before = torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"]
-    epochs = before // 3 + 2  # 12 images in steps of four
+    epochs = before // 12 + 2  # of 12 images
     run(
-        TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path / "out"), **{**SHORT, "max_epochs": epochs},
-        checkpoint=str(tmp_path / "out" / "last.pt"), pretrained=str(SHIPPED_TRUNK),
+        TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path / "out"), pretrained=str(SHIPPED_TRUNK),
+        **{**SHORT, "batch_size": 1, "max_epochs": epochs}, checkpoint=str(tmp_path / "out" / "last.pt"),
     )  # fmt: skip
-    assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"] == 3 * epochs
+    assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"] == 12 * epochs
 
 
 class FullDisk(io.BytesIO):
