@@ -1,13 +1,14 @@
 """Strips and tiles of a TIFF's page as stored samples.
 
-They are decompressed by zlib, by Pillow's libtiff, or, of compressions that these do not know, by imagecodecs where it
-is installed.
+They are decompressed by zlib and lzma, by Pillow's libtiff, or, of compressions that these do not know, by imagecodecs
+where it is installed.
 
 Letters: H W size of the page or of a strip or tile; S samples of a pixel.
 """
 
 from __future__ import annotations
 
+import lzma
 import zlib
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ from icmoe_monai.imageio.tiff import libtiff, ycbcr
 from icmoe_monai.imageio.tiff.page import RGB, YCBCR, Page, UnsupportedError, check_size, name_of
 from icmoe_monai.imageio.tiff.samples import UNSIGNED, num_bytes, unpack
 
-_NONE, _DEFLATE = 1, (8, 32946)
+_NONE, _DEFLATE, _LZMA = 1, (8, 32946), 34925
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 Read = Callable[[int, int], bytes]
@@ -95,7 +96,7 @@ def _read_plane(page: Page, index: int, shape: tuple[int, int, int], read: Read)
         raise DamagedError("it ends too early")
     try:
         return _decode(page, index, data, shape)
-    except zlib.error:
+    except (zlib.error, lzma.LZMAError):
         raise DamagedError("its compressed bytes are damaged") from None
 
 
@@ -137,6 +138,8 @@ def _decompress(data: bytes, size: int, compression: int) -> bytes | None:
         return data
     if compression in _DEFLATE:
         return zlib.decompressobj().decompress(data, size)
+    if compression == _LZMA:
+        return lzma.LZMADecompressor().decompress(data, size)
     if compression in libtiff.BYTES and libtiff.knows(compression):
         return libtiff.unpack_bytes(data, size, compression=compression)
     return None

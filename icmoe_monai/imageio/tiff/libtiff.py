@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 from PIL import TiffImagePlugin, features
@@ -24,10 +25,11 @@ _LONG, _UNDEFINED = 4, 7  # types of a tag's values
 # By their TIFF numbers.
 FAX = {2: "CCITT RLE", 3: "CCITT fax 3", 4: "CCITT fax 4"}
 JPEG = 7
-BYTES = {5: "LZW", 32773: "PackBits", 34925: "LZMA", 50000: "Zstandard"}
+_ZSTANDARD, _ZSTANDARD_FRAME = 50000, bytes.fromhex("28b52ffd 20 01 090000 00")
+BYTES = {5: "LZW", 32773: "PackBits", _ZSTANDARD: "Zstandard"}
 
 # How many bytes, rows or pixels a byte holds at most: a header can claim any number, and memory is taken for it.
-_MOST_BYTES = {5: 4096, 32773: 128, 34925: 2**17, 50000: 2**17}
+_MOST_BYTES = {5: 4096, 32773: 128, _ZSTANDARD: 2**17}
 _MOST_FAX_ROWS = 8
 _MOST_JPEG_PIXELS = 2**11
 
@@ -114,7 +116,18 @@ def knows(compression: int) -> bool:
     Args:
         compression: Its number.
     """
-    return features.check_codec("libtiff") and (compression in FAX or compression in BYTES or compression == JPEG)
+    if not features.check_codec("libtiff"):
+        return False
+    return _knows_zstandard() if compression == _ZSTANDARD else compression in (*FAX, *BYTES, JPEG)
+
+
+@lru_cache(maxsize=1)
+def _knows_zstandard() -> bool:
+    """Tell whether libtiff was built with Zstandard, by a frame that holds one byte."""
+    try:
+        return unpack_bytes(_ZSTANDARD_FRAME, 1, compression=_ZSTANDARD) == b"\0"
+    except OSError:
+        return False
 
 
 def _check_claim(claimed: int, most: int) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import count_frames, read_image, read_label, read_size
-from icmoe_monai.imageio.tiff import pixels
+from icmoe_monai.imageio.tiff import libtiff, pixels
 from icmoe_monai.imageio.tiff.pixels import TiffFile
 
 HEIGHT, WIDTH = 35, 53
@@ -165,6 +165,22 @@ def test_what_pillow_writes_by_libtiff_is_what_it_reads(tmp_path: Path, compress
     with Image.open(tmp_path / "a.tif") as picture:
         expected = np.asarray(picture.convert("RGB"))
     np.testing.assert_array_equal(read_image(str(tmp_path / "a.tif")), expected)
+
+
+def test_lzma_and_zstandard(tmp_path: Path) -> None:
+    """Written by tifffile with Python's lzma; by hand, as RFC 8878 says, in a frame of one raw block."""
+    values = (BASE * 255).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", values, compression="lzma")
+    np.testing.assert_array_equal(stored(tmp_path / "a.tif"), values)
+    length = values.size
+    frame = bytes.fromhex("28b52ffd 60") + (length - 256).to_bytes(2, "little")
+    frame += (length << 3 | 1).to_bytes(3, "little") + values.tobytes()
+    save_tiff(tmp_path / "b.tif", values[..., None], bits=8, data=frame, tags={259: (50000,)})
+    if libtiff.knows(50000):
+        np.testing.assert_array_equal(stored(tmp_path / "b.tif"), values)
+    elif find_spec("imagecodecs") is None:
+        with pytest.raises(InputError, match=r"b.tif is compressed by ZSTD, whose decoder is not installed"):
+            stored(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize("subsampling", [(1, 1), (2, 2), (4, 1), (2, 1)])
