@@ -14,7 +14,7 @@ from icmoe_monai.analysis.shifts import SHIFTS
 from icmoe_monai.data.splits import SHARES
 from icmoe_monai.evaluation.protocols import OFFICIAL
 from icmoe_monai.inference.anonymity import MIN_SALT
-from icmoe_monai.inference.volumes import DICOM_SEG
+from icmoe_monai.inference.segmentations import DICOM_SEG
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.networks.pyramid import SIZES, STRIDES
 from icmoe_monai.networks.sam import BACKBONES, PATCH_SIZE
@@ -156,6 +156,7 @@ SCHEMAS: dict[str, Schema] = {
     "probability_maps": _SWITCH,
     "disagreement_maps": _SWITCH,
     "dicom_seg": _one_of(DICOM_SEG),
+    "empty_segmentations": _SWITCH,
     "review_below": _or_none(_SHARE),
     # `read_anonymous` says the rest, and does not repeat a secret
     "anonymous": {

@@ -77,6 +77,7 @@ WRONG: dict[str, list[Any]] = {
     "review_below": [-0.1, 1.1, 80, "a", math.nan, True],
     "phantoms": ["xray", None],
     "dicom_seg": [True, None, "yes"],
+    "empty_segmentations": ["yes", 1, None],
     "anonymous": [None, 5, "", []],
     "budget": [5, True, ""],
     "white_level": [0, 10, 256, 1.5, "white", None],

@@ -25,7 +25,7 @@ from icmoe_monai.utils.files import dump_json, inside, without_folders, write_at
 from icmoe_monai.version import __version__
 from icmoe_monai.weights.frozen import describe_model
 
-CASE, VOLUME, NOTE = "case", "volume", "note"
+CASE, VOLUME = "case", "volume"
 JOURNAL, _PART = "cases.jsonl", "cases.{}.jsonl"
 _IS_PART = re.compile(r"cases\.([1-9][0-9]*)\.jsonl")
 _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
@@ -35,7 +35,6 @@ _NUMBERS = (
     *("predicted_dice", "review", "no_lesion_probability", "no_lesion"),  # two of them are True or False
 )
 _FOLDERS = ("segmentations/", "volumes/")  # of volumes, which a run may remove again
-_LISTS = ("cases", "of")  # of a volume: names of the cases in it, and of all that it could hold
 
 
 class Journal:
@@ -86,7 +85,7 @@ class Journal:
         self.model: dict[str, Any] = {}
         self._header: dict[str, Any] | None = None
         self._named: NamedResults | None = None
-        self._records: dict[str, dict[str, dict[str, Any]]] = {CASE: {}, VOLUME: {}, NOTE: {}}
+        self._records: dict[str, dict[str, dict[str, Any]]] = {CASE: {}, VOLUME: {}}
 
     def missing(self, cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return the cases that have no result yet and are not known to fail.
@@ -140,7 +139,7 @@ class Journal:
         """Add a record to the file, in place of an earlier record of the same kind and `name`.
 
         Args:
-            kind: CASE, VOLUME or NOTE.
+            kind: CASE or VOLUME.
             record: Plain values with a `name`.
         """
         self._append(kind, record)
@@ -157,14 +156,12 @@ class Journal:
 
     def _remember(self, kind: str, record: dict[str, Any]) -> None:
         self._records[kind][record["name"]] = record
-        if kind in (VOLUME, NOTE):  # a note gives the reason why there is no volume
-            self._records[NOTE if kind == VOLUME else VOLUME].pop(record["name"], None)
 
     def forget(self, kind: str, name: str) -> None:
         """Remove a record from memory and from the file.
 
         Args:
-            kind: CASE, VOLUME or NOTE.
+            kind: CASE or VOLUME.
             name: The record's `name`.
         """
         self._append(_FORGOTTEN, {"kind": kind, "name": name})
@@ -208,7 +205,7 @@ class Journal:
             with suppress(InputError):  # of a damaged journal the files are not known, and stay
                 earlier._read()
             names |= earlier.records(CASE).keys()
-            volumes |= {str(record["file"]) for record in earlier.records(VOLUME).values()}
+            volumes |= {file for record in earlier.records(VOLUME).values() for file in files_of(VOLUME, record)}
         self._named = NamedResults(self.output_dir)
         self._named.check(names=names, volumes=volumes, overwrite=self.overwrite)
 
@@ -276,7 +273,7 @@ def files_of(kind: str, record: Mapping[str, Any]) -> list[Any]:
         record: The record.
     """
     if kind == VOLUME:
-        return [record["file"]]
+        return [file["file"] for file in record["files"]]
     return [record[key] for key in _FILES if record.get(key)] if kind == CASE else []
 
 
@@ -291,18 +288,23 @@ def _fault_of(kind: Any, record: Any) -> str:
     sound = {
         CASE: (_is_case, "holds values that no case has"),
         VOLUME: (_is_volume, "does not tell of a volume in segmentations/ or volumes/ and its cases"),
-        NOTE: (lambda note: isinstance(note.get("text"), str), "holds no sentence"),
-        _FORGOTTEN: (lambda one: one.get("kind") in [CASE, VOLUME, NOTE], "forgets nothing"),
+        _FORGOTTEN: (lambda one: one.get("kind") in [CASE, VOLUME], "forgets nothing"),
     }
     is_sound, fault = sound.get(kind, (bool, ""))
     return "" if is_sound(record) else fault
 
 
 def _is_volume(record: Mapping[str, Any]) -> bool:
-    file = record.get("file")
-    is_in_place = isinstance(file, str) and file.startswith(_FOLDERS)
-    lists = [record.get(key) for key in _LISTS]
-    return is_in_place and all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists)
+    files = record.get("files")
+    return all(map(_are_texts, (record.get("of"), record.get("remarks")))) and (
+        isinstance(files, list)
+        and all(isinstance(file, dict) and _are_texts(file.get("cases")) for file in files)
+        and all(isinstance(file.get("file"), str) and file["file"].startswith(_FOLDERS) for file in files)
+    )
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _is_case(case: Mapping[str, Any]) -> bool:

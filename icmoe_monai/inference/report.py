@@ -106,7 +106,7 @@ class InferenceReport:
         Args:
             cases: Record of each case, as `record` returns it, in the report's order.
             volumes: Record of each volume: its `file`, and `cases`, the names of the cases in it.
-            notes: Sentences on files that were not made, such as volumes.
+            notes: Sentences on files that were not made, such as volumes, or lack something of their source.
             model: The model that made the masks, as `describe_model` returns it.
             settings: Plain values of the settings that determine the masks.
             complete: Whether every case was tried.

@@ -13,10 +13,10 @@ from ignite.engine import Engine, Events
 from monai.engines.evaluator import SupervisedEvaluator
 
 from icmoe_monai.errors import FailedCasesError, InputError, find_input_error
-from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.inference.journal import CASE, VOLUME, Journal
 from icmoe_monai.inference.report import InferenceReport, failed_record
 from icmoe_monai.inference.report_page import MOST_THUMBNAILS
-from icmoe_monai.inference.volumes import VolumeWriter
+from icmoe_monai.inference.volumes import VolumeWriter, tell_remarks
 from icmoe_monai.utils.distributed import collect, is_first
 from icmoe_monai.utils.engines import case_items
 from icmoe_monai.utils.files import is_of_one_name
@@ -212,11 +212,13 @@ class InferenceRun:
         self._last_report = time.monotonic()
 
     def _content(self, stopped_by: str | None) -> dict[str, Any]:
-        records, notes = self.journal.records(CASE), self.journal.records(NOTE)
+        records = self.journal.records(CASE)
+        volumes = list(self.journal.records(VOLUME).values())
         return self.report.content(
             [records[name] for name in self.cases if name in records],
-            volumes=list(self.journal.records(VOLUME).values()),
-            notes=[note["text"] for name, note in notes.items() if name in self.cases] + _notes_of(records, self.cases),
+            volumes=[file for volume in volumes for file in volume["files"]],
+            notes=tell_remarks(volume for volume in volumes if volume["name"] in self.cases)
+            + _notes_of(records, self.cases),
             model=self.journal.model,
             settings=self.journal.settings,
             complete=self._complete,

@@ -1,4 +1,4 @@
-"""Records of cases, as a report holds them."""
+"""Records of cases, as a report holds them, and of volumes, as a journal does."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def done(name: str = "a.png", pixels: tuple[int, ...] = (1234,), **fields: objec
         "seconds": 0.41,
         **fields,
     }
+
+
+def volume(name: str, *files: str) -> dict:
+    """Return the record of a volume of one case, in a journal."""
+    return {"name": name, "of": [name], "files": [{"file": file, "cases": [name]} for file in files], "remarks": []}

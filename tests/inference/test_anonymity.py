@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import volume
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inference.anonymity import NamedResults, Renamer, read_anonymous
@@ -88,8 +89,8 @@ def named(folder: Path) -> Journal:
         (folder / path).write_text("Miller")
     for case in CASES:
         journal.add(CASE, {"name": case["name"], "status": "failed"})
-    journal.add(VOLUME, {"name": "b.nii.gz", "file": "volumes/b.nii.gz", "cases": ["b.nii.gz"], "of": ["b.nii.gz"]})
-    journal.add(VOLUME, {"name": "Miller/a.png", "file": "segmentations/Miller/a_series.dcm", "cases": [], "of": []})
+    journal.add(VOLUME, volume("b.nii.gz", "volumes/b.nii.gz"))
+    journal.add(VOLUME, volume("Miller/a.png", "segmentations/Miller/a_series.dcm"))
     return journal
 
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from records import volume
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
+from icmoe_monai.inference.journal import CASE, VOLUME, Journal
 
 CASES = [{"name": "a.jpg"}, {"name": "b.jpg"}, {"name": "c.jpg"}]
 
@@ -30,10 +31,10 @@ def test_what_is_done_is_not_missing_but_failures_and_lost_masks_are(tmp_path: P
     journal.add(CASE, done(tmp_path, "a.jpg"))
     journal.add(CASE, done(tmp_path, "b.jpg"))
     journal.add(CASE, {"name": "c.jpg", "status": "failed", "mask": None})
-    journal.add(NOTE, {"name": "a.jpg", "text": "told"})
+    journal.add(VOLUME, {"name": "a.jpg", "of": ["a.jpg"], "files": [], "remarks": ["told"]})
     again = Journal(output_dir=tmp_path)
     assert [case["name"] for case in again.missing(CASES)] == ["c.jpg"]
-    assert again.records(NOTE)["a.jpg"]["text"] == "told"
+    assert again.records(VOLUME)["a.jpg"]["remarks"] == ["told"]
     (tmp_path / "a.jpg.png").unlink()
     assert missing(tmp_path) == ["a.jpg", "c.jpg"]
     assert missing(tmp_path, overwrite=True) == ["a.jpg", "b.jpg", "c.jpg"]
@@ -87,17 +88,17 @@ def test_overwriting_keeps_the_old_records_until_the_run_begins(tmp_path: Path) 
     assert missing(tmp_path) == ["b.jpg", "c.jpg"]
 
 
-def test_a_note_and_a_volume_replace_each_other_and_what_is_forgotten_stays_so(tmp_path: Path) -> None:
+def test_a_record_replaces_the_one_before_and_what_is_forgotten_stays_so(tmp_path: Path) -> None:
     journal = Journal(output_dir=tmp_path)
     journal.missing(CASES)
     journal.begin()
-    journal.add(NOTE, {"name": "a", "text": "none"})
-    journal.add(VOLUME, {"name": "a", "file": "volumes/a.nii", "cases": ["a"], "of": ["a"]})
-    journal.add(VOLUME, {"name": "b", "file": "volumes/b.nii", "cases": ["b"], "of": ["b"]})
+    journal.add(VOLUME, volume("a"))
+    journal.add(VOLUME, volume("a", "volumes/a.nii"))
+    journal.add(VOLUME, volume("b", "volumes/b.nii"))
     journal.forget(VOLUME, "b")
     for one in (journal, Journal(output_dir=tmp_path)):
         one.missing(CASES)
-        assert (list(one.records(NOTE)), list(one.records(VOLUME))) == ([], ["a"])
+        assert one.records(VOLUME) == {"a": volume("a", "volumes/a.nii")}
 
 
 def of_process(index: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **arguments: object) -> Journal:
@@ -175,7 +176,6 @@ def test_damaged_journal_is_an_error(tmp_path: Path) -> None:
         missing(tmp_path)
 
 
-VOLUME_OF = {"cases": ["a.jpg"], "of": ["a.jpg"]}
 OUTSIDE = {
     "absolute": "/etc/passwd",
     "up": "../private.png",
@@ -212,10 +212,7 @@ def test_a_journal_that_names_a_file_outside_is_refused(kind: str, path: object,
     journal = Journal(output_dir=output)
     journal.missing(CASES)
     journal.begin()
-    if kind == "volume":
-        record = {"name": "a.jpg", "file": path, **VOLUME_OF}
-    else:
-        record = {"name": "a.jpg", "status": "done", kind: path}
+    record = volume("a.jpg", path) if kind == "volume" else {"name": "a.jpg", "status": "done", kind: path}
     journal.add(VOLUME if kind == "volume" else CASE, record)
     if kind != "volume" and not path:
         assert missing(output) == ["b.jpg", "c.jpg"]  # a case without such a file
@@ -240,11 +237,12 @@ MALFORMED = {
     "kind is a list": '{"kind": [], "record": {"name": "a"}}', "no name": '{"kind": "case", "record": {"mask": "a"}}',
     "name is a number": '{"kind": "case", "record": {"name": 1}}',
     "made by": '{"kind": "made_by", "record": {"model": 1}}',
-    "note": '{"kind": "note", "record": {"name": "a"}}', "forgotten": '{"kind": "forgotten", "record": {"name": "a"}}',
+    "forgotten": '{"kind": "forgotten", "record": {"name": "a"}}',
     "forgets a list": '{"kind": "forgotten", "record": {"name": "a", "kind": []}}',
-    "volume elsewhere": '{"kind": "volume", "record": {"name": "a", "file": "best.pt", "of": [], "cases": []}}',
-    "volume of nothing": '{"kind": "volume", "record": {"name": "a", "file": "volumes/a.nii"}}',
-    "volume of numbers": '{"kind": "volume", "record": {"name": "a", "file": "v", "of": [1], "cases": []}}',
+    "volume elsewhere": json.dumps({"kind": "volume", "record": volume("a", "best.pt")}),
+    "volume of nothing": '{"kind": "volume", "record": {"name": "a", "files": []}}',
+    "volume of numbers": '{"kind": "volume", "record": {"name": "a", "files": [], "of": [1], "remarks": []}}',
+    "volume of files": json.dumps({"kind": "volume", "record": {**volume("a"), "files": ["volumes/a.nii"]}}),
     "deep": "[" * 100_000, "no status": '{"kind": "case", "record": {"name": "a"}}',
     **{
         f"{key} {value}": json.dumps({"kind": "case", "record": {"name": "a", "status": "done", key: value}})

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
+from dicom_sources import HEIGHT, WIDTH, cine, ct, save
 from PIL import Image
-from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.inference.journal import CASE, NOTE, VOLUME, Journal
-from icmoe_monai.inference.volumes import VolumeWriter, labels_of
+from icmoe_monai.inference.journal import CASE, VOLUME, Journal
+from icmoe_monai.inference.volumes import VolumeWriter, labels_of, tell_remarks
 
 SEGMENT = {
     "label": "lesion",
@@ -31,12 +33,14 @@ def stack(folder: Path, num_slices: int = 3) -> list[dict]:
 
 def mask_of(case: dict) -> np.ndarray:
     mask = np.zeros(case.get("size", (4, 6)), np.uint8)
-    mask[case["frame"], 1:4] = 255
+    mask[case["frame"], 1:4] = 0 if case.get("nothing") else 255
     return mask
 
 
-def writer_of(folder: Path, cases: list[dict], **arguments: object) -> tuple[VolumeWriter, Journal]:
-    journal = Journal(output_dir=folder)
+def writer_of(
+    folder: Path, cases: list[dict], *, of_journal: dict | None = None, **arguments: object
+) -> tuple[VolumeWriter, Journal]:
+    journal = Journal(output_dir=folder, **(of_journal or {}))
     journal.missing(cases)
     journal.begin()
     writer = VolumeWriter(cases=cases, journal=journal, segments=[SEGMENT], **arguments)
@@ -64,8 +68,9 @@ def test_stack_is_written_when_its_last_slice_is_done(tmp_path: Path) -> None:
     do(writer, cases[2])
     (volume,) = journal.records(VOLUME).values()
     names = [case["name"] for case in cases]
-    assert volume == {"name": "s_frame0001.nii.gz", "file": "volumes/s.nii.gz", "cases": names, "of": names}
-    voxels = np.asarray(nibabel.load(tmp_path / volume["file"]).dataobj)
+    files = [{"file": "volumes/s.nii.gz", "cases": names}]
+    assert volume == {"name": "s_frame0001.nii.gz", "of": names, "files": files, "remarks": []}
+    voxels = np.asarray(nibabel.load(tmp_path / "volumes/s.nii.gz").dataobj)
     for case in cases:
         np.testing.assert_array_equal(voxels[..., case["frame"]].T, mask_of(case) // 255)
 
@@ -87,22 +92,24 @@ def test_volume_of_a_stack_that_has_grown_is_made_anew(tmp_path: Path) -> None:
     cases = stack(tmp_path)
     writer, journal = writer_of(tmp_path, cases[1:])  # one slice less, so that another names the volume
     for case in cases[1:]:
-        journal.add(VOLUME, {"name": case["name"], "file": "volumes/old.nii.gz", "cases": [], "of": [case["name"]]})
+        files = [{"file": "volumes/old.nii.gz", "cases": []}]
+        journal.add(VOLUME, {"name": case["name"], "of": [case["name"]], "files": files, "remarks": []})
     (tmp_path / "volumes").mkdir()
     (tmp_path / "volumes/old.nii.gz").touch()
     writer, journal = writer_of(tmp_path, cases)
     for case in cases:
         do(writer, case)
     assert [path.name for path in (tmp_path / "volumes").iterdir()] == ["s.nii.gz"]
-    assert [volume["file"] for volume in journal.records(VOLUME).values()] == ["volumes/s.nii.gz"]
+    (volume,) = journal.records(VOLUME).values()
+    assert [file["file"] for file in volume["files"]] == ["volumes/s.nii.gz"]
 
 
 def test_no_two_volumes_share_a_file(tmp_path: Path) -> None:
-    shared = {"frame": 0, "source": "x.dcm"}
-    cases = [{**shared, "name": "s_series.dcm", "group": ""}]
-    cases += [{**shared, "source": f"{k}.dcm", "name": f"{name}.dcm", "group": "g"} for k, name in enumerate("st")]
-    writer = VolumeWriter(cases=cases, journal=Journal(output_dir=tmp_path), segments=[SEGMENT])
-    assert sorted(writer._files.values()) == ["segmentations/s_series.dcm", "segmentations/s_series_2.dcm"]
+    cases = [dicom_case(tmp_path, name, ct(k, 3.0 * k), "g" * (k > 0)) for k, name in enumerate(["s_series", "s", "t"])]
+    writer, journal = writer_of(tmp_path, cases)
+    for case in cases:
+        do(writer, case)
+    assert files_of(journal) == [["segmentations/s_series.dcm"], ["segmentations/s_series_2.dcm"]]
 
 
 def test_whatever_goes_wrong_with_one_volume_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,24 +121,112 @@ def test_whatever_goes_wrong_with_one_volume_is_a_note(tmp_path: Path, monkeypat
     writer, journal = writer_of(tmp_path, cases)
     for case in cases:
         do(writer, case)
-    (note,) = journal.records(NOTE).values()
-    assert note["text"].startswith("s_frame0001.nii.gz has no volume: its file could not be made (TypeError)")
+    (note,) = tell_remarks(journal.records(VOLUME).values())
+    assert note.startswith("s_frame0001.nii.gz has no volume: its file could not be made (TypeError)")
 
 
-def test_frames_without_a_frame_of_reference_leave_a_note_and_no_mask_is_read_for_them(
+def test_what_cannot_be_referred_to_leaves_a_note_and_no_mask_is_read_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(VolumeWriter, "_classes", lambda *_: pytest.fail("a mask was read"))
-    source = get_testdata_file("SC_rgb_rle_2frame.dcm", download=False)
-    shared = {"source": source, "group": "c", "size": (100, 100)}
-    cases = [{**shared, "frame": k, "name": f"c_frame000{k + 1}.dcm"} for k in range(2)]
+    case = dicom_case(tmp_path, "c", ct(1, 0, StudyInstanceUID=""))
+    writer, journal = writer_of(tmp_path, [case])
+    do(writer, case)
+    (note,) = tell_remarks(journal.records(VOLUME).values())
+    assert note.startswith("c.dcm has no StudyInstanceUID by which it could be referred to")
+    assert str(tmp_path) not in note
+    assert files_of(journal) == [[]]
+
+
+def dicom_case(folder: Path, name: str, image: Dataset, group: str = "", frame: int = 0) -> dict:
+    (folder / "in").mkdir(exist_ok=True)
+    path = save(folder / "in" / f"{name}.dcm", image)
+    name = f"{name}_frame000{frame + 1}" if "NumberOfFrames" in image else name
+    return {"source": path, "frame": frame, "name": f"{name}.dcm", "group": group, "size": (HEIGHT, WIDTH)}
+
+
+def files_of(journal: Journal) -> list[list[str]]:
+    return [[file["file"] for file in volume["files"]] for volume in journal.records(VOLUME).values()]
+
+
+def test_each_phase_has_an_object_called_after_its_first_case(tmp_path: Path) -> None:
+    cases = [dicom_case(tmp_path, f"i{k}", ct(k, 2.5 * (k // 2)), "g") for k in range(4)]
     writer, journal = writer_of(tmp_path, cases)
     for case in cases:
         do(writer, case)
-    (note,) = journal.records(NOTE).values()
-    assert note["text"].startswith("c_frame0001.dcm")
-    assert str(source) not in note["text"]
-    assert journal.records(VOLUME) == {}
+    assert files_of(journal) == [["segmentations/i0_series.dcm", "segmentations/i1_series.dcm"]]
+    (volume,) = journal.records(VOLUME).values()
+    assert [file["cases"] for file in volume["files"]] == [["i0.dcm", "i2.dcm"], ["i1.dcm", "i3.dcm"]]
+    written = [pydicom.dcmread(tmp_path / file["file"]) for file in volume["files"]]
+    assert [one.InstanceNumber for one in written] == [1, 2]
+    assert len({one.SeriesInstanceUID for one in written}) == 1
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_objects_in_which_nothing_was_found_are_written_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: bool
+) -> None:
+    path = tmp_path / "in" / "c.dcm"
+    cases = [dicom_case(tmp_path, "c", cine(3), str(path), frame=k) for k in range(3)]
+    for case in cases[::2]:
+        monkeypatch.setitem(case, "nothing", True)
+    stale = tmp_path / "segmentations" / "c_frame0003.dcm"
+    stale.parent.mkdir()
+    stale.touch()
+    writer, journal = writer_of(tmp_path, cases, empty_segmentations=empty)
+    for case in cases:
+        do(writer, case)
+    meant = [f"segmentations/c_frame000{k}.dcm" for k in ((1, 2, 3) if empty else (2,))]
+    assert files_of(journal) == [meant]
+    assert sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.glob("segmentations/*")) == meant
+    writer_of(tmp_path, cases, empty_segmentations=empty)  # a second run has nothing to do
+    assert files_of(journal) == [meant]
+
+
+def test_an_image_that_is_there_twice_has_objects_of_two_uids(tmp_path: Path) -> None:
+    image = ct(1, 0)
+    cases = [dicom_case(tmp_path, name, image) for name in "abc"]
+    uids = []
+    for case in cases:  # each in a run of its own, as if the one before had been stopped
+        writer, journal = writer_of(tmp_path, cases)
+        do(writer, case)
+        (file,) = journal.records(VOLUME)[case["name"]]["files"]
+        uids.append(pydicom.dcmread(tmp_path / file["file"]).SOPInstanceUID)
+    assert len(set(uids)) == 3
+    again, _ = writer_of(tmp_path, cases)
+    do(again, cases[1])
+    assert pydicom.dcmread(tmp_path / "segmentations" / "b.dcm").SOPInstanceUID == uids[1]
+
+
+def test_the_uids_depend_on_the_model_and_on_what_changes_the_object(tmp_path: Path) -> None:
+    case = dicom_case(tmp_path, "c", ct(1, 0))
+    uids = {}
+    for name, weights, settings in (
+        ("first", b"a", {"voting": "adaptive", "overlays": True}),
+        ("again", b"a", {"voting": "adaptive", "overlays": False}),
+        ("other model", b"b", {"voting": "adaptive", "overlays": True}),
+        ("other setting", b"a", {"voting": "mean", "overlays": True}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"{name}.pt").write_bytes(weights)
+        made_by = {"checkpoint": folder / f"{name}.pt", "settings": settings}
+        writer, journal = writer_of(folder, [case], of_journal=made_by)
+        do(writer, case)
+        (volume,) = journal.records(VOLUME).values()
+        written = pydicom.dcmread(folder / volume["files"][0]["file"])
+        uids[name] = (written.SOPInstanceUID, written.SeriesInstanceUID, written.SeriesNumber)
+    assert uids["first"] == uids["again"]
+    for others in zip(uids["first"], uids["other model"], uids["other setting"], strict=True):
+        assert len(set(others)) == 3
+
+
+def test_what_holds_of_many_images_is_told_once() -> None:
+    volumes = [{"name": f"{k}.dcm", "remarks": ["has no place", "is old"][: 2 - k % 2]} for k in range(5)]
+    assert tell_remarks(volumes) == [
+        "5 images (0.dcm, 1.dcm, 2.dcm and 2 more): each has no place.",
+        "3 images (0.dcm, 2.dcm, 4.dcm): each is old.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -160,5 +255,5 @@ def test_stack_with_a_failed_slice_leaves_a_note(tmp_path: Path) -> None:
     do(writer, cases[1])
     journal.add(CASE, {"name": cases[2]["name"], "status": "failed", "mask": None})
     writer.add(cases[2]["name"])
-    (note,) = journal.records(NOTE).values()
-    assert note["text"].startswith("s_frame0001.nii.gz has no NIfTI volume, as 1 of its slices could not be used.")
+    (note,) = tell_remarks(journal.records(VOLUME).values())
+    assert note.startswith("s_frame0001.nii.gz has no NIfTI volume, as 1 of its slices could not be used.")

@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("out")
     with pytest.raises((InputError, RuntimeError)) as raised:
-        run(folder, output, probability_maps=True)
+        run(folder, output, probability_maps=True, empty_segmentations=True)
     cause = find_input_error(raised.value)
     assert cause is not None
     assert str(cause).startswith("2 of 12 images could not be used, the others are done; report.json says why.")
@@ -135,8 +135,12 @@ def test_volumes_hold_what_the_masks_hold(results: Path, folder: Path) -> None:
     assert stack.shape == (40, 30, 3)
     with Image.open(results / "masks/stack_frame0002.png") as mask:
         assert np.count_nonzero(np.asarray(stack.dataobj)[..., 1]) == np.count_nonzero(np.asarray(mask))
-    assert volume["us/cine_frame0001.dcm"] is None
-    assert any(note.startswith("us/cine_frame0001.dcm") for note in report["notes"])
+    assert volume["us/cine_frame0002.dcm"] == "segmentations/us/cine_frame0002.dcm"
+    own_space = "has no Frame of Reference with positions, so that its DICOM Segmentation has one of its own"
+    assert report["notes"] == [
+        f"us/cine_frame0001.dcm {own_space}.",
+        f"us/palette.dcm {own_space}, in which a pixel counts as 1 mm.",
+    ]
 
 
 def test_no_patient_data_but_in_dicom(results: Path) -> None:
@@ -151,7 +155,7 @@ def test_repeated_run_does_only_what_is_missing(results: Path, folder: Path) -> 
     (results / "masks/photo ü.png").unlink()
     before = {path: path.stat().st_mtime_ns for path in (results / "masks").rglob("*.png")}
     with pytest.raises((InputError, RuntimeError)):
-        run(folder, results, probability_maps=True)
+        run(folder, results, probability_maps=True, empty_segmentations=True)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (results / "masks/photo ü.png").is_file()
     assert report_of(results)["num_cases"] == 12

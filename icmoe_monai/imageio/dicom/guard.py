@@ -29,7 +29,7 @@ def guarded(read: _Function) -> _Function:
     @functools.wraps(read)
     def wrapped(first: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            with _silence():
+            with silence():
                 return read(first, *args, **kwargs)
         except InputError:
             raise
@@ -43,13 +43,16 @@ def guarded(read: _Function) -> _Function:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    logger = logging.getLogger("pydicom")
+def silence() -> Iterator[None]:
+    """Silence pydicom and highdicom, whose warnings and logs may hold values of tags."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
     with _ONE_AT_A_TIME, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL + 1)
+        levels = [logger.level for logger in loggers]
         try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL + 1)
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,124 +1,33 @@
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
-import subprocess
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import highdicom
 import numpy as np
 import pydicom
 import pytest
+from dicom_seg import ABNORMAL, ALGORITHM, LESION, MASS, class_map, errors_of, needs_dciodvfy, write, write_all
+from dicom_sources import HEIGHT, SC, VL, WIDTH, cine, ct, enhanced_mr, save, slide, source
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence as Items
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.dicom.seg import NoSegmentationError, Segment, write_segmentation
-
-HEIGHT, WIDTH = 24, 20
-CT, ENHANCED_MR, SC, MULTIFRAME_US, VL = (
-    "1.2.840.10008.5.1.4.1.1.2",
-    "1.2.840.10008.5.1.4.1.1.4.1",
-    "1.2.840.10008.5.1.4.1.1.7",
-    "1.2.840.10008.5.1.4.1.1.3.1",
-    "1.2.840.10008.5.1.4.1.1.77.1.4",
+from icmoe_monai.imageio.dicom.seg import (
+    NoSegmentationError,
+    Segment,
+    Series,
+    plan_segmentations,
 )
-ABNORMAL = ["49755003", "SCT", "Morphologically Abnormal Structure"]
-LESION = Segment("lesion", ABNORMAL, ["52988006", "SCT", "Lesion"], ["39937001", "SCT", "Skin"])
-MASS = {"label": "mass", "category": ABNORMAL, "type": ["4147007", "SCT", "Mass"]}
-ALGORITHM = {"name": "IC-MoE", "version": "0.3.0"}
-
-
-def class_map(height: int, width: int, *, shift: int = 0, num_classes: int = 3) -> np.ndarray:
-    """Two blocks and a pixel, like neither their transposed nor their mirrored selves."""
-    classes = np.zeros((height, width), dtype=np.uint8)
-    classes[height // 8 + shift : height // 3 + shift, width // 4 : width // 2 + 1] = 1
-    classes[height // 2 : height // 2 + height // 5, : width // 5 + shift] = num_classes - 1
-    classes[0, -1] = 1
-    return classes
-
-
-def source(kind: str, number: int = 1, **attributes: Any) -> Dataset:
-    """An image of the given SOP class with what every image has."""
-    image = Dataset()
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.SOPClassUID, image.SOPInstanceUID = kind, generate_uid()
-    image.StudyInstanceUID, image.SeriesInstanceUID = (
-        generate_uid(entropy_srcs=["st"]),
-        generate_uid(entropy_srcs=["se"]),
-    )
-    image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = (
-        "Doe^Jane",
-        "ID-4711",
-        "19700101",
-        "F",
-    )
-    image.StudyDate, image.StudyTime, image.StudyID, image.AccessionNumber = "20240102", "101112", "st-9", "acc-7"
-    image.ReferringPhysicianName, image.StudyDescription = "Who^Doctor", "a study"
-    image.Modality, image.SeriesNumber, image.InstanceNumber = "OT", 3, number
-    image.Manufacturer, image.ConversionType = "nobody", "SYN"
-    image.Rows, image.Columns, image.SamplesPerPixel = HEIGHT, WIDTH, 1
-    image.PhotometricInterpretation = "MONOCHROME2"
-    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
-    for keyword, value in attributes.items():
-        setattr(image, keyword, value)
-    num_frames = int(image.get("NumberOfFrames", 1))
-    image.PixelData = bytes(num_frames * HEIGHT * WIDTH * image.SamplesPerPixel * image.BitsAllocated // 8)
-    return image
-
-
-def ct(number: int, z: float, **attributes: Any) -> Dataset:
-    defaults = {
-        "Modality": "CT",
-        "FrameOfReferenceUID": generate_uid(entropy_srcs=["frame"]),
-        "PositionReferenceIndicator": "",
-        "ImagePositionPatient": [-100.5, 20.25, z],
-        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
-        "PixelSpacing": [0.5, 0.75],
-        "SliceThickness": 2.5,
-    }
-    return source(CT, number, **{**defaults, **attributes})
-
-
-def enhanced_mr(num_frames: int) -> Dataset:
-    image = source(ENHANCED_MR, Modality="MR", NumberOfFrames=num_frames, FrameOfReferenceUID=generate_uid())
-    image.PositionReferenceIndicator = ""
-    measures, orientation, shared = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.75], 3.0
-    orientation.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Items([measures]), Items([orientation])
-    image.SharedFunctionalGroupsSequence = Items([shared])
-    groups = []
-    for number in range(num_frames):
-        position, group = Dataset(), Dataset()
-        position.ImagePositionPatient = [3.0 * number, -50, 40]
-        group.PlanePositionSequence = Items([position])
-        groups.append(group)
-    image.PerFrameFunctionalGroupsSequence = Items(groups)
-    return image
-
-
-def save(path: Path, image: Dataset) -> str:
-    image.save_as(path, enforce_file_format=True)
-    return str(path)
 
 
 def shipped(name: str) -> str:
     path = get_testdata_file(name, download=False)
     assert isinstance(path, str)
     return path
-
-
-def write(path: Path, sources: Sequence[tuple[str, int]], classes: Sequence[np.ndarray], **options: Any) -> Any:
-    options = {"segments": [LESION, MASS], "algorithm": ALGORITHM, **options}
-    write_segmentation(path, sources=sources, classes=classes, **options)
-    return highdicom.seg.segread(path)
 
 
 def by_instance(segmentation: Any, paths: Sequence[str]) -> np.ndarray:
@@ -131,16 +40,6 @@ def by_instance(segmentation: Any, paths: Sequence[str]) -> np.ndarray:
 
 def check_classes(found: np.ndarray, classes: Sequence[np.ndarray]) -> None:
     np.testing.assert_array_equal(found, np.stack(classes)[..., None] == [1, 2])
-
-
-def errors_of(path: str | Path) -> list[str]:
-    """The errors that dciodvfy finds, with the attribute at fault."""
-    run = subprocess.run(["dciodvfy", str(path)], capture_output=True, check=False)
-    lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
-    return [line for line in lines if line.startswith("Error")]
-
-
-needs_dciodvfy = pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (dicom3tools) is not installed")
 
 
 @pytest.fixture
@@ -175,7 +74,8 @@ def test_a_series_is_one_object_with_the_sources_geometry(tmp_path: Path, series
 def test_patient_study_segments_and_algorithm_are_told(tmp_path: Path, series: list[str]) -> None:
     family = ["123109", "DCM", "Artificial Neural Network"]
     for name, algorithm in (("a", ALGORITHM), ("b", {**ALGORITHM, "family": family})):
-        write(tmp_path / name, [(series[0], 0)], [class_map(HEIGHT, WIDTH)], algorithm=algorithm)
+        of = Series(name, "IC-MoE: lesion, mass")
+        write(tmp_path / name, [(series[0], 0)], [class_map(HEIGHT, WIDTH)], algorithm=algorithm, series=of)
     first, second = (pydicom.dcmread(tmp_path / name) for name in "ab")
     image = pydicom.dcmread(series[0])
     for keyword in (
@@ -185,8 +85,9 @@ def test_patient_study_segments_and_algorithm_are_told(tmp_path: Path, series: l
         assert first[keyword].value == image[keyword].value
     assert first.Modality == "SEG"
     assert first.SeriesInstanceUID != image.SeriesInstanceUID
-    assert first.SeriesNumber == 1003
-    assert first.SeriesDescription == "Segmentation by IC-MoE"
+    assert 1000 <= first.SeriesNumber < 10000
+    assert first.SeriesNumber != second.SeriesNumber
+    assert first.SeriesDescription == "IC-MoE: lesion, mass"
     assert len({first.SOPInstanceUID, second.SOPInstanceUID, first.SeriesInstanceUID, second.SeriesInstanceUID}) == 4
     lesion, mass = first.SegmentSequence
     assert (lesion.SegmentNumber, lesion.SegmentLabel, lesion.SegmentAlgorithmType) == (1, "lesion", "AUTOMATIC")
@@ -288,38 +189,66 @@ def test_a_file_for_several_frames_that_holds_one(tmp_path: Path) -> None:
     check_classes(written.get_pixels_by_source_frame(image.SOPInstanceUID, [1]), [classes])
 
 
-def refused(path: Path, match: str, sources: Sequence[str], frames: Sequence[int] | None = None) -> None:
-    classes = [class_map(HEIGHT, WIDTH)] * len(sources)
-    with pytest.raises(NoSegmentationError, match=f"{match}.*the PNG masks hold the result") as caught:
-        write(path / "seg.dcm", list(zip(sources, frames or [0] * len(sources), strict=True)), classes)
+def uids_of(path: Path) -> list[str]:
+    """All UIDs in an object but those of its own file's maker, sorted."""
+    found = pydicom.dcmread(path)
+    return sorted(str(element.value) for element in found.iterall() if element.VR == "UI")
+
+
+def test_the_same_again_has_the_same_uids_and_another_model_others(tmp_path: Path, series: list[str]) -> None:
+    sources = [(path, 0) for path in series]
+    classes = [class_map(HEIGHT, WIDTH, shift=n) for n in range(4)]
+    again = Series("model and settings", "read by people")
+    for name, of in (("a", Series("model and settings", "x")), ("b", again), ("c", Series("another", "x"))):
+        write(tmp_path / name, sources, classes, series=of)
+    first, second, other = (uids_of(tmp_path / name) for name in "abc")
+    assert first == second
+    kept = {one.SOPInstanceUID for one in map(pydicom.dcmread, series)}
+    image = pydicom.dcmread(series[0])
+    kept |= {image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID}
+    own = {uid for uid in set(first) - kept if not uid.startswith("1.2.840.10008.")}
+    assert len(own) == 5  # instance, series, dimensions, two tracked findings
+    assert not own & set(other)
+    assert {uid for uid in other if not uid.startswith("1.2.840.10008.")} & set(first) == kept
+    write(tmp_path / "d", sources[:3], classes[:3], series=again)  # other sources, the same series
+    a, d = (pydicom.dcmread(tmp_path / name) for name in "ad")
+    assert a.SeriesInstanceUID == d.SeriesInstanceUID
+    assert a.SOPInstanceUID != d.SOPInstanceUID
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
+def test_what_cannot_be_referred_to_is_refused_and_named(tmp_path: Path, keyword: str) -> None:
+    image = ct(1, 0)
+    del image[keyword]
+    image.save_as(tmp_path / "a.dcm", implicit_vr=False, little_endian=True)
+    reason = f"has no {keyword} by which .*the PNG masks hold the result"
+    with pytest.raises(NoSegmentationError, match=reason) as caught:
+        plan_segmentations([(str(tmp_path / "a.dcm"), 0)])
     assert not any(told in str(caught.value) for told in ("Doe", "4711", "acc-7"))
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
-    assert not list(path.glob("*seg*"))
-    assert not list(path.glob(".*"))
 
 
-def test_sources_without_a_valid_object_are_refused_with_the_reason(tmp_path: Path) -> None:
-    cine = save(tmp_path / "cine.dcm", source(MULTIFRAME_US, NumberOfFrames=3, Modality="US"))
-    refused(tmp_path, "several frames and has no Frame of Reference", [cine, cine], [0, 2])
-    stills = [save(tmp_path / f"sc{n}.dcm", source(SC, n)) for n in range(2)]
-    refused(tmp_path, "other images of its series have no Frame of Reference", stills)
-    bare = ct(1, 0)
-    del bare.FrameOfReferenceUID
-    refused(tmp_path, "for example a Frame of Reference", [save(tmp_path / "bare.dcm", bare)])
-    first = save(tmp_path / "first.dcm", ct(1, 0))
-    for match, other in {
-        "of different series": ct(2, 5, SeriesInstanceUID=generate_uid()),
-        "differ in size": ct(2, 5, Rows=HEIGHT + 1),
-        "lie in different directions": ct(2, 5, ImageOrientationPatient=[0, 1, 0, 0, 0, -1]),
-        "in part at the same place": ct(2, 0),
-        "some hold several frames": enhanced_mr(2),
-        "lacks attributes .* contradicts itself": ct(2, 5, FrameOfReferenceUID=generate_uid()),
-        "has no SOPInstanceUID": ct(2, 5, SOPInstanceUID=""),
-    }.items():
-        other.save_as(tmp_path / "other.dcm", implicit_vr=False, little_endian=True)
-        refused(tmp_path, match, [first, str(tmp_path / "other.dcm")])
+def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.dcm").write_bytes(b"a letter to Doe^Jane" * 20)
-    refused(tmp_path, "cannot be read|has no SOPClassUID", [str(tmp_path / "text.dcm")])
+    with pytest.raises(NoSegmentationError, match=r"cannot be read|has no SOPClassUID") as caught:
+        plan_segmentations([(str(tmp_path / "text.dcm"), 0)])
+    assert "Doe" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    with pytest.raises(InputError, match=r"gone.dcm is not a file"):
+        plan_segmentations([(str(tmp_path / "gone.dcm"), 0)])
+
+
+def test_what_highdicom_refuses_is_told_without_its_words(
+    tmp_path: Path, series: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**arguments: Any) -> None:
+        raise ValueError("Doe^Jane")
+
+    monkeypatch.setattr("icmoe_monai.imageio.dicom.seg.writing.Segmentation", refuse)
+    with pytest.raises(NoSegmentationError, match=r"1\.dcm cannot be described .*highdicom: ValueError") as caught:
+        write(tmp_path / "seg.dcm", [(series[0], 0)], [class_map(HEIGHT, WIDTH)])
+    assert "Doe" not in str(caught.value)
+    assert caught.value.__suppress_context__
+    assert not list(tmp_path.glob("*seg*"))
 
 
 def test_a_series_tilted_by_a_rounding_error_is_one_object(tmp_path: Path) -> None:
@@ -366,9 +295,8 @@ def test_the_libraries_are_silenced_and_left_as_they_were(
     path = Path(save(tmp_path / "a.dcm", source(SC)))
     path.write_bytes(path.read_bytes().replace(b"20240102", b"2024O1O2"))  # no date: pydicom warns with its value
     levels = [logging.getLogger(name).level for name in ("pydicom", "highdicom")]
-    with pytest.raises(NoSegmentationError, match="or contradicts itself") as caught:
-        write(tmp_path / "seg.dcm", [(str(path), 0)], [class_map(HEIGHT, WIDTH)])
-    assert "O1O2" not in str(caught.value)
+    written = write(tmp_path / "seg.dcm", [(str(path), 0)], [class_map(HEIGHT, WIDTH)])
+    assert not written.StudyDate
     assert not caplog.records
     assert not recwarn.list
     assert [logging.getLogger(name).level for name in ("pydicom", "highdicom")] == levels
@@ -400,15 +328,13 @@ def test_wrong_arguments_are_named(tmp_path: Path, series: list[str]) -> None:
     ]:
         with pytest.raises(InputError, match=match):
             write(tmp_path / "seg.dcm", one, classes, segments=[segment, MASS])
-    with pytest.raises(InputError, match=r"gone.dcm is not a file"):
-        write(tmp_path / "seg.dcm", [(str(tmp_path / "gone.dcm"), 0)], classes)
 
 
 def test_an_object_that_reads_back_otherwise_is_not_kept(
     tmp_path: Path, series: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = write(tmp_path / "other.dcm", [(series[0], 0)], [class_map(HEIGHT, WIDTH, shift=1)])
-    monkeypatch.setattr("icmoe_monai.imageio.dicom.seg.segread", lambda path: other)
+    monkeypatch.setattr("icmoe_monai.imageio.dicom.seg.writing.segread", lambda path: other)
     with pytest.raises(RuntimeError, match="read back differs"):
         write(tmp_path / "seg.dcm", [(series[0], 0)], [class_map(HEIGHT, WIDTH)])
     assert not (tmp_path / "seg.dcm").exists()
@@ -441,3 +367,26 @@ def test_dciodvfy_finds_no_error_but_the_sources(tmp_path: Path, name: str) -> N
     image = pydicom.dcmread(path, stop_before_pixels=True)
     write(tmp_path / "seg.dcm", [(path, 0)], [class_map(image.Rows, image.Columns)])
     assert set(errors_of(tmp_path / "seg.dcm")) <= set(errors_of(path))
+
+
+@pytest.mark.parametrize(
+    ("image", "num_frames"), [(ct(1, 0), 1), (enhanced_mr(2), 2), (cine(2), 2), (slide(2), 2), (source(SC), 1)]
+)
+def test_a_file_with_changed_bytes_has_a_segmentation_or_a_sentence(
+    tmp_path: Path, image: Dataset, num_frames: int
+) -> None:
+    rng = np.random.default_rng(num_frames)
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"  # the same bytes in every run
+    if "FrameOfReferenceUID" in image:
+        image.FrameOfReferenceUID = "1.2.3.5"
+    path = Path(save(tmp_path / "a.dcm", image))
+    data = path.read_bytes()
+    num_written = 0
+    for _ in range(6):
+        changed = np.frombuffer(data, dtype=np.uint8).copy()
+        places = rng.integers(132, len(data) - HEIGHT * WIDTH, rng.choice([1, 3, 10]))
+        changed[places] = rng.integers(0, 256, len(places))
+        path.write_bytes(changed.tobytes())
+        with contextlib.suppress(NoSegmentationError):
+            num_written += len(write_all(tmp_path, [(str(path), n) for n in range(num_frames)]))
+    assert num_written > 0

@@ -1,0 +1,126 @@
+"""What highdicom is shown instead of a source: images of one frame, each with its place, or an image on a slide."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from highdicom import PixelMeasuresSequence
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+    VLMicroscopicImageStorage,
+)
+from pydicom.valuerep import DSfloat
+
+from icmoe_monai.imageio.dicom.seg.places import thickness_of
+from icmoe_monai.imageio.dicom.seg.sources import Image, Part
+
+_ONE_FRAME = VLMicroscopicImageStorage  # of images of one frame, which may show a patient or a specimen
+_GROUPS_OF_PLACES = (0x0020, 0x0028, 0x0048, 0x5200)  # of a slide's frames
+_STAND_IN = "1.2.840.10008.{}"  # UIDs that no object keeps
+_METHODS = {  # of compression that always loses, PS3.3 C.7.6.1.1.5.1
+    JPEGBaseline8Bit: "ISO_10918_1",
+    JPEGExtended12Bit: "ISO_10918_1",
+    JPEGLSNearLossless: "ISO_14495_1",
+}
+
+
+def stand_ins_of(part: Part, taken: Dataset) -> list[Dataset]:
+    """Return an image of one frame for each member of an object; their UIDs tell nothing but their order.
+
+    Args:
+        part: What the object holds.
+        taken: What it takes over of its first image.
+    """
+    if not part.places:
+        return [_slide(part.images[0], taken)]
+    first, thickness = part.places[0], thickness_of(part.places)
+    stand_ins = []
+    for n, (place, source) in enumerate(zip(part.places, part.images, strict=True), start=1):
+        image = Dataset()
+        image.update(taken if n == 1 else {})
+        image.SOPClassUID, image.SOPInstanceUID = _ONE_FRAME, UID(_STAND_IN.format(n))
+        image.FrameOfReferenceUID, image.PositionReferenceIndicator = part.frame_of_reference, None
+        image.ImagePositionPatient = _decimals(place.position)
+        image.ImageOrientationPatient = _decimals(first.orientation)
+        image.PixelSpacing = _decimals(first.spacing)
+        (image.SliceThickness,) = _decimals((thickness,))
+        if first.gap is not None and len(part.places) == 1:
+            (image.SpacingBetweenSlices,) = _decimals((first.gap,))
+        _complete(image, source)
+        stand_ins.append(image)
+    return stand_ins
+
+
+def _slide(source: Image, taken: Dataset) -> Dataset:
+    """Return an image on a slide with what may be taken over, and with a thickness if it has none."""
+    slide, groups = Dataset(), Dataset()
+    for group in _GROUPS_OF_PLACES:
+        for element in source.dataset.group_dataset(group):
+            slide.add(copy.copy(element))  # pydicom changes elements in place
+    slide.update(taken)
+    groups.update(slide.SharedFunctionalGroupsSequence[0])
+    measures = groups.PixelMeasuresSequence[0]
+    spacing = [float(value) for value in measures.PixelSpacing]
+    thickness = float(measures.get("SliceThickness") or 0)
+    groups.PixelMeasuresSequence = PixelMeasuresSequence(spacing, thickness if thickness > 0 else min(spacing))
+    slide.SharedFunctionalGroupsSequence = [groups]
+    slide.PositionReferenceIndicator = slide.get("PositionReferenceIndicator")
+    _complete(slide, source)
+    return slide
+
+
+def _complete(image: Dataset, source: Image) -> None:
+    """Give an image the source's study, series and size, and tell whether it was compressed with loss."""
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(image, keyword, str(source.dataset[keyword].value))
+    image.Rows, image.Columns = source.dataset.Rows, source.dataset.Columns
+    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if keyword in image:
+            del image[keyword]
+    syntax = source.dataset.file_meta.get("TransferSyntaxUID")
+    is_lossy = source.dataset.get("LossyImageCompression") == "01" or syntax in _METHODS
+    image.LossyImageCompression = "01" if is_lossy else "00"
+    if not is_lossy:
+        return
+    ratios, methods = _compressions(source)
+    if ratios:
+        image.LossyImageCompressionRatio = _decimals(ratios)
+    if methods:
+        image.LossyImageCompressionMethod = methods
+
+
+def _compressions(source: Image) -> tuple[tuple[float, ...], list[str]]:
+    """Return ratios and methods of the lossy compressions that a source tells of, or else those of the file itself."""
+    dataset, syntax = source.dataset, source.dataset.file_meta.get("TransferSyntaxUID")
+    methods = [str(method) for method in _values(dataset, "LossyImageCompressionMethod")]
+    if not methods and syntax in _METHODS:
+        methods = [_METHODS[syntax]]
+    try:
+        ratios = [float(ratio) for ratio in _values(dataset, "LossyImageCompressionRatio")]
+    except ValueError:
+        ratios = []
+    if (not ratios or min(ratios) <= 0) and syntax is not None and UID(syntax).is_compressed:
+        num_bits = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.get("BitsAllocated") or 8)
+        num_bytes = source.num_frames * int(dataset.Rows) * int(dataset.Columns) * num_bits / 8
+        ratios = [round(num_bytes / max(source.num_bytes, 1), 2)]
+    return tuple(ratio for ratio in ratios if ratio > 0), methods
+
+
+def _values(dataset: Dataset, keyword: str) -> list[Any]:
+    try:
+        element = dataset[keyword]
+        return list(element.value) if element.VM > 1 else [element.value] if element.VM else []
+    except Exception:  # a damaged value makes pydicom raise nearly anything
+        return []
+
+
+def _decimals(values: tuple[float, ...]) -> list[DSfloat]:
+    return [DSfloat(value, auto_format=True) for value in values]

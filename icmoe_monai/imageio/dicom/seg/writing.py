@@ -1,0 +1,175 @@
+"""The writer of DICOM Segmentations, by highdicom.
+
+highdicom is shown a stand-in for each source frame, so that frames of any kind of file are written alike, also of
+retired kinds that it does not know; the references are the sources' own. Every object is read back and compared before
+it stands in its place.
+
+Letters: N frames of an object; H, W their size; S segments, which are the foreground classes 1..S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from highdicom.seg import Segmentation, segread
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.guard import silence
+from icmoe_monai.imageio.dicom.seg.identity import Series, uid_of
+from icmoe_monai.imageio.dicom.seg.modules import settle
+from icmoe_monai.imageio.dicom.seg.pixels import MAX_FRACTIONAL, at_frames, has_pixels, stack
+from icmoe_monai.imageio.dicom.seg.segments import MAX_TEXT, Segment, as_segment, describe
+from icmoe_monai.imageio.dicom.seg.sources import Part, references_of, refused
+from icmoe_monai.imageio.dicom.seg.stand_ins import stand_ins_of
+from icmoe_monai.imageio.dicom.seg.takeover import take_over
+from icmoe_monai.utils.files import write_atomically
+from icmoe_monai.version import __version__
+
+_UTF8 = "ISO_IR 192"
+_NOT_REVIEWED = "Found by an algorithm, not reviewed"
+
+
+def write_segmentation(
+    path: str | Path,
+    part: Part,
+    *,
+    classes: Iterable[np.ndarray] | None,
+    probabilities: Iterable[np.ndarray] | None = None,
+    segments: Sequence[Segment | Mapping[str, Any]],
+    algorithm: Mapping[str, Any],
+    series: Series,
+    uid: str,
+    number: int = 1,
+) -> list[str]:
+    """Write what was found in images as one DICOM Segmentation: BINARY from classes, FRACTIONAL from probabilities.
+
+    Frames in which nothing was found are left out, unless that would leave none.
+
+    Args:
+        path: Where the file shall be.
+        part: The images or frames that it segments, as `plan_segmentations` returns them.
+        classes: N class maps 0..S, uint8 (H, W), or None.
+        probabilities: N arrays of the segments' probabilities in 0..1, (S, H, W), instead of classes.
+        segments: S segments, or mappings of `Segment`'s arguments.
+        algorithm: `name`, `version`, and perhaps `family`, a code's value, scheme and meaning; the default is
+            Artificial Intelligence.
+        series: The series of the run's objects.
+        uid: The object's own UID.
+        number: The object's number in its series.
+
+    Returns:
+        The keywords of what the source has and the object has not, because it is not valid.
+
+    Raises:
+        NoSegmentationError: highdicom refuses the source.
+        InputError: A segment's description cannot be used, or the file cannot be written.
+        ValueError: Classes or probabilities do not fit the source or the segments.
+        RuntimeError: The object read back differs from what was meant.
+    """
+    described = [as_segment(segment) for segment in segments]
+    image = part.images[0]
+    size = (int(image.dataset.Rows), int(image.dataset.Columns))
+    pixels = stack(classes, probabilities, size, len(part.members), len(described))
+    with silence():
+        with _refusing(image.path):
+            taken, emptied = take_over(image.dataset)
+            if not all(str(text).isascii() for text in (*taken.iterall(), described, dict(algorithm))):
+                taken.SpecificCharacterSet = _UTF8  # pydicom decodes texts as they were read
+            elif "SpecificCharacterSet" in taken:
+                del taken.SpecificCharacterSet
+            segmentation = _build(part, taken, pixels, described, algorithm, series, uid, number)
+            left_out = settle(segmentation, taken, emptied)
+
+        def write(temporary: Path) -> None:
+            with _refusing(image.path):
+                segmentation.save_as(temporary)
+                is_same = has_pixels(segread(temporary), references_of(part), pixels, len(described))
+            if not is_same:
+                raise RuntimeError("A DICOM Segmentation read back differs from what was written; it was not kept.")
+
+        write_atomically(path, write)
+    return left_out
+
+
+@contextmanager
+def _refusing(path: str) -> Iterator[None]:
+    """Turn what highdicom raises about a source, with its values in the text, into a sentence without them."""
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        reason = f"cannot be described by a DICOM Segmentation (highdicom: {type(error).__name__})"
+        raise refused(path, reason) from None  # not even a traceback shall show the values
+
+
+def _build(
+    part: Part,
+    taken: Dataset,
+    pixels: np.ndarray,
+    segments: Sequence[Segment],
+    algorithm: Mapping[str, Any],
+    series: Series,
+    uid: str,
+    number: int,
+) -> Segmentation:
+    name, study, space = str(algorithm["name"]), str(part.images[0].dataset.StudyInstanceUID), part.frame_of_reference
+    segmentation = Segmentation(
+        source_images=stand_ins_of(part, taken),
+        pixel_array=pixels if part.places else at_frames(pixels, part.frames, part.images[0].num_frames),
+        segmentation_type="BINARY" if pixels.dtype == np.uint8 else "FRACTIONAL",
+        fractional_type="PROBABILITY",
+        max_fractional_value=MAX_FRACTIONAL,
+        segment_descriptions=[
+            describe(n, segment, algorithm=algorithm, tracking_uid=uid_of("Tracking", uid, n))
+            for n, segment in enumerate(segments, start=1)
+        ],
+        series_instance_uid=series.uid(study, space),
+        series_number=series.number(study, space),
+        sop_instance_uid=uid,
+        instance_number=number,
+        manufacturer="icmoe_monai",
+        manufacturer_model_name=name,
+        software_versions=__version__,
+        device_serial_number="0",
+        series_description=series.description[:MAX_TEXT],
+        content_label="SEGMENTATION",
+        content_description=_NOT_REVIEWED + ("" if part.has_scale else "; 1 mm stands for a pixel"),
+        omit_empty_frames=True,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.get("DimensionIndexSequence", [])):
+        item.DimensionOrganizationUID = uid_of("Dimensions", uid)
+    if part.places:
+        _refer_to_sources(segmentation, part)
+    else:
+        segmentation.PatientOrientation = None  # has to be there without a place in the patient, if only empty
+    return segmentation
+
+
+def _refer_to_sources(segmentation: Segmentation, part: Part) -> None:
+    """Replace the stand-ins' references by the sources'."""
+    references = [_reference(*reference) for reference in references_of(part)]
+    stand_ins = [item.ReferencedSOPInstanceUID for item in segmentation.SourceImageSequence]
+    of = dict(zip(stand_ins, references, strict=True))
+    for group in segmentation.PerFrameFunctionalGroupsSequence:
+        derivation = group.DerivationImageSequence[0]
+        for item in derivation.SourceImageSequence:
+            item.update(of.get(item.ReferencedSOPInstanceUID, {}))  # the segments of a plane share an item
+    instances = {(class_uid, uid): _reference(class_uid, uid) for class_uid, uid, _ in references_of(part)}
+    segmentation.SourceImageSequence = list(instances.values())
+    segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(instances.values())
+
+
+def _reference(class_uid: str, instance_uid: str, frame: int | None = None) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = class_uid, instance_uid
+    if frame is not None:
+        reference.ReferencedFrameNumber = frame
+    return reference
