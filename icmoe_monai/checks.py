@@ -114,7 +114,9 @@ def _find_replaced(config: Mapping[str, Any]) -> Iterator[str]:
         value = _at(config, path)
         given = [one for one in values if one is not None]
         is_part = any(isinstance(one, Mapping) for one in given) and not any(map(_is_plain, given))
-        if path not in SCHEMAS and is_part and value is not None and _is_plain(value):
+        # a part may come built already, as workflows that share it hand it on
+        is_scalar = isinstance(value, (bool, int, float, str)) and _is_plain(value)
+        if path not in SCHEMAS and is_part and is_scalar:
             name = path.replace(_SEP, "#")
             yield f"{name} is a part of the config, and must be a table with its _target_, got {shown(value)}."
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import Compose
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.checks import check_config, check_values
 from icmoe_monai.commands.workflow import build_workflow
 from icmoe_monai.errors import InputError, find_input_error
+from icmoe_monai.inference.inputs import Inputs
 from icmoe_monai.names import shipped
 from icmoe_monai.schemas import SCHEMAS
 from icmoe_monai.utils.schema import allowed, is_as
@@ -205,6 +207,10 @@ def test_what_an_expression_gives_is_checked_by_its_value(overrides, told):
 
 def test_expressions_that_would_build_a_data_set_are_left_to_their_use():
     check_values(config_of(*TRAIN, dataset_dir="/nowhere"))
+
+
+def test_a_part_may_come_built_already_as_packs_share_it():
+    check_values(config_of(*INFERENCE, inputs=Inputs([], []), preprocessing=Compose([])))
 
 
 def test_several_are_told_together():
