@@ -87,7 +87,7 @@ def show(values: np.ndarray, *, bits: int | None = None) -> np.ndarray:
         bits: Of a number, where these are fewer than those of its type.
 
     Returns:
-        float32 of the same shape.
+        float32 of the same shape, NaN where a value is not finite.
 
     Example:
         >>> show(np.array([[0, 1, 3]], np.uint8), bits=2).tolist()

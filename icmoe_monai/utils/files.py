@@ -87,12 +87,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files of `write_atomically` from a folder, which a process that was killed has left.
+    """Remove the temporary files of `write_atomically` from a folder and those in it, left by a process that was killed.
 
     Args:
         folder: The folder, in which no other process writes; it may be missing.
     """
-    for path in Path(folder).glob(".*"):
+    for path in Path(folder).rglob(".*"):
         if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink()
 

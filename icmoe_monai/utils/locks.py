@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.distributed import by_first
-from icmoe_monai.utils.files import refusal
+from icmoe_monai.utils.files import refusal, remove_leftovers
 
 LOCK = ".run.lock"
 _SECONDS = 0.5  # a run that ends just now may still remove the file
@@ -37,7 +37,7 @@ class HeldFolder:
 
 
 def hold_folder(folder: str | None, *, task: str) -> list[HeldFolder]:
-    """Hold a folder of results for this run; it is made if it is missing.
+    """Hold a folder of results for this run; it is made if it is missing, and rid of what killed runs left half written.
 
     A workflow calls it in a step: MONAI keeps what a step returns until the workflow's run ends, also by an exception.
     Of several processes that work together the first holds the folder for all. A folder that this process holds
@@ -91,6 +91,7 @@ def _take(folder: Path, task: str) -> list[HeldFolder]:
         )
         return []
     held = _held[path] = HeldFolder(lock)
+    remove_leftovers(folder)  # which no other run can be writing now
     return [held]
 
 

@@ -145,3 +145,15 @@ def test_where_the_file_system_knows_no_locks_a_warning_says_so(tmp_path, monkey
     monkeypatch.setattr(locks, "FileLock", NoLocks)
     assert hold_folder(str(tmp_path), task="training") == []
     assert "knows no locks" in caplog.text
+
+
+def test_what_a_killed_run_left_half_written_is_removed_once_the_folder_is_held(tmp_path):
+    (tmp_path / "masks").mkdir()
+    left = [tmp_path / ".0123456789ab.pt", tmp_path / "masks" / ".0123456789ab.png"]
+    kept = [tmp_path / "best.pt", tmp_path / "masks" / ".hidden.png"]
+    for path in (*left, *kept):
+        path.touch()
+    held = hold_folder(str(tmp_path), task="inference")
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
+    held.clear()

@@ -17,11 +17,12 @@ import torch
 from folders import put_demo
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from safetensors.torch import load_file
 
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.utils.files import read_csv
-from icmoe_monai.weights.tensor_files import save_checkpoint
+from icmoe_monai.weights.tensor_files import read_metadata, save_checkpoint
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {"image_size": 64, "num_workers": 0, "device": "cpu"}
@@ -75,6 +76,9 @@ def results_in(folder: Path) -> dict[str, Any]:
         elif name == "cases.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = {line["record"].get("name", ""): without_seconds(line) for line in lines}
+        elif path.suffix == ".safetensors":  # whose metadata come in any order
+            tensors = {key: value.numpy().tobytes() for key, value in load_file(path).items()}
+            found[name] = (read_metadata(path), tensors)
         elif name != "report.html":  # made of the report
             found[name] = path.read_bytes()
     return found

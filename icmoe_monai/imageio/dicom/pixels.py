@@ -1,7 +1,7 @@
 """DICOM images, upright, by pydicom.pixels.
 
-One frame of a file as RGB in 0..255. Greys are made by `greys`. Colours of more than 8 bits are read by their high
-byte. Overlays, colour profiles and presentation states are not applied.
+One frame of a file as RGB in 0..255. Greys are made by `dicom.greys`, colours as those of pictures. Overlays, colour
+profiles and presentation states are not applied.
 
 Files are opened and checked by `header`, and their values decoded by `stored`.
 """
@@ -26,6 +26,7 @@ from icmoe_monai.imageio.dicom.header import (
 from icmoe_monai.imageio.dicom.scale import Scale, scale_of
 from icmoe_monai.imageio.dicom.stacks import position_of, series_of
 from icmoe_monai.imageio.dicom.stored import read_stored
+from icmoe_monai.imageio.greys import show
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
 
 
@@ -132,17 +133,11 @@ def _decode(image: Header, frame: int) -> np.ndarray:
     if photometric == PALETTE:
         return _paint(image, stored).astype(np.float32)
     if photometric in COLOURS:
-        return _to_eight_bits(stored, bits).astype(np.float32)
+        return show(stored, bits=bits)
     grey = to_grey(image, stored, frame)
     if photometric == "MONOCHROME1":
         grey = 255 - grey
     return np.repeat(grey.astype(np.float32)[..., None], 3, axis=2)
-
-
-def _to_eight_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    if bits < 8:
-        return values * (255 / (2**bits - 1))
-    return (values >> (bits - 8)).clip(0, 255)
 
 
 def _paint(image: Header, stored: np.ndarray) -> np.ndarray:
@@ -154,4 +149,4 @@ def _paint(image: Header, stored: np.ndarray) -> np.ndarray:
     segmented = "SegmentedRedPaletteColorLookupTableData" in image.dataset
     if colours.dtype.itemsize == 2 and not image.syntax.is_little_endian and not segmented:
         colours = colours.byteswap()
-    return _to_eight_bits(colours, bits)
+    return (colours >> max(bits - 8, 0)).clip(0, 255)  # a table of 16 bits uses them all

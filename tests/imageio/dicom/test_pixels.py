@@ -193,10 +193,13 @@ def test_ybr_becomes_rgb(tmp_path: Path) -> None:
     np.testing.assert_allclose(dicom.rgb(path), coloured(), atol=4)  # both conversions round
 
 
-@pytest.mark.parametrize(("bits", "factor"), [(16, 257), (12, 16)])
-def test_deep_colour_is_its_high_byte(tmp_path: Path, bits: int, factor: int) -> None:
-    path = save(tmp_path / "a.dcm", coloured().astype(np.uint16) * factor, BitsStored=bits, HighBit=bits - 1)
-    np.testing.assert_array_equal(dicom.rgb(path), coloured())
+@pytest.mark.parametrize(("bits", "factor", "white"), [(16, 257, 65535), (12, 16, 4095), (16, 16, 4095), (10, 4, 1023)])
+def test_deep_colour_goes_to_the_white_of_its_depth(tmp_path: Path, bits: int, factor: int, white: int) -> None:
+    """Bits Stored tells the depth, or where a camera of 12 bits fills words of 16, the largest value does."""
+    values = coloured().astype(np.uint16) * factor
+    path = save(tmp_path / "a.dcm", values, BitsStored=bits, HighBit=bits - 1)
+    np.testing.assert_allclose(dicom.rgb(path), values * (255 / white), atol=1e-3)
+    assert dicom.rgb(path).max() > 250
 
 
 def palette(bits: int, first: int, order: str = "<") -> dict[str, Any]:
