@@ -6,7 +6,6 @@ from pathlib import Path
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.distributed import by_first
-from icmoe_monai.utils.files import remove_leftovers
 from icmoe_monai.weights.checkpoint import TRAINER
 from icmoe_monai.weights.tensor_files import read_checkpoint
 
@@ -30,7 +29,6 @@ def begin_training(*, output_dir: str, checkpoint: str | None = None, overwrite:
             cannot be read.
     """
     folder = Path(output_dir)
-    remove_leftovers(folder)
     start = None if checkpoint is None else Path(checkpoint)
     if (
         start is not None

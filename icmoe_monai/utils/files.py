@@ -87,7 +87,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files of `write_atomically` from a folder and those in it, left by a process that was killed.
+    """Remove the temporary files of `write_atomically` that a killed process has left in a folder and below it.
 
     Args:
         folder: The folder, in which no other process writes; it may be missing.

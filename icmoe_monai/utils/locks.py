@@ -37,7 +37,9 @@ class HeldFolder:
 
 
 def hold_folder(folder: str | None, *, task: str) -> list[HeldFolder]:
-    """Hold a folder of results for this run; it is made if it is missing, and rid of what killed runs left half written.
+    """Hold a folder of results for this run; it is made if it is missing.
+
+    What a killed run has left half written is removed from it.
 
     A workflow calls it in a step: MONAI keeps what a step returns until the workflow's run ends, also by an exception.
     Of several processes that work together the first holds the folder for all. A folder that this process holds
