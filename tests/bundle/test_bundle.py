@@ -307,7 +307,7 @@ for kind, name in (("train", "train"), ("infer", "inference")):
 
 @pytest.mark.parametrize(
     ("split", "sentence"),
-    [("test", "The test split of .* is empty"), ("all", "split must be train, val or test")],
+    [("test", "The test split of .* is empty"), ("all", "split must be one of train, val, test")],
 )
 def test_a_split_without_cases_is_not_evaluated(split, sentence, dataset, trained, tmp_path):
     copy = shutil.copytree(dataset, tmp_path / "set")

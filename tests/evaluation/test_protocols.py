@@ -266,7 +266,7 @@ def run_bundle(tmp_path: Path, overlay: str, **overrides: Any) -> Path:
     flow = ConfigWorkflow(
         config_file=[str(CONFIGS / name) for name in ("train.json", f"datasets/{overlay}.yaml", "evaluate.json")],
         workflow_type="train", run_id="evaluating", logging_file=False, dataset_dir=str(tmp_path / "set"),
-        output_dir=str(tmp_path / "out"), checkpoint=str(tmp_path / "brightness.pt"), experts=["only"],
+        output_dir=str(tmp_path / "out"), checkpoint=str(tmp_path / "brightness.pt"), experts=["basic"],
         network_def={"_target_": "modes.Brightness"}, image_size=64, longest_side=64, num_workers=0, device="cpu",
         num_pictures=0, num_bootstrap=20, **overrides,
     )  # fmt: skip

@@ -121,7 +121,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("anonymous", [False, True], ids=["named", "anonymous"])
 def test_inference_tells_nothing_that_files_hold(planted: Path, anonymous: bool, tmp_path: Path) -> None:
-    options = {"probability_maps": True, "disagreement_maps": True, "anonymous": anonymous}
+    options = {"probability_maps": True, "disagreement_maps": True, "empty_segmentations": True, "anonymous": anonymous}
     run(PLAIN, "infer", tmp_path, dataset_dir=str(planted), recipe="none", **options)
     report = (tmp_path / "report.json").read_text()
     assert report.count('"done"') >= 8
@@ -189,7 +189,7 @@ def raising(*_: object, **__: object) -> None:
         ("a.png", ImageFile.ImageFile, "load"),
         ("a.png", PngImagePlugin.PngImageFile, "_open"),
         ("a.nii", nibabel.nifti1.Nifti1Header, "get_best_affine"),
-        ("a.dcm", "icmoe_monai.imageio.dicom.pixels", "pixel_array"),
+        ("a.dcm", "icmoe_monai.imageio.dicom.stored", "decode"),
         ("a.dcm", "icmoe_monai.imageio.dicom.header", "dcmread"),
     ],
     ids=["decoding", "opening", "nifti", "dicom pixels", "dicom header"],
@@ -213,11 +213,13 @@ def test_a_librarys_text_is_not_told(
     assert "planted" not in "".join(traceback.format_exception(raised.value))
 
 
-@pytest.mark.parametrize("attribute", ["decode", "series"])
-def test_a_slides_readers_text_is_not_told(attribute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["pixels", "levels"])
+def test_a_slides_readers_text_is_not_told(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((40, 40, 3), np.uint8), photometric="rgb", tile=(16, 16))
-    value = raising if attribute == "decode" else property(raising)
-    monkeypatch.setattr(tifffile.TiffPage if attribute == "decode" else tifffile.TiffFile, attribute, value)
+    if part == "pixels":
+        monkeypatch.setattr("icmoe_monai.slides.tiff.read_chunk", raising)
+    else:
+        monkeypatch.setattr(tifffile.TiffFile, "series", property(raising))
     expected = pytest.raises(InputError, match=r"a\.tif is .*damaged.*\(LeakError\): copy it again")
     with expected as raised, open_large_image(str(tmp_path / "a.tif")) as image:
         image.read(0, 0, 20, 20)
