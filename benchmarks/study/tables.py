@@ -35,6 +35,7 @@ _EXPERT_HEADS = (
     "data set", *(method.replace("_", " ") for method in METHODS), "load " + " / ".join(EXPERTS),
     "voted minus best expert (95 %)", "voted minus mean vote (95 %)", "seeds",
 )  # fmt: skip
+_POOLED_HEADS = ("beside", f"{REFERENCE} voted, minus it (95 %)", "data sets", "seeds")
 
 
 class Results(NamedTuple):
@@ -84,6 +85,10 @@ def tables_of(results: Results) -> str:
     experts = [line for dataset in results.study["datasets"] if (line := _experts(results, dataset))]
     if experts:
         parts.append(f"### The experts of {REFERENCE}\n\n" + _table(_EXPERT_HEADS, experts))
+    pooled = _pooled(results)
+    if pooled:
+        text = "Means over the data sets, each of which counts alike; images are drawn with replacement within each."
+        parts.append(f"### All data sets\n\n{text}\n\n{_table(_POOLED_HEADS, pooled)}")
     return "\n\n".join(parts)
 
 
@@ -116,6 +121,18 @@ def interval(statistic: Callable[..., Any], *columns: np.ndarray) -> tuple[float
     if ends is None:
         raise ValueError("An interval needs at least two images, got one.")
     return ends[0], ends[1]
+
+
+def pooled_interval(differences: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean over data sets of each set's mean over images.
+
+    Args:
+        differences: For each data set a value of every image, (N,).
+    """
+    rng = np.random.default_rng(0)
+    means = [each[rng.integers(0, len(each), (NUM_BOOTSTRAP, len(each)))].mean(axis=1) for each in differences]
+    low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def document(text: str, all_results: Sequence[Results]) -> str:
@@ -202,6 +219,27 @@ def _experts(results: Results, dataset: str) -> list[str]:
         _with_interval(lambda voted, mean: voted - mean, dice["voted"], dice["mean_vote"]),
         str(len(seeds)),
     ]
+
+
+def _pooled(results: Results) -> list[list[str]]:
+    """Return a line for every other row and every part of the reference, over the sets and seeds that both have."""
+    rows = [(name, name, "voted") for name in results.study["rows"] if name != REFERENCE]
+    parts = [(f"its {method.replace('_', ' ')}", REFERENCE, method) for method in METHODS
+             if method not in ("voted", "oracle")]  # fmt: skip
+    lines = []
+    for name, row, method in [*rows, *parts]:
+        differences, seeds = [], set()
+        for columns in results.dice.values():
+            shared = [seed for seed in seeds_of(columns, row) if seed in seeds_of(columns, REFERENCE)]
+            if shared:
+                voted = mean_over_seeds(columns, REFERENCE, "voted", shared)
+                differences.append(voted - mean_over_seeds(columns, row, method, shared))
+                seeds.update(shared)
+        if len(differences) > 1:
+            low, high = pooled_interval(differences)
+            mean = np.mean([each.mean() for each in differences])
+            lines.append([name, f"{mean:+.4f} ({low:+.4f} to {high:+.4f})", str(len(differences)), str(len(seeds))])
+    return lines
 
 
 def _caption(results: Results) -> str:

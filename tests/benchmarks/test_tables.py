@@ -109,6 +109,32 @@ def test_without_a_shared_seed_nothing_is_compared(tmp_path, seeds, unet_seeds):
     assert ("The experts of" in text) == bool(seeds)
 
 
+def test_all_sets_count_alike_however_many_images_they_have(tmp_path):
+    put_study(tmp_path)
+    folder = tmp_path / "tiny"
+    assert "All data sets" not in tables.tables_of(tables.read_results(folder))  # there is one
+    few = [
+        {"case": f"l{i}", "icmoe/seed_0/voted": 0.9, "icmoe/seed_0/mean_vote": 0.8, "unet/seed_0/voted": 0.4 + 0.1 * i}
+        for i in range(4)
+    ]
+    lines = [{f"{key}": f"{value:.4f}" if key != "case" else value for key, value in line.items()} for line in few]
+    more = {f"icmoe/seed_0/{method}": "0.5000" for method in METHODS if method not in ("voted", "mean_vote")}
+    write_csv(folder / "later_dice.csv", [line | more for line in lines])
+    results = tables.read_results(folder)
+    runs = results.runs + [run | {"dataset": "later"} for run in results.runs if run["seed"] == "0"]
+    text = tables.tables_of(results._replace(runs=runs)).partition("### All data sets")[2]
+    large = [results.dice["set"]["icmoe", 0, "voted"] - results.dice["set"]["unet", 0, "voted"]]
+    large += [results.dice["set"]["icmoe", 1, "voted"] - results.dice["set"]["unet", 1, "voted"]]
+    expected = (np.mean(large) + np.mean([0.5, 0.4, 0.3, 0.2])) / 2
+    cells = line_of(text, "unet")
+    value, low, high = numbers(cells[1])
+    assert value == pytest.approx(expected, abs=6e-5)
+    deviation = np.hypot(np.mean(large, axis=0).std() / np.sqrt(NUM_CASES), np.std([0.5, 0.4, 0.3, 0.2]) / 2) / 2
+    assert (value - low, high - value) == pytest.approx((1.96 * deviation,) * 2, rel=0.15)
+    assert cells[2:] == ["2", "2"]
+    assert numbers(line_of(text, "its mean vote")[1])[0] > 0
+
+
 def test_the_gain_is_over_the_expert_that_is_best_in_each_sample(tmp_path):
     columns = put_study(tmp_path)
     line = line_of(tables.tables_of(tables.read_results(tmp_path / "tiny")), "set")
