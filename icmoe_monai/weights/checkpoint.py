@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
@@ -50,6 +51,7 @@ def save_weights(
     whole: bool = False,
     trunk_source: str | Path | None = None,
     recipe: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a network's trained weights, or with `whole` all its weights.
 
@@ -60,12 +62,16 @@ def save_weights(
         trunk_source: Name or file that a frozen encoder's weights came from, noted beside its fingerprint; None: as the
             recipe says.
         recipe: The training's recipe, as `make_recipe` made it or `read_recipe` read it; None: none is noted.
+        dtype: Type that the weights are rounded to in the file, such as torch.float16, which halves it; None: as they
+            are. They are loaded as float32 again.
 
     Raises:
         InputError: If the file cannot be written.
     """
     network = unwrapped(network)
     state = network.state_dict() if whole else trained_state(network)
+    if dtype is not None:
+        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
     trunk = notes_on_trunk(network, trunk_source or (recipe or {}).get("pretrained"))
     write_weights(state, path, trunk=trunk, recipe=recipe, whole=whole)
 

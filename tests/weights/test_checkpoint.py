@@ -236,3 +236,16 @@ def test_a_schedule_of_others_goes_on_where_it_stopped():
     second.load_state_dict(_progress(first.state_dict()))
     assert [part.last_epoch for part in second._schedulers] == [part.last_epoch for part in first._schedulers]
     assert second.last_epoch == 4
+
+
+@pytest.mark.parametrize("name", ["small.pt", "small.safetensors"])
+def test_weights_can_be_written_rounded_and_are_loaded_as_they_were_otherwise(name, tmp_path):
+    network, other = ICMoE(), ICMoE()
+    save_weights(network, tmp_path / f"whole_{name}", whole=True)
+    save_weights(network, tmp_path / name, whole=True, dtype=torch.float16)
+    assert (tmp_path / name).stat().st_size < 0.55 * (tmp_path / f"whole_{name}").stat().st_size
+    load_weights(other, tmp_path / name)
+    for key, weight in other.state_dict().items():
+        given = network.state_dict()[key]
+        assert weight.dtype == given.dtype
+        assert torch.equal(weight, given.half().to(given.dtype) if given.is_floating_point() else given)
