@@ -38,7 +38,7 @@ test-slow: lint  ## lint, then all tests
 	$(PYTEST)
 
 demo: env  ## train, evaluate and segment computer-made images, in minutes
-	$(RUN) training --config_file "['configs/train.json','configs/demo.yaml']" --output_dir runs/demo
+	$(RUN) training --config_file "['configs/train.json','configs/demo.yaml']" --output_dir runs/demo --overwrite True
 	$(RUN) evaluating --config_file "['configs/train.json','configs/evaluate.json']" \
 		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/evaluation
 	$(RUN) --config_file configs/inference.json \
