@@ -67,8 +67,8 @@ def test_two_clients_train_for_two_rounds_and_exchange_only_what_they_trained(tm
 @pytest.mark.filterwarnings("ignore")  # MONAI's, on what a config may run
 def test_an_evaluation_is_of_the_weights_that_were_sent_on_the_frozen_parts_of_the_files(tmp_path):
     settings = {
-        "output_dir": str(tmp_path / "out"), "dataset_dir": "demo", "image_size": 32, "num_workers": 0,
-        "device": "cpu", "split": "val", "num_bootstrap": 10,
+        "output_dir": str(tmp_path / "out"), "dataset_dir": "demo", "image_size": 32, "longest_side": 32,
+        "num_workers": 0, "device": "cpu", "split": "val", "num_bootstrap": 10,
     }  # fmt: skip
     algo = MonaiAlgo(
         bundle_root=str(ROOT), eval_kwargs=settings, config_train_filename=None, config_filters_filename=None

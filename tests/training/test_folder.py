@@ -66,12 +66,3 @@ def test_the_state_of_the_folder_goes_on(folder, overwrite, monkeypatch):
 def test_what_is_replaced_is_removed_first_but_for_what_the_new_one_starts_from(folder, start):
     begin_training(output_dir=str(folder), checkpoint=start and str(folder / start), overwrite=True)
     assert files_of(folder) == {"notes.txt"} | ({start} if start else set())
-
-
-def test_what_a_killed_training_left_half_written_is_removed(tmp_path):
-    kept = [".hidden.pt", ".0123456789ab.d", "0123456789ab.pt", ".0123456789abc.pt"]
-    (tmp_path / ".0123456789ab.d").mkdir()
-    for name in [".0123456789ab.pt", ".ba9876543210.csv", *kept[:1], *kept[2:]]:
-        (tmp_path / name).write_bytes(b"half")
-    begin_training(output_dir=str(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
