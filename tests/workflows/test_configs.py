@@ -143,7 +143,7 @@ def test_version_and_requirements_are_one_value():
     assert metadata["version"] == icmoe_monai.__version__
     assert metadata["version"] in metadata["changelog"]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    pins = dict(line.split("  #")[0].split("==") for line in lines if "==" in line)
+    pins = dict(re.split("[ ;]", line)[0].split("==") for line in lines if "==" in line)
     for name in ("monai", "numpy"):
         assert pins[name] == metadata[f"{name}_version"]
     assert pins["torch"] == metadata["pytorch_version"]
