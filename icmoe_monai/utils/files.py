@@ -86,15 +86,17 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
             temporary.unlink()
 
 
-def remove_leftovers(folder: str | Path) -> None:
+def remove_leftovers(folder: str | Path, *, but_with: str) -> None:
     """Remove the temporary files of `write_atomically` that a killed process has left in a folder and below it.
 
     Args:
         folder: The folder, in which no other process writes; it may be missing.
+        but_with: Name of the file by which another run holds a folder below, which is left alone.
     """
-    for path in Path(folder).rglob(".*"):
-        if _TEMPORARY.fullmatch(path.name) and path.is_file():
-            path.unlink()
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not Path(place, name, but_with).exists()]
+        for name in filter(_TEMPORARY.fullmatch, names):
+            Path(place, name).unlink()
 
 
 def refusal(path: Path, error: OSError) -> InputError:

@@ -93,7 +93,7 @@ def _take(folder: Path, task: str) -> list[HeldFolder]:
         )
         return []
     held = _held[path] = HeldFolder(lock)
-    remove_leftovers(folder)  # which no other run can be writing now
+    remove_leftovers(folder, but_with=LOCK)  # which no other run can be writing now
     return [held]
 
 

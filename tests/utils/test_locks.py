@@ -157,3 +157,18 @@ def test_what_a_killed_run_left_half_written_is_removed_once_the_folder_is_held(
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in kept)
     held.clear()
+
+
+def test_what_another_run_is_writing_in_a_folder_below_stays(tmp_path):
+    """As a prediction into runs/mine/predictions, while runs/mine/best.pt is calibrated."""
+    below = hold_folder(str(tmp_path / "predictions"), task="inference")
+    (tmp_path / "predictions" / "masks").mkdir()
+    written = [tmp_path / "predictions" / ".0123456789ab.json", tmp_path / "predictions/masks/.0123456789ab.png"]
+    for path in written:
+        path.touch()
+    held = hold_folder(str(tmp_path), task="calibration")
+    assert all(path.exists() for path in written)
+    held.clear()
+    below.clear()
+    hold_folder(str(tmp_path), task="calibration").clear()
+    assert not any(path.exists() for path in written)
