@@ -10,17 +10,15 @@ Letters: H W size of the picture.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 
-from icmoe_monai.errors import DamagedError, InputError, kind_of
+from icmoe_monai.errors import DamagedError, InputError, in_our_words
 from icmoe_monai.imageio.greys import opacity_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile, max_pixels
 from icmoe_monai.imageio.masks import flat_numbers
 
-_MAGIC = b"BM"
 _CORE, _INFO = 12, 40  # bytes of the header of OS/2, and the least of Windows
 _NONE, _RLE8, _RLE4, _FIELDS, _ALPHA_FIELDS = 0, 1, 2, 3, 6
 _BITS = (1, 2, 4, 8, 16, 24, 32)
@@ -50,23 +48,14 @@ class BmpFile(ImageFile):
     """
 
     suffixes = (".bmp",)
+    magics = (b"BM",)
 
     def __init__(self, path: str, file: BoundedFile) -> None:
         super().__init__(path, file)
-        if not file.head().startswith(_MAGIC):
+        if not file.head().startswith(self.magics):
             raise InputError(f"{path} is no BMP: convert it to one or remove it.")
         with self._told():
             self._read_header()
-
-    @classmethod
-    def recognises(cls, path: str, head: bytes) -> bool:
-        """Tell whether a file is a BMP: by its content, where that is at hand.
-
-        Args:
-            path: The file.
-            head: Its first bytes, 132 or fewer.
-        """
-        return head.startswith(_MAGIC) if head else super().recognises(path, head)
 
     @property
     def num_frames(self) -> int:
@@ -209,15 +198,9 @@ class BmpFile(ImageFile):
         channels = [_field(numbers, mask) for mask in self._masks]
         return np.stack(channels[:3], axis=-1), channels[3] if self._masks[3] else None
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self) -> AbstractContextManager[None]:
         """Turn all that a damaged file makes raise into a sentence."""
-        try:
-            yield
-        except InputError:
-            raise
-        except (ValueError, IndexError, struct.error) as error:
-            raise InputError(f"{self.path} cannot be decoded ({kind_of(error)}): copy it again or remove it.") from None
+        return in_our_words(f"{self.path} cannot be decoded", "copy it again or remove it")
 
 
 def _field(pixels: np.ndarray, mask: int) -> np.ndarray:

@@ -82,6 +82,7 @@ class ImageFile(ABC):
 
     Attributes:
         suffixes: By which files of this kind are known, in lower case and with the dot.
+        magics: What their first bytes are, where that tells; then a file's content decides, if it is at hand.
         any_name: Whether they may as well have any other name, so that their content tells.
         is_volume: Whether the frames of a file are slices of one image, and not images of their own.
         path: The file.
@@ -97,6 +98,7 @@ class ImageFile(ABC):
     """
 
     suffixes: ClassVar[tuple[str, ...]]
+    magics: ClassVar[tuple[bytes, ...]] = ()
     any_name: ClassVar[bool] = False
     is_volume: ClassVar[bool] = False
 
@@ -124,13 +126,13 @@ class ImageFile(ABC):
 
     @classmethod
     def recognises(cls, path: str, head: bytes) -> bool:
-        """Tell whether a file is of this kind: by its suffix, where the subclass knows no better.
+        """Tell whether a file is of this kind: by its content or its suffix, where the subclass knows no better.
 
         Args:
             path: The file.
             head: Its first bytes, 132 or fewer.
         """
-        return path.lower().endswith(cls.suffixes)
+        return head.startswith(cls.magics) if cls.magics and head else path.lower().endswith(cls.suffixes)
 
     @property
     @abstractmethod

@@ -23,8 +23,6 @@ from icmoe_monai.imageio.tiff.chunks import read_page
 from icmoe_monai.imageio.tiff.colours import check_colours, to_numbers, to_opacity, to_rgb
 from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page, check_size
 
-_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
 
 class TiffFile(ImageFile):
     """A TIFF file; its frames are its pages.
@@ -49,25 +47,16 @@ class TiffFile(ImageFile):
     """
 
     suffixes = (".tif", ".tiff")
+    magics = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
     def __init__(self, path: str, file: BoundedFile) -> None:
         super().__init__(path, file)
-        if not file.head().startswith(_MAGICS):
+        if not file.head().startswith(self.magics):
             raise InputError(f"{path} is no TIFF: convert it to one or remove it.")
         with self._told():
             self._tiff = tifffile.TiffFile(file)
             self._offsets = _find_directories(_Source(path, file.modified_ns, file.num_bytes, self._tiff))
         self._page: tuple[int, Page] | None = None
-
-    @classmethod
-    def recognises(cls, path: str, head: bytes) -> bool:
-        """Tell whether a file is a TIFF: by its content, where that is at hand.
-
-        Args:
-            path: The file.
-            head: Its first bytes, 132 or fewer.
-        """
-        return head.startswith(_MAGICS) if head else super().recognises(path, head)
 
     @property
     def num_frames(self) -> int:
