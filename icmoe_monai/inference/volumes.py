@@ -213,10 +213,6 @@ def _sentence(remark: str, names: Sequence[str]) -> str:
     return f"{len(names)} images ({', '.join(names[:_MOST_NAMED])}{more}): each {remark}."
 
 
-def _is_nifti(cases: Sequence[Mapping[str, Any]]) -> bool:
-    return str(cases[0]["source"]).lower().endswith(NIFTI_SUFFIXES)
-
-
 def _names(volumes: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]:
     """Return the relative path of each NIfTI volume's file, no two alike."""
     paths: dict[str, str] = {}

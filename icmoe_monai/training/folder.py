@@ -15,7 +15,7 @@ _RESULTS = (BEST, LAST, "metrics.csv", "tensorboard/events.out.tfevents.*")
 
 @by_first
 def begin_training(*, output_dir: str, checkpoint: str | None = None, overwrite: bool = False) -> None:
-    """Refuse to replace the weights of an earlier training, and clear what a killed one has left half written.
+    """Refuse to replace the weights of an earlier training, unless that is asked for.
 
     With several processes, the first one looks and all take its result.
 
