@@ -26,7 +26,7 @@ from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.files import digest_of, write_atomically, write_json
 from icmoe_monai.version import __version__
-from icmoe_monai.weights.checkpoint import load_weights, read_recipe, save_weights
+from icmoe_monai.weights.checkpoint import load_weights, precision_of, read_recipe, save_weights
 from icmoe_monai.weights.handlers import LoadFrozen
 
 ROOT = Path(__file__).parent.parent
@@ -95,9 +95,10 @@ def export(
     load_weights(network, checkpoint)
     pictures = _read_pictures(images, num_images)
     output_dir.mkdir(parents=True, exist_ok=True)
+    precision = precision_of(checkpoint)
     for name in (*_FILES, "exported.json"):  # files of an earlier call
         (output_dir / name).unlink(missing_ok=True)
-    save_weights(network, output_dir / "model.pt", whole=True, recipe=read_recipe(checkpoint)[0])
+    save_weights(network, output_dir / "model.pt", whole=True, recipe=read_recipe(checkpoint)[0], dtype=precision)
     # scripted, so that expert_maps and voting stay callable
     _write_by_monai(ckpt_export, output_dir, "model.ts", recipe=recipe, use_trace=False)
     _write_onnx(network, output_dir, settings["image_size"])

@@ -63,7 +63,7 @@ def save_weights(
             recipe says.
         recipe: The training's recipe, as `make_recipe` made it or `read_recipe` read it; None: none is noted.
         dtype: Type that the weights are rounded to in the file, such as torch.float16, which halves it; None: as they
-            are. They are loaded as float32 again.
+            are. They are loaded as float32 again. A tensor with a number that is too large for it stays as it is.
 
     Raises:
         InputError: If the file cannot be written.
@@ -71,9 +71,17 @@ def save_weights(
     network = unwrapped(network)
     state = network.state_dict() if whole else trained_state(network)
     if dtype is not None:
-        state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        state = {name: _rounded(value, dtype) for name, value in state.items()}
     trunk = notes_on_trunk(network, trunk_source or (recipe or {}).get("pretrained"))
     write_weights(state, path, trunk=trunk, recipe=recipe, whole=whole)
+
+
+def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return floating numbers in another type, unless one of them would be infinite in it, as a variance may be."""
+    if not value.is_floating_point():
+        return value
+    rounded = value.to(dtype)
+    return rounded if torch.equal(rounded.isfinite(), value.isfinite()) else value
 
 
 def write_weights(
@@ -170,6 +178,17 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     return {MODEL: content, TRUNK: trunk} if trunk else content
 
 
+def precision_of(path: str | Path) -> torch.dtype | None:
+    """Return the type to which a file's weights were rounded (`save_weights`); None: to none.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    state, _ = checked_parts(read_weights(path), path, model=MODEL, trunk=TRUNK)
+    half = (torch.float16, torch.bfloat16)
+    return next((value.dtype for value in state.values() if isinstance(value, Tensor) and value.dtype in half), None)
+
+
 def load_network(network: nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
     """Load weights that `read_weights` returned into a network.
 
@@ -222,7 +241,7 @@ def check_state(
         without_trunk: Whether the weights must lack the encoder, and the image pyramid if it is frozen.
 
     Raises:
-        InputError: If names or shapes differ; the message names the first difference.
+        InputError: If names or shapes differ, or a number is not finite; the message names the first such tensor.
     """
     weights = state_without(pretrained_parts(network) if without_trunk else [], network.state_dict())
     expected = {name: tuple(value.shape) for name, value in weights.items()}
@@ -230,6 +249,9 @@ def check_state(
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     differing = [name for name in expected if name in found and expected[name] != found[name]]
     if not (missing or unknown or differing):
+        infinite = next((name for name, value in state.items() if not value.isfinite().all()), None)
+        if infinite is not None:
+            raise InputError(f"{path} holds numbers in {infinite} that are not finite: give another file.")
         return
     if differing:
         name = differing[0]
