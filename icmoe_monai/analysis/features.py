@@ -1,10 +1,10 @@
 """How well each expert's features separate the classes, by t-SNE and by cosines, for two networks to compare.
 
 Features are maps of one window per case, at three depths: `features`, the map that an expert passes to its decoder
-(stride 16); `decoded`, the map that this decoder returns; `embeddings`, the map on which the contrastive loss acts, if
-the network has a semantic expert. A *point* is the feature vector of one cell (position) of such a map, of which all
-pixels have the same class. Only the label and a seed decide which cells are drawn, so that two networks are compared at
-the same places.
+(stride 16; the last level of its network where there is no encoder); `decoded`, the map that this decoder returns;
+`embeddings`, the map on which the contrastive loss acts, if the network has a semantic expert. A *point* is the feature
+vector of one cell (position) of such a map, of which all pixels have the same class. Only the label and a seed decide
+which cells are drawn, so that two networks are compared at the same places.
 
 Letters: E experts; D channels of a map; H W window; n points.
 """
@@ -32,6 +32,7 @@ from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
 NO_CLASS = -1
 _MOST_PER_CLASS = 400  # points of a class that are compared in pairs, at most
 _LEAST_PER_CLASS = 5
+_AT16 = 3  # place of stride 16 among a network's levels
 
 
 class Window(NamedTuple):
@@ -193,11 +194,15 @@ def collect_points(
     drawn: dict[str, dict[str, list[Points]]] = {}
     for index, window in enumerate(windows):
         image = window.image[None].to(device)
-        features = network.expert_features(network.trunk(image))
-        decoded, _ = network.decode(features, network.levels(image))
+        features, levels = network.expert_features(network.trunk(image)), network.levels(image)
+        decoded, _ = network.decode(features, levels)
+        if features.shape[2] == 0:  # there is no encoder: an expert's features are its network's
+            at16 = [view(levels)[_AT16] for view in network.views.values()]
+        else:
+            at16 = list(features.unbind(dim=1))
         maps = {}
-        if features.shape[2] > 0:  # there is an encoder
-            maps["features"] = dict(zip(network.expert_names, features[0], strict=True))
+        if all(each.shape[1] for each in at16):
+            maps["features"] = {name: each[0] for name, each in zip(network.expert_names, at16, strict=True)}
         maps["decoded"] = {name: each[0] for name, each in zip(network.expert_names, decoded, strict=True)}
         if training is not None:
             output: ICMoEOutput = training(image)

@@ -34,7 +34,8 @@ def draw_spread(spread: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]
         spread: Coordinates (n, 2) and classes (n,) of the points, by depth and expert.
     """
     panels = [(depth, name, *found) for depth, by_expert in spread.items() for name, found in by_expert.items()]
-    num_columns = len(spread["features"])
+    num_experts = len(spread["decoded"])
+    num_columns = num_experts
     num_columns += int(len(panels) > 2 * num_columns)  # the embeddings stand beside the decoders
     panel = WIDTH_INCHES / max(num_columns, 3)
     figure = new_figure(2 * panel + 0.5)
@@ -42,7 +43,7 @@ def draw_spread(spread: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]
     for axis in axes.ravel():
         axis.set_axis_off()
     classes = sorted({int(c) for *_, found in panels for c in found})
-    for axis, (depth, name, places, found) in zip(_in_order(axes, len(spread["features"])), panels, strict=False):
+    for axis, (depth, name, places, found) in zip(_in_order(axes, num_experts), panels, strict=False):
         for c in classes:
             style: dict[str, Any] = {
                 "color": _class_colour(c),

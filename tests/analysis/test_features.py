@@ -21,6 +21,7 @@ from icmoe_monai.analysis.features import (
 )
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pyramid import ImagePyramid
 
 
 def window(size: int = 64) -> Window:
@@ -61,6 +62,17 @@ def test_points_are_of_each_depth_and_expert(experts, K):
             assert set(found.classes) == {0, 1}
             assert np.isfinite(found.features).all()
     assert not network.training
+
+
+def test_without_an_encoder_an_experts_features_are_its_own_networks():
+    network = ICMoE(backbone=None, detail=ImagePyramid(), own_network={"semantic": "lite1", "adaptive": "lite2"})
+    found = collect_points(network, [window()], num_points=10_000)["features"]  # every pure cell
+    with torch.no_grad():
+        own = network.views["adaptive"].pyramid(window().image[None])[3][0]
+        frozen = network.detail(window().image[None])[3][0]
+    for name, expected in (("basic", frozen), ("adaptive", own)):
+        ours = np.sort(found[name].features, axis=0)
+        np.testing.assert_allclose(ours, np.sort(expected.flatten(1).T.numpy(), axis=0), atol=1e-5)
 
 
 def test_points_are_the_networks_own_at_the_labels_places():
