@@ -65,6 +65,8 @@ class ICMoE(nn.Module):
             better; otherwise each learns from its own loss alone, and the vote from what they say.
         voting: One of `icmoe_monai.networks.voting.STRATEGIES`.
         best_expert: Index of the expert that voting "best" returns.
+        deference: How far the basic expert, whose network is frozen, leaves to the others what they disagree about;
+            0: it is heard there as they are.
         train_trunk: Train the encoder too, as is sensible if its weights are not pretrained.
         embedding_channels: D, the channels of the pixel embeddings.
 
@@ -95,6 +97,7 @@ class ICMoE(nn.Module):
         hear_vote: bool = True,
         voting: str = "adaptive",
         best_expert: int = 0,
+        deference: float = 0.0,
         train_trunk: bool = False,
         embedding_channels: int = 32,
     ) -> None:
@@ -134,7 +137,8 @@ class ICMoE(nn.Module):
         self.embed = nn.Conv2d(DECODER_WIDTH, embedding_channels, 1) if "semantic" in self.expert_names else None
         num_experts = len(self.expert_names)
         self.gate = VoteGate(num_experts=num_experts, channels=DECODER_WIDTH)
-        self.voting = PixelVoting(num_experts=num_experts, strategy=voting, best_expert=best_expert)
+        gamma = [float(deference) if name == "basic" else 0.0 for name in self.expert_names]
+        self.voting = PixelVoting(num_experts=num_experts, strategy=voting, best_expert=best_expert, deference=gamma)
         self.encoder.requires_grad_(train_trunk)
         self.gate.requires_grad_(self.voting.alpha.requires_grad)
 

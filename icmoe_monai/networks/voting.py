@@ -2,10 +2,12 @@
 
   confidence           a_e = 1 - H(p_e) / log max(K, 2)
   label consistency    c_e = mean over j != e of <p_e, p_j>
-  votes                w   = softmax_e(g_e + alpha a_e + beta c_e)
+  disagreement         d   = 1 - mean over e of c_e
+  votes                w   = softmax_e(g_e + alpha a_e + beta c_e - gamma_e d)
   fused                P   = sum_e w_e p_e
 
-p_e are the probabilities of expert e, H(p) is the entropy, g are the gate's logits, alpha and beta are trained scalars.
+p_e are the probabilities of expert e, H(p) is the entropy, g are the gate's logits, alpha and beta are trained scalars,
+gamma_e is how far expert e leaves to the others what they disagree about.
 Only the abstract of IC-MoE (arXiv 2510.17684) was available, which names "pixel probability adaptive voting", label
 consistency and load balancing; these equations are ours (docs/method.md).
 
@@ -15,6 +17,7 @@ Letters: B batch; E experts; K output channels (K = 1: probability of the foregr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,6 +45,7 @@ class PixelVoting(nn.Module):
         num_experts: E.
         strategy: One of `STRATEGIES`.
         best_expert: Index of the expert that "best" returns.
+        deference: gamma, E numbers; None: zeros.
 
     Raises:
         InputError: If an argument is out of its range.
@@ -54,7 +58,14 @@ class PixelVoting(nn.Module):
         (0.4, [0.5, 0.5])
     """
 
-    def __init__(self, *, num_experts: int, strategy: str = "adaptive", best_expert: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        num_experts: int,
+        strategy: str = "adaptive",
+        best_expert: int = 0,
+        deference: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         if strategy not in STRATEGIES:
             raise InputError(f"voting must be one of {', '.join(STRATEGIES)}, got {strategy!r}.")
@@ -67,6 +78,8 @@ class PixelVoting(nn.Module):
         self.alpha = nn.Parameter(torch.tensor(5.0), requires_grad=learns)  # certain experts lead from the start
         # of two experts each agrees equally with the other, so that beta then changes no vote
         self.beta = nn.Parameter(torch.tensor(1.0), requires_grad=learns and num_experts > 2)
+        gamma = torch.zeros(num_experts) if deference is None else torch.tensor(deference)
+        self.gamma = nn.Buffer(gamma[:, None, None], persistent=False)
 
     def forward(self, probabilities: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         """Vote at every pixel.
@@ -81,7 +94,9 @@ class PixelVoting(nn.Module):
         """
         probabilities = at_least_float32(probabilities)
         if self.strategy == "adaptive":
-            score = self.alpha * confidence(probabilities) + self.beta * label_consistency(probabilities)
+            consistency = label_consistency(probabilities)
+            score = self.alpha * confidence(probabilities) + self.beta * consistency
+            score = score - self.gamma * (1 - consistency.mean(dim=1, keepdim=True))
             votes = torch.softmax(gate.to(score.dtype) + score, dim=1)
         elif self.strategy == "confidence":
             certain = confidence(probabilities) + 1e-6  # so that votes are equal where all experts are undecided

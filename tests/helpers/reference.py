@@ -82,14 +82,22 @@ def majority_votes(p: Array) -> Array:
 
 
 def votes(
-    probabilities: Array, gate: Array, strategy: str, alpha: float = 1.0, beta: float = 1.0, best_expert: int = 0
+    probabilities: Array,
+    gate: Array,
+    strategy: str,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    best_expert: int = 0,
+    gamma: Array | None = None,
 ) -> Array:
     B, E, _, H, W = probabilities.shape
     sure, agreed = confidence(probabilities), label_consistency(probabilities)
     result = np.zeros((B, E, H, W))
     for b, i, j in np.ndindex(B, H, W):
         if strategy == "adaptive":
-            w = softmax(gate[b, :, i, j] + alpha * sure[b, :, i, j] + beta * agreed[b, :, i, j])
+            differ = 1 - agreed[b, :, i, j].mean()
+            leaves = 0 if gamma is None else gamma * differ
+            w = softmax(gate[b, :, i, j] + alpha * sure[b, :, i, j] + beta * agreed[b, :, i, j] - leaves)
         elif strategy == "mean":
             w = np.full(E, 1 / E)
         elif strategy == "confidence":

@@ -261,7 +261,9 @@ def test_images_of_a_batch_do_not_mix(network: ICMoE, image: Tensor) -> None:
 
 def test_state_dict_is_complete_and_loads_strictly(network: ICMoE, image: Tensor, tmp_path: Path) -> None:
     state = network.state_dict()
-    assert set(state) == {name for name, _ in [*network.named_parameters(), *network.named_buffers()]}
+    assert set(state) == {name for name, _ in [*network.named_parameters(), *network.named_buffers()]} - {
+        "voting.gamma"  # a number of the design
+    }
     torch.save(state, tmp_path / "network.pt")
     loaded = build(out_channels=network.out_channels).requires_grad_(False).eval()
     assert not torch.equal(loaded(image), network(image))

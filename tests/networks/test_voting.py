@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -22,8 +23,12 @@ def draw_gate(num_experts: int, size: tuple[int, int] = (3, 4)) -> Tensor:
     return torch.randn(2, num_experts, *size, dtype=torch.float64)
 
 
-def build(num_experts: int, strategy: str = "adaptive", best_expert: int = 0) -> PixelVoting:
-    module = PixelVoting(num_experts=num_experts, strategy=strategy, best_expert=best_expert).double()
+def build(
+    num_experts: int, strategy: str = "adaptive", best_expert: int = 0, deference: Sequence[float] | None = None
+) -> PixelVoting:
+    module = PixelVoting(
+        num_experts=num_experts, strategy=strategy, best_expert=best_expert, deference=deference
+    ).double()
     with torch.no_grad():
         module.alpha.fill_(0.7)
         module.beta.fill_(1.6)
@@ -36,8 +41,9 @@ def build(num_experts: int, strategy: str = "adaptive", best_expert: int = 0) ->
 def test_votes_and_fused_probabilities_are_the_references(strategy: str, num_experts: int, out_channels: int) -> None:
     probabilities, gate = draw_probabilities(num_experts, out_channels), draw_gate(num_experts)
     best = num_experts - 1
-    logits, votes = build(num_experts, strategy, best)(probabilities, gate)
-    expected = reference.votes(probabilities.numpy(), gate.numpy(), strategy, 0.7, 1.6, best)
+    gamma = np.array([4.0, 0.0, 1.5])[:num_experts]
+    logits, votes = build(num_experts, strategy, best, gamma)(probabilities, gate)
+    expected = reference.votes(probabilities.numpy(), gate.numpy(), strategy, 0.7, 1.6, best, gamma)
     fused = reference.fused(probabilities.numpy(), expected)
     assert fused.std() > 0.05
     np.testing.assert_allclose(votes.detach(), expected, rtol=0, atol=1e-4 if strategy == "confidence" else 1e-5)
@@ -110,6 +116,19 @@ def test_agreeing_and_certain_experts_get_the_vote() -> None:
     first, second, outsider = votes.flatten().tolist()
     assert first == pytest.approx(second, rel=1e-6)
     assert second > outsider
+
+
+def test_an_expert_that_defers_leaves_to_the_others_what_they_disagree_about() -> None:
+    # the first expert against the two others, which agree; then all of one mind
+    probabilities = torch.tensor([[0.99, 0.3, 0.3], [0.99, 0.99, 0.99]]).reshape(2, 3, 1, 1, 1)
+    gate = torch.zeros(2, 3, 1, 1)
+    logits, votes = PixelVoting(num_experts=3, deference=[10.0, 0.0, 0.0])(probabilities, gate)
+    _, equal = PixelVoting(num_experts=3)(probabilities, gate)
+    assert equal[0, 0] > 0.9  # the surest expert has the vote
+    assert votes[0, 0] < equal[0, 0] / 2
+    assert votes[1, 0] > 0.25
+    assert logits[1].sigmoid().item() == pytest.approx(0.99)
+    assert votes[0, 1].item() == pytest.approx(votes[0, 2].item())
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (0.0, 1.0)], ids=["confidence", "consistency"])
