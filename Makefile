@@ -40,9 +40,10 @@ test-slow: lint  ## lint, then all tests
 demo: env  ## train, evaluate and segment computer-made images, in minutes
 	$(RUN) training --config_file "['configs/train.json','configs/demo.yaml']" --output_dir runs/demo --overwrite True
 	$(RUN) evaluating --config_file "['configs/train.json','configs/evaluate.json']" \
-		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/evaluation
+		--dataset_dir demo --demo_dir runs/demo/demo --checkpoint runs/demo/best.pt --output_dir runs/demo/evaluation
 	$(RUN) --config_file configs/inference.json \
-		--checkpoint runs/demo/best.pt --demo_dir runs/demo/demo --output_dir runs/demo/predictions --overwrite True
+		--dataset_dir demo --demo_dir runs/demo/demo --checkpoint runs/demo/best.pt --output_dir runs/demo/predictions \
+		--overwrite True
 	@echo
 	@echo "Look at runs/demo/evaluation/predictions.png (what each expert saw, how they voted),"
 	@echo "runs/demo/evaluation/summary.json and runs/demo/predictions/report.html. The images are computer-made phantoms."
