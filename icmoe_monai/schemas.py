@@ -95,6 +95,7 @@ SCHEMAS: dict[str, Schema] = {
     "backbone": _or_none(_one_of(BACKBONES)),
     "own_from": _by_expert(STRIDES[1:]),
     "own_network": _by_expert(SIZES),
+    "deference": _WEIGHT,
     "pretrained": _or_none(_NAME_OR_PATH),
     "pyramid": _or_none(_PATH),
     "pixel_mean": _list_of({"type": "number", "minimum": 0, "maximum": 255}, num=3),

@@ -59,7 +59,7 @@ WRONG: dict[str, list[Any]] = {
     "recipe": ["other", None, 1],
     "max_epochs min_steps epoch_length val_interval patience num_views": [0, -3, 1.5, "10", True, None],
     "learning_rate pretrained_share": [0, -1e-3, "fast", math.nan, math.inf, None, True],
-    "expert_weight mutual_weight weight_decay": [-0.1, "a", math.nan, math.inf, None, True, [1]],
+    "deference expert_weight mutual_weight weight_decay": [-0.1, "a", math.nan, math.inf, None, True, [1]],
     "warmup_share cache_rate val_cache_rate": [-0.1, 2, -1, "all", math.nan, None, True],
     "features_dir demo_dir output_dir": [5, True, [], ""],
     "features_dtype": ["float64", None, 16],

@@ -25,6 +25,7 @@ from dicom_files import save as save_dicom
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 from pydicom.data import get_testdata_file
+from shipped import NETWORK, write_restless
 
 import icmoe_monai
 from icmoe_monai import InputError, Predictor
@@ -32,7 +33,7 @@ from icmoe_monai.inference.prediction import MEASURES, Prediction
 
 ROOT = Path(__file__).parents[1]
 # windows of 64 pixels, so that images are many windows and a pass takes no time; no calibration fits these settings
-SMALL = {"image_size": 64, "longest_side": 96, "recipe": "none", "calibration": "none"}
+SMALL = {"image_size": 64, "longest_side": 96, "recipe": "none", "calibration": "none", **NETWORK}
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
@@ -43,8 +44,14 @@ def noise(*shape: int, most: int = 255, dtype: type = np.uint8, seed: int = 0) -
 
 
 @pytest.fixture(scope="module")
-def predict() -> Predictor:
-    return Predictor("skin", device="cpu", settings=SMALL)
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Weights that find something in so small images, where the shipped model finds nothing."""
+    return str(write_restless(tmp_path_factory.mktemp("weights") / "restless.pt"))
+
+
+@pytest.fixture(scope="module")
+def predict(weights: str) -> Predictor:
+    return Predictor(weights, device="cpu", settings=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +74,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(folder: Path, weights: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command writes of them."""
     output = tmp_path_factory.mktemp("out")
     flow = ConfigWorkflow(
         config_file=str(ROOT / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
-        dataset_dir=str(folder), output_dir=str(output), num_workers=0, device="cpu", probability_maps=True, **SMALL,
+        dataset_dir=str(folder), output_dir=str(output), num_workers=0, device="cpu", probability_maps=True,
+        checkpoint=weights, **SMALL,
     )  # fmt: skip
     flow.initialize()
     flow.run()

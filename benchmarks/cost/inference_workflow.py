@@ -4,7 +4,7 @@
 
 Every size and every number of images runs in a process of its own, so that peak memory is not mixed; everything else is
 timed in turns in one process. Weights are random, except the workflow's, which are the shipped ones: weights do not
-change the cost. Unless stated otherwise, the network is that of `configs/inference.json` (vit_t, windows of 256 pixels,
+change the cost. Unless stated otherwise, the network is that of `configs/backbones/vit_t.yaml` (windows of 256 pixels,
 4 at a time). What the workflow adds to the network is measured by `benchmarks.cost.workflow`.
 """
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.cost.training --output docs/results/training_cost.json
 
-Each training is the trainer of `configs/train.json` with an overlay, in a process of its own, for its peak
-memory; the processes take turns, `--rounds` times. It runs without validation, checkpoints and metrics. A step lasts
-from the end of one step to the end of the next: taking a batch and augmenting it, forward, backward, update. Images are
-phantoms, held in memory as the config holds them; cached features lie in files of this run. Weights are random, since
-they do not change the cost, and nothing is downloaded.
+Each training is the trainer of `configs/train.json` over a backbone, with an overlay, in a process of its own, for its
+peak memory; the processes take turns, `--rounds` times. It runs without validation, checkpoints and metrics. A step
+lasts from the end of one step to the end of the next: taking a batch and augmenting it, forward, backward, update.
+Images are phantoms, held in memory as the config holds them; cached features lie in files of this run. Weights are
+random, since they do not change the cost, and nothing is downloaded.
 
 The parts of a step are those of `benchmarks.cost.training_parts`.
 """
@@ -35,8 +35,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 TRAININGS = {
     "icmoe, cached": "cached.yaml",
     "icmoe": None,
-    "LoRA in all blocks": "ablations/lora_all.yaml",
-    "full fine-tuning": "ablations/full_finetuning.yaml",
+    "LoRA in all blocks": "ablations/encoder/lora_all.yaml",
+    "full fine-tuning": "ablations/encoder/full_finetuning.yaml",
     "SwinUNETR": "baselines/swin_unetr.yaml",
     "SegResNet": "baselines/segresnet.yaml",
     "UNet": "baselines/unet.yaml",
@@ -95,9 +95,8 @@ class StepClock:
 def build(training: str, setting: Setting, folder: Path, device: str, num_steps: int) -> ConfigParser:
     """Return the configs of one training over phantoms in a folder, without what a step does not need."""
     overlay = TRAININGS[training]
-    parser = ConfigParser(
-        ConfigParser.load_config_files([str(CONFIGS / name) for name in ("train.json", overlay) if name])
-    )
+    files = ("train.json", f"backbones/{setting.backbone}.yaml", overlay)
+    parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / name) for name in files if name]))
     cases = _draw_cases(folder, _PASS * setting.batch_size, setting.image_size)
     parser["cases"] = {"train": cases, "val": []}
     if not (overlay or "").startswith("baselines/"):

@@ -1,7 +1,7 @@
 """Run a study: every row on every data set with every seed. It resumes where it stopped, and collects results.
 
-    python -m benchmarks.study configs/studies/reduced.yaml --data_dir DATA --trunk FILE --tune
-    python -m benchmarks.study configs/studies/reduced.yaml --data_dir DATA --trunk FILE --jobs 2
+    python -m benchmarks.study configs/studies/mixture.yaml --data_dir DATA --tune
+    python -m benchmarks.study configs/studies/mixture.yaml --data_dir DATA --jobs 2
     python -m benchmarks.study.tables
 
 A run is a training and an evaluation by a user's commands, each in its own process (`run`). Called again, the study
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
     options = _parser().parse_args(arguments)
     study = read_study(options.study)
     trunk = options.trunk
-    if trunk is None and not options.collect_only:
+    if trunk is None and not options.collect_only and study.base:
         trunk = study.settings.get("pretrained") or str(SHIPPED_TRUNK)
     trunk = str(Path(trunk).resolve()) if trunk and os.path.exists(trunk) else trunk
     place = Place(options.data_dir.resolve(), options.runs_dir.resolve(), trunk, options.jobs, options.commit)
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="file of configs/studies")
     parser.add_argument("--data_dir", type=Path, required=True, help="folder of the data sets' folders")
-    parser.add_argument("--trunk", help="file of the encoder's weights, or a name of official ones; else models/'s")
+    parser.add_argument("--trunk", help="the encoder's weights, if the study has one: a file or a name; else models/'s")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each with its share of the cores")
     parser.add_argument("--rows", help="only these, with commas")
     parser.add_argument("--datasets", help="only these, with commas")

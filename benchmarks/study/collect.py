@@ -145,6 +145,7 @@ def _lines_before(study: Study, place: Place, results: Path, rates: Mapping[str,
         return (
             run in asked
             and before["settings"] == study.settings
+            and before.get("base") == study.base
             and before["datasets"].get(run.dataset) == study.datasets[run.dataset]
             and before["rows"].get(run.row) == study.rows[run.row]
             and overlays_before.get(run.row) == overlays[run.row]

@@ -1,5 +1,6 @@
 """Definition of a study: rows (overlays of `configs/train.json`), data sets and seeds, read from a YAML file.
 
+    base: configs/backbones/vit_t.yaml  # optional: an overlay of train.json under all rows
     seeds: [0, 1, 2]
     datasets:            # folder below --data_dir -> settings that only this set has
       busi: {}
@@ -14,7 +15,8 @@
       learning_rates: [0.003, 0.001]
       rows: [icmoe, unet]  # optional: the others take row icmoe's learning rate
 
-If a setting is given in several places, a row's overrides a data set's, and a data set's overrides the study's.
+If a setting is given in several places, a row's overrides a data set's, a data set's overrides the study's, and the
+study's overrides the base's.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from icmoe_monai.errors import InputError
 ROOT = Path(__file__).parents[2]
 REFERENCE = "icmoe"  # the row that others are compared with
 _KEYS = ("seeds", "datasets", "settings", "rows")
+_OPTIONAL = ("base", "tuning")
 
 
 class Tuning(NamedTuple):
@@ -43,7 +46,7 @@ class Tuning(NamedTuple):
 
 
 class Study(NamedTuple):
-    """Hold a study as its file describes it; `rows` names overlays by their path in the repository."""
+    """Hold a study as its file describes it; `rows` and `base` name overlays by their path in the repository."""
 
     name: str
     seeds: list[int]
@@ -51,6 +54,7 @@ class Study(NamedTuple):
     settings: dict[str, Any]
     rows: dict[str, str | None]
     tuning: Tuning | None
+    base: str | None = None
 
 
 class Run(NamedTuple):
@@ -83,15 +87,19 @@ def read_study(path: str | Path) -> Study:
         raise InputError(f"There is no study at {path}: name a file of configs/studies.")
     content = yaml.safe_load(path.read_text())
     missing = [key for key in _KEYS if not (isinstance(content, dict) and content.get(key))]
-    unknown = [key for key in content if key not in (*_KEYS, "tuning")] if isinstance(content, dict) else []
+    unknown = [key for key in content if key not in (*_KEYS, *_OPTIONAL)] if isinstance(content, dict) else []
     if missing or unknown:
-        raise InputError(f"{path} must hold {', '.join(_KEYS)} and may hold tuning; wrong: {missing + unknown}.")
+        raise InputError(
+            f"{path} must hold {', '.join(_KEYS)} and may hold {', '.join(_OPTIONAL)}; wrong: {missing + unknown}."
+        )
     rows = dict(content["rows"])
-    for overlay in rows.values():
+    for overlay in (content.get("base"), *rows.values()):
         if overlay is not None and not (ROOT / overlay).is_file():
             raise InputError(f"{path} names an overlay that is not there: {overlay}.")
     datasets = {name: dict(settings or {}) for name, settings in content["datasets"].items()}
-    study = Study(path.stem, list(content["seeds"]), datasets, dict(content["settings"]), rows, None)
+    study = Study(
+        path.stem, list(content["seeds"]), datasets, dict(content["settings"]), rows, None, content.get("base")
+    )
     if content.get("tuning"):
         tuning = Tuning(**{"rows": list(rows), **content["tuning"]})
         _check_names(tuning.rows, rows, "row")
@@ -137,11 +145,16 @@ def trials_of(study: Study, rows: Sequence[str] | None = None) -> list[Run]:
 def settings_of(study: Study, run: Run) -> dict[str, Any]:
     """Return the settings that identify a run besides its seed, by which a finished run is recognised.
 
-    The row's overlay is given by its content, since the file may change.
+    Overlays are given by their content, since the files may change.
     """
-    overlay = study.rows[run.row]
-    content = yaml.safe_load((ROOT / overlay).read_text()) if overlay else {}
-    return json.loads(json.dumps({"study": study.settings | study.datasets[run.dataset], "row": content}))
+    settings = {"study": study.settings | study.datasets[run.dataset], "row": _content_of(study.rows[run.row])}
+    if study.base:
+        settings["base"] = _content_of(study.base)
+    return json.loads(json.dumps(settings))
+
+
+def _content_of(overlay: str | None) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / overlay).read_text()) if overlay else {}
 
 
 def _check_names(names: Iterator[Any] | Sequence[Any], known: Any, what: str) -> None:

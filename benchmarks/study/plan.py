@@ -24,7 +24,8 @@ class Place(NamedTuple):
     Attributes:
         data_dir: The folder of the data sets.
         runs_dir: The folder of the studies' runs.
-        trunk: File of the encoder's weights, or a name of official ones; None for any, if runs are only collected.
+        trunk: File of the encoder's weights, or a name of official ones; None: those that the configs name, or any, if
+            runs are only collected.
         jobs: Number of runs at the same time.
         commit: The code's commit, for a copy without git.
     """
@@ -103,7 +104,7 @@ def describe_file(source: str | None) -> str | None:
 def commands_of(study: Study, run: Run, place: Place, learning_rate: float | None) -> dict[str, list[str]]:
     """Return the commands of a run, run in the repository: "training" and, unless it is a trial, "evaluating"."""
     folder = place.folder(study, run)
-    files = ["configs/train.json", str(folder / "settings.yaml"), study.rows[run.row]]
+    files = configs_of(study, run, place)
     common = ["--dataset_dir", str(place.data_dir / run.dataset), "--seed", str(run.seed)]
     rate = [] if learning_rate is None else ["--learning_rate", str(learning_rate)]
     commands = {"training": [*_command("training", files), *common, *rate, "--output_dir", str(folder)]}
@@ -114,6 +115,12 @@ def commands_of(study: Study, run: Run, place: Place, learning_rate: float | Non
             *_command("evaluating", [*files, "configs/evaluate.json"]), *common, *weights, *choice,
         ]  # fmt: skip
     return commands
+
+
+def configs_of(study: Study, run: Run, place: Place) -> list[str]:
+    """Return the configs of a run's training, later ones to be laid over earlier ones; ours by their path in `ROOT`."""
+    files = ("configs/train.json", study.base, str(place.folder(study, run) / "settings.yaml"), study.rows[run.row])
+    return [file for file in files if file]
 
 
 def write_settings(study: Study, run: Run, place: Place) -> None:
@@ -160,8 +167,8 @@ def portable(command: list[str], place: Place) -> str:
     return text
 
 
-def _command(entry: str, files: list[str | None]) -> list[str]:
-    named = ",".join(f"'{file}'" for file in files if file)
+def _command(entry: str, files: list[str]) -> list[str]:
+    named = ",".join(f"'{file}'" for file in files)
     return [sys.executable, "-m", "monai.bundle", "run", entry, "--config_file", f"[{named}]"]
 
 

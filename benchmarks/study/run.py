@@ -29,6 +29,7 @@ from benchmarks.study.file import ROOT, Run, Study, settings_of
 from benchmarks.study.plan import (
     Place,
     commands_of,
+    configs_of,
     environment_of,
     identity_of,
     is_of,
@@ -147,8 +148,7 @@ def _of_training(metrics: Path) -> dict[str, Any]:
 
 def _of_network(study: Study, run: Run, place: Place) -> dict[str, Any]:
     """Return the learning rate and the numbers of parameters, as the run's configs give them."""
-    settings, overlay = place.folder(study, run) / "settings.yaml", study.rows[run.row]
-    files = [str(ROOT / "configs" / "train.json"), str(settings), *([str(ROOT / overlay)] if overlay else [])]
+    files = [str(ROOT / file) for file in configs_of(study, run, place)]
     parser = ConfigParser(ConfigParser.load_config_files(files))
     weights = list(parser.get_parsed_content("network_def").parameters())
     return {

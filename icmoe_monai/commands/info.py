@@ -50,10 +50,14 @@ def _weights_facts(path: Path) -> dict[str, Any]:
     if not tensors:
         raise InputError(f"{path} holds no weights by name.")
     million = sum(tensor.numel() for tensor in tensors.values()) / 1e6
-    facts = {"kind": _kind_of_weights(content, tensors, metadata)}
+    recipe, is_whole = read_recipe(path)
+    is_network = recipe is not None or any(part in content for part in (TRUNK, TRAINER))
+    is_network = is_network or any(name.startswith(_ENCODER) for name in tensors)
+    network = f"network {'with' if is_whole else 'without'} its frozen parts" if is_network else None
+    recipe = recipe or {}
+    facts = {"kind": _kind_of_weights(content, network, metadata)}
     facts["tensors"] = f"{len(tensors)}, with {million:.1f} million numbers"
     facts |= _encoder_facts(tensors, trunk, metadata)
-    recipe = read_recipe(path)[0] or {}
     facts |= _recipe_facts(recipe)
     version = recipe.get("version") or content.get("version") or metadata.get("version")
     return {**facts, "version": version or "not noted"}
@@ -72,13 +76,11 @@ def _recipe_facts(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _kind_of_weights(content: Mapping[str, Any], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    is_whole = any(name.startswith(_ENCODER) for name in tensors)
-    encoder = "with its encoder" if is_whole else "without its encoder"
+def _kind_of_weights(content: Mapping[str, Any], network: str | None, metadata: Mapping[str, str]) -> str:
     if TRAINER in content:
-        return f"state of a training, {encoder}; `icmoe train` goes on from it by --checkpoint"
-    if TRUNK in content or is_whole:
-        return f"checkpoint, weights of a network {encoder}"
+        return f"state of a training, {network}; `icmoe train` goes on from it by --checkpoint"
+    if network is not None:
+        return f"checkpoint, weights of a {network}"
     if "backbone" in metadata:
         return f"encoder, {metadata['backbone']}"
     return metadata.get("network", "other weights")
@@ -92,7 +94,7 @@ def _encoder_facts(
     if encoder:
         fingerprint = state_fingerprint(encoder)
     facts = {"encoder's fingerprint": fingerprint} if fingerprint else {}
-    if trunk:
+    if trunk.get("fingerprint"):
         facts["encoder's source"] = trunk.get("source") or "not noted"
     if "detail" in trunk:
         facts["image pyramid's fingerprint"] = trunk["detail"]

@@ -107,7 +107,7 @@ def build_network(blueprint: Mapping[str, Any]) -> nn.Module:
 
 
 def differences(was: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
-    """Compare blueprints, or other plain values.
+    """Compare blueprints, or other plain values; an empty mapping and None both say that there is nothing.
 
     Args:
         was: One.
@@ -120,7 +120,10 @@ def differences(was: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]
     Example:
         >>> differences({"class": "ICMoE", "rank": 4}, {"class": "ICMoE", "rank": 8})
         {'rank': (4, 8)}
+        >>> differences({"own_network": None}, {"own_network": {}})
+        {}
     """
+    was, now = (None if each == {} else each for each in (was, now))
     if not isinstance(was, Mapping) or not isinstance(now, Mapping):
         return {} if was == now else {name: (was, now)}
     if was.get(CLASS) != now.get(CLASS):

@@ -46,6 +46,7 @@ SETTINGS = {
     "backbone": False,
     "own_from": False,
     "own_network": False,
+    "deference": False,
     "out_channels": False,
     "image_size": False,
     "longest_side": False,
@@ -54,6 +55,9 @@ SETTINGS = {
     "pixel_std": False,
     "amp": True,
 }
+# what a file was trained with whose recipe does not tell it, or that has none (until 0.8.0): the default is another now
+EARLIER = {"backbone": "vit_t", "own_network": None, "deference": 0.0}
+_SHIPPED_ENCODER = "sam_vit_t_medical.safetensors"  # the one of a size that has no official weights
 # arguments of a network that its use decides, beside the settings above, which have their own check
 _OF_USE = ("train_trunk",)
 _LESION = {
@@ -116,6 +120,7 @@ class Recipe:
         content: The recipe, as `make_recipe` made it; None: there is none.
         path: The checkpoint.
         is_whole: Whether the checkpoint also holds the frozen weights.
+        earlier: Values of settings that the recipe does not tell, or all if there is none, by their names.
 
     Example:
         >>> Recipe().setting("image_size", 256)
@@ -125,12 +130,18 @@ class Recipe:
     """
 
     def __init__(
-        self, content: Mapping[str, Any] | None = None, *, path: str | Path = "", is_whole: bool = False
+        self,
+        content: Mapping[str, Any] | None = None,
+        *,
+        path: str | Path = "",
+        is_whole: bool = False,
+        earlier: Mapping[str, Any] | None = None,
     ) -> None:
         self.content = dict(content or {})
         self.path = Path(path)
         self.is_whole = is_whole
         self.settings: dict[str, Any] = dict(self.content.get("settings", {}))
+        self.earlier = dict(earlier or {})
 
     def setting(self, name: str, default: Any) -> Any:
         """Return the value of a setting, or a default where the recipe does not tell it.
@@ -139,7 +150,7 @@ class Recipe:
             name: One of `SETTINGS`.
             default: The value to return then.
         """
-        return self.settings.get(name, default)
+        return self.settings.get(name, self.earlier.get(name, default))
 
     def segments(self, out_channels: int) -> list[dict[str, Any]]:
         """Return descriptions of the foreground classes: the recipe's, or names by number; without a recipe a lesion.
@@ -165,8 +176,27 @@ class Recipe:
         """
         return [str(segment["label"]) for segment in self.segments(out_channels)]
 
-    def encoder(self, default: str) -> str | None:
+    def encoder(self, backbone: str | None, models: str | Path) -> str | None:
         """Return the name or file of the encoder's weights.
+
+        Args:
+            backbone: Size of the encoder, which tells them where there is no recipe: official weights, or those that
+                are shipped; None: there is no encoder.
+            models: Folder of the shipped weights, one of those that are searched.
+
+        Raises:
+            InputError: If they are nowhere, and the checkpoint does not hold them.
+
+        Example:
+            >>> Recipe().encoder("vit_b", "models"), Recipe().encoder(None, "models")
+            ('sam_vit_b', None)
+        """
+        official = f"sam_{backbone}"
+        default = official if official in OFFICIAL_WEIGHTS else str(Path(models) / _SHIPPED_ENCODER)
+        return self._file("pretrained", "encoder", None if backbone is None else default, Path(models))
+
+    def pyramid(self, default: str) -> str | None:
+        """Return the file of the image pyramid's weights, as `encoder` does the encoder's.
 
         Args:
             default: The file to return where there is no recipe; its folder is one of those that are searched.
@@ -174,24 +204,13 @@ class Recipe:
         Raises:
             InputError: If they are nowhere, and the checkpoint does not hold them.
         """
-        return self._file("pretrained", "encoder", default)
+        return self._file("pyramid", "image pyramid", default, Path(default).parent)
 
-    def pyramid(self, default: str) -> str | None:
-        """Return the file of the image pyramid's weights, as `encoder` does the encoder's.
-
-        Args:
-            default: The file to return where there is no recipe.
-
-        Raises:
-            InputError: If they are nowhere, and the checkpoint does not hold them.
-        """
-        return self._file("pyramid", "image pyramid", default)
-
-    def _file(self, name: str, what: str, default: str) -> str | None:
+    def _file(self, name: str, what: str, default: str | None, models: Path) -> str | None:
         source = self.content.get(name) if self.content else default
         if source is None or source == default or source in OFFICIAL_WEIGHTS:
             return source
-        folders = (self.path.parent, Path(default).parent, cache_folder())
+        folders = (self.path.parent, models, cache_folder())
         places = [folder / Path(source).name for folder in folders]
         found = next((str(place) for place in places if is_there(place)), None)
         if found is None and not self.is_whole:
@@ -242,7 +261,9 @@ class Recipe:
             settings: The run's values of `SETTINGS`, or of some of them.
         """
         pairs = {name: (self.settings[name], plain(settings[name])) for name in self.settings if name in settings}
-        return {name: {"trained": was, "here": now} for name, (was, now) in pairs.items() if was != now}
+        return {
+            name: {"trained": was, "here": now} for name, (was, now) in pairs.items() if differences(was, now, name)
+        }
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Check that a use of the weights contradicts no setting; what may differ is logged.
@@ -287,7 +308,7 @@ def find_recipe(checkpoint: str | Path | None, recipe: str | None = AUTO) -> Rec
             "settings of this command and their defaults hold.",
             Path(checkpoint).name,
         )
-    return Recipe(content, path=checkpoint, is_whole=is_whole)
+    return Recipe(content, path=checkpoint, is_whole=is_whole, earlier=EARLIER)
 
 
 def _check_count(segments: Sequence[Any] | None, out_channels: int) -> None:

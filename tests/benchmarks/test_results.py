@@ -27,6 +27,21 @@ def test_the_trials_are_those_of_the_file(name):
         assert row in text, row
 
 
+def test_the_trials_of_the_vote_are_those_of_the_file():
+    text = (DOCS / "method.md").read_text()
+    with (DOCS / "results" / "deference_trials.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["alpha"] == "5"]
+    assert len(rows) == 10
+    for row in rows:
+        differences = [
+            f"{float(row[key]):+.4f} ({float(row[f'{key}_low']):+.4f} to {float(row[f'{key}_high']):+.4f})"
+            for key in ("minus_mean_vote", "minus_adaptive")
+        ]
+        loads = ", ".join(f"{float(row[f'load_{name}']):.2f}" for name in ("basic", "semantic", "adaptive"))
+        cells = (row["split"], row["gamma"], f"{float(row['voted']):.4f}", *differences, loads)
+        assert f"| {' | '.join(cells)} |" in text
+
+
 @pytest.mark.parametrize("name", ["mixture_trials", "encoder_trials"])
 def test_the_trials_of_mixtures_are_those_of_the_file(name):
     text = (DOCS / "method.md").read_text()

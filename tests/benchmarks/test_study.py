@@ -32,10 +32,11 @@ from icmoe_monai.weights.tensor_files import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 STUDY = {
+    "base": "configs/backbones/vit_t.yaml",
     "seeds": [0, 1],
     "datasets": {"first": {}, "second": {"longest_side": 96}},
     "settings": {"image_size": 64, "batch_size": 4, "epoch_length": 2, "max_epochs": 2, "patience": 99},
-    "rows": {"icmoe": None, "unet": "configs/baselines/unet.yaml", "depth_1": "configs/ablations/depth_1.yaml"},
+    "rows": {"icmoe": None, "unet": "configs/baselines/unet.yaml", "depth_1": "configs/ablations/encoder/depth_1.yaml"},
     "tuning": {"dataset": "second", "seed": 1, "learning_rates": [0.003, 0.001], "rows": ["icmoe", "unet"]},
 }
 TRAINER = {"epoch_length": 2, "max_epochs": 2}  # of the state of a training
@@ -190,7 +191,7 @@ def test_a_run_is_the_plain_commands_of_a_user(bench):
     training, evaluating = bench.commands
     folder = bench.runs / "tiny" / "second" / "unet" / "seed_1"
     assert training[1:5] == ["-m", "monai.bundle", "run", "training"]
-    files = ["configs/train.json", str(folder / "settings.yaml"), "configs/baselines/unet.yaml"]
+    files = ["configs/train.json", STUDY["base"], str(folder / "settings.yaml"), "configs/baselines/unet.yaml"]
     assert training[5:7] == ["--config_file", "[" + ",".join(f"'{file}'" for file in files) + "]"]
     assert option(training, "--dataset_dir") == str(bench.data / "second")
     assert (option(training, "--seed"), option(training, "--output_dir")) == ("1", str(folder))
@@ -216,13 +217,15 @@ def test_the_configs_of_a_run_say_what_the_study_says(bench, row, is_pretrained)
 
 
 def test_a_rows_settings_hold_before_the_sets_and_those_before_the_studys(bench):
-    overlay = ROOT / "configs" / "ablations" / "depth_1.yaml"
+    overlay = ROOT / "configs" / "ablations" / "encoder" / "depth_1.yaml"
     bench.write_study(STUDY | {"settings": STUDY["settings"] | {"expert_depth": 3, "longest_side": 64}})
     bench.main("--rows", "depth_1", "--datasets", "second", "--seeds", "0")
     settings = bench.runs / "tiny" / "second" / "depth_1" / "seed_0" / "settings.yaml"
     train = ROOT / "configs" / "train.json"
     parser = ConfigParser(ConfigParser.load_config_files([str(train), str(settings), str(overlay)]))
     assert (parser["expert_depth"], parser["longest_side"]) == (1, 96)
+    files = json.loads(option(bench.commands[0], "--config_file").replace("'", '"'))
+    assert files == ["configs/train.json", STUDY["base"], str(settings), str(overlay.relative_to(ROOT))]
 
 
 def test_processes_share_the_cores(bench):

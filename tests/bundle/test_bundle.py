@@ -37,7 +37,8 @@ TRAIN, EVALUATE, INFERENCE = (str(ROOT / "configs" / f"{name}.json") for name in
 SHIPPED_TRUNK = ROOT / "models" / "sam_vit_t_medical.safetensors"
 SHIPPED_PYRAMID = SHIPPED_TRUNK.with_name("efficientnet_lite0_imagenet.safetensors")
 SMALL = {"image_size": 64, "num_workers": 0, "device": "cpu"}
-SHORT = {**SMALL, "batch_size": 4, "min_steps": 1, "max_epochs": 2, "learning_rate": 1e-3}
+ENCODER = {"backbone": "vit_t", "own_network": None, "deference": 0.0}
+SHORT = {**SMALL, **ENCODER, "batch_size": 4, "min_steps": 1, "max_epochs": 2, "learning_rate": 1e-3}
 # MONAI warns of configs being code at every workflow, and of its own loaders' defaults
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -245,14 +246,14 @@ def test_properties_of_the_inference_workflow(dataset, tmp_path, monkeypatch):
     assert flow.check_properties() == []
 
 
-def test_monai_load_builds_the_network(tmp_path, trained):
+def test_monai_load_builds_the_network(tmp_path):
     copy = tmp_path / "icmoe_medical_segmentation"
     shutil.copytree(ROOT / "configs", copy / "configs")
     (copy / "models").mkdir()
-    shutil.copy(trained / "best.pt", copy / "models" / "model.pt")
+    shutil.copy(ROOT / "models" / "model.pt", copy / "models" / "model.pt")
     network = load("icmoe_medical_segmentation", bundle_dir=str(tmp_path), source="github", repo="a/b/c")
-    weights = torch.load(trained / "best.pt", weights_only=True)
-    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    weights = torch.load(ROOT / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(value, weights[name].to(value.dtype)) for name, value in network.state_dict().items())
 
 
 def bundle_command(*arguments: str) -> list[str]:
@@ -274,7 +275,10 @@ def test_command_line_from_another_folder_without_installation(dataset, tmp_path
     )  # fmt: skip
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert torch.load(copy / "output" / "best.pt", weights_only=True)["trunk"]["source"] == SHIPPED_TRUNK.name
+    shipped = ImagePyramid()
+    load_pyramid_weights(SHIPPED_PYRAMID, shipped)
+    found = torch.load(copy / "output" / "best.pt", weights_only=True)["trunk"]
+    assert found == {"fingerprint": "", "source": "", "detail": trunk_fingerprint(shipped)}
     assert list(elsewhere.iterdir()) == []
     assert "\r" not in done.stdout + done.stderr
     assert len(re.findall(r"epoch 1 of 1: loss [\d.]+, validation Dice 0\.\d{4} .*, \d+ s$", done.stdout, re.M)) == 1
@@ -394,7 +398,7 @@ def test_a_stopped_training_leaves_a_checkpoint_to_go_on_from(number, status, da
     }
     settings = [
         "--image_size", "64", "--batch_size", "1", "--min_steps", "1", "--max_epochs", "500", "--num_workers", "2",
-        "--device", "cpu",
+        "--device", "cpu", "--backbone", "vit_t", "--own_network", "{}", "--deference", "0",
     ]  # fmt: skip
     process = subprocess.Popen(
         [*begin[number], *settings], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,

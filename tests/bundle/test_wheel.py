@@ -99,7 +99,7 @@ def test_a_model_is_trained_evaluated_and_used_in_an_empty_folder(programs, data
     assert "scores/summary.json\n" in said
     run([icmoe, "predict", data / "images", "masks", *best], tmp_path)
     assert json.loads((tmp_path / "masks" / "report.json").read_text())["num_cases"] == 12
-    assert "encoder's source: sam_vit_t_medical.safetensors" in run([icmoe, "info", "mine/best.pt"], tmp_path)
+    assert "own_network {" in run([icmoe, "info", "mine/best.pt"], tmp_path)
     config = package / "bundle" / "configs" / "inference.json"
     words = ["--config_file", config, "--dataset_dir", data / "images", *SMALL, "--recipe", "none"]
     run([programs / "python", "-m", "monai.bundle", "run", *words], tmp_path)  # which by default writes here

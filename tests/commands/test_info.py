@@ -27,13 +27,13 @@ def test_checkpoints_tell_of_their_encoder(tmp_path):
     for name in ("best.pt", "best.safetensors"):
         save_weights(network, tmp_path / name, trunk_source="sam_vit_t.safetensors")
         told = facts(tmp_path / name)
-        assert told["kind"] == "checkpoint, weights of a network without its encoder"
+        assert told["kind"] == "checkpoint, weights of a network without its frozen parts"
         assert told["encoder's fingerprint"] == trunk_fingerprint(network.encoder)
         assert told["encoder's source"] == "sam_vit_t.safetensors"
         assert told["version"] == "not noted"
     save_weights(network, tmp_path / "whole.pt", whole=True)
     told = facts(tmp_path / "whole.pt")
-    assert told["kind"] == "checkpoint, weights of a network with its encoder"
+    assert told["kind"] == "checkpoint, weights of a network with its frozen parts"
     assert told["tensors"].startswith(f"{len(network.state_dict())}, with ")
     assert told["encoder's fingerprint"] == trunk_fingerprint(network.encoder)
 
@@ -42,21 +42,26 @@ def test_the_state_of_a_training_and_a_noted_version_are_told(tmp_path):
     content = {"model": {"a": torch.zeros(2, 3)}, "trainer": {}, "version": "9.9.9"}
     torch.save(content, tmp_path / "last.pt")
     told = facts(tmp_path / "last.pt")
-    assert told["kind"].startswith("state of a training, without its encoder")
+    assert told["kind"].startswith("state of a training, network with its frozen parts")
     assert (told["tensors"], told["version"]) == ("1, with 0.0 million numbers", "9.9.9")
 
 
 @pytest.mark.parametrize(
     ("path", "kind", "name", "value"),
     [
-        ("models/experts_busi.safetensors", "checkpoint, weights", "encoder's source", "sam_vit_t_medical.safetensors"),
-        ("models/model.pt", "checkpoint, weights of a network", "encoder's fingerprint", SHIPPED),
+        (
+            "models/experts_busi.safetensors",
+            "checkpoint, weights of a network without",
+            "modality",
+            "breast ultrasound",
+        ),
+        ("models/model.pt", "checkpoint, weights of a network with its", "modality", "dermoscopy"),
         ("models/sam_vit_t_medical.safetensors", "encoder, vit_t", "encoder's fingerprint", SHIPPED),
         ("models/efficientnet_lite0_imagenet.safetensors", "EfficientNet-Lite0", "tensors", "96, with 3.0 million"),
         ("models/model.calibration.json", "calibration", "fitted on", "160 images of the split val"),
         ("configs/metadata.json", "the bundle's metadata", "version", __version__),
         ("configs/train.json", "config of a workflow", "sets", "bundle_root, "),
-        ("configs/backbones/vit_b.yaml", "config to lay over another", "sets", "backbone, pretrained, image_size"),
+        ("configs/backbones/vit_b.yaml", "config to lay over another", "sets", "backbone, own_network, "),
     ],
 )
 def test_every_kind_of_shipped_file_is_known(path, kind, name, value):

@@ -15,6 +15,7 @@ from modes import randomise
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 from pydicom.data import get_testdata_file
+from shipped import NETWORK, NETWORK_WORDS
 from torch import Tensor
 
 from icmoe_monai.__main__ import main
@@ -24,11 +25,11 @@ from icmoe_monai.inference.packs import ExpertPacks, run_packs, shared_parts
 from icmoe_monai.inference.writing import SaveImage2Dd
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.networks.sam import SamImageEncoder
+from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.utils.files import read_csv
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ["--num_workers", "0", "--device", "cpu", "--image_size", "64", "--recipe", "none"]
+SETTINGS = ["--num_workers", "0", "--device", "cpu", "--image_size", "64", "--recipe", "none", *NETWORK_WORDS]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
@@ -85,8 +86,13 @@ def test_a_finished_run_is_not_done_again_and_a_new_pack_joins(
 ) -> None:
     runs: list[int] = []
     voters: list[int] = []
-    trunk = SamImageEncoder.trunk
-    monkeypatch.setattr(SamImageEncoder, "trunk", lambda self, *rest: runs.append(1) or trunk(self, *rest))
+    forward = ImagePyramid.forward
+
+    def count_frozen(self: ImagePyramid, image: torch.Tensor) -> list[torch.Tensor]:
+        runs.extend([] if self.to2[0][0].weight.requires_grad else [1])
+        return forward(self, image)
+
+    monkeypatch.setattr(ImagePyramid, "forward", count_frozen)
     maps_of = ICMoE.maps_of
     monkeypatch.setattr(ICMoE, "maps_of", lambda self, *rest: voters.append(id(self)) or maps_of(self, *rest))
     stamps = {path: path.stat().st_mtime_ns for path in both.rglob("*.png")}
@@ -188,7 +194,7 @@ def test_packs_that_see_images_differently_are_refused(folder: Path, tmp_path: P
         made = ConfigWorkflow(
             config_file=[str(ROOT / "configs" / "inference.json"), str(ROOT / "configs" / "experts" / f"{pack}.yaml")],
             workflow_type="infer", logging_file=False, dataset_dir=str(folder), output_dir=str(tmp_path / pack),
-            device="cpu", recipe="none", **overrides,
+            device="cpu", recipe="none", **NETWORK, **overrides,
         )  # fmt: skip
         made.initialize()
         return made

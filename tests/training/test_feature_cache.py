@@ -406,5 +406,5 @@ class TestTraining:
 
     def test_says_that_whole_networks_have_no_features(self, dataset: Path, tmp_path: Path) -> None:
         with pytest.raises((RuntimeError, InputError)) as raised:
-            self.train(dataset, tmp_path, cache_features=True, pretrained=None)
+            self.train(dataset, tmp_path, cache_features=True, backbone="vit_t", own_network=None, pretrained=None)
         assert "set --cache_features False" in str(find_input_error(raised.value))

@@ -20,7 +20,7 @@ from icmoe_monai.networks.blueprint import blueprint_of
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.networks.sam import build_sam_encoder
+from icmoe_monai.networks.sam import BACKBONES, build_sam_encoder
 from icmoe_monai.training.checkpoints import LastCheckpoint
 from icmoe_monai.weights.checkpoint import load_weights, read_recipe, save_weights
 from icmoe_monai.weights.handlers import CheckpointLoader
@@ -111,7 +111,20 @@ def test_an_older_file_is_told_of_once_and_changes_nothing(tmp_path, caplog):
     found.check(OTHERS)
     network = small(communicate=False)
     assert found.network(network, "cpu") is network
-    assert (found.encoder("a"), found.pyramid("b"), found.segments(1)[0]["label"]) == ("a", "b", "lesion")
+    assert (found.pyramid("b"), found.segments(1)[0]["label"]) == ("b", "lesion")
+
+
+def test_a_file_without_a_recipe_is_of_the_default_of_its_time(tmp_path):
+    save_weights(small(), tmp_path / "old.pt")
+    old = find_recipe(tmp_path / "old.pt")
+    assert [old.setting(name, "now") for name in ("backbone", "own_network", "image_size")] == ["vit_t", None, "now"]
+    assert [Recipe().setting(name, "now") for name in ("backbone", "own_network")] == ["now", "now"]
+
+
+def test_without_a_recipe_the_backbone_tells_the_encoders_weights():
+    shipped = str(Path("models") / "sam_vit_t_medical.safetensors")
+    sources = {None: None, "vit_t": shipped, "vit_b": "sam_vit_b", "vit_l": "sam_vit_l", "vit_h": "sam_vit_h"}
+    assert {backbone: Recipe().encoder(backbone, "models") for backbone in (None, *BACKBONES)} == sources
 
 
 def test_a_recipe_can_be_passed_over_and_no_file_has_none(tmp_path, caplog):
@@ -138,22 +151,22 @@ def test_a_damaged_recipe_is_refused(tmp_path):
 def test_a_file_of_frozen_weights_is_found_again_by_its_name(place, tmp_path, monkeypatch):
     monkeypatch.setenv("ICMOE_CACHE", str(tmp_path / "cache"))
     trained = Recipe({"settings": {}, "pretrained": "mine.pth"}, path=tmp_path / "beside" / "best.pt")
-    default = str(tmp_path / "models" / "shipped.safetensors")
+    models = tmp_path / "models"
     with refused(r"best.pt was trained on the encoder mine.pth, which lies neither beside it .*with --pretrained\."):
-        trained.encoder(default)
+        trained.encoder("vit_b", models)
     (tmp_path / place).mkdir()
     (tmp_path / place / "mine.pth").touch()
-    assert trained.encoder(default) == str(tmp_path / place / "mine.pth")
+    assert trained.encoder("vit_b", models) == str(tmp_path / place / "mine.pth")
 
 
 def test_official_weights_are_found_by_their_name_and_a_file_that_holds_all_needs_none(tmp_path):
     name = next(iter(OFFICIAL_WEIGHTS))
-    assert Recipe({"settings": {}, "pretrained": name}).encoder("default") == name
+    assert Recipe({"settings": {}, "pretrained": name}).encoder("vit_t", "models") == name
     content = {"settings": {}, "pretrained": "../mine.pth", "pyramid": None}
-    assert Recipe(content, path=tmp_path / "model.pt", is_whole=True).encoder(str(tmp_path / "a.pth")) is None
+    assert Recipe(content, path=tmp_path / "model.pt", is_whole=True).encoder("vit_t", tmp_path) is None
     assert Recipe(content, path=tmp_path / "model.pt").pyramid(str(tmp_path / "a.pth")) is None
     with refused("on the encoder mine.pth"):  # no path out of the folders that are searched
-        Recipe(content, path=tmp_path / "models" / "model.pt").encoder(str(tmp_path / "models" / "a.pth"))
+        Recipe(content, path=tmp_path / "models" / "model.pt").encoder("vit_t", tmp_path / "models")
 
 
 def test_a_whole_file_refuses_another_encoder_and_pyramid_by_their_fingerprints(tmp_path):

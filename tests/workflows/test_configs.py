@@ -74,6 +74,7 @@ def test_network_and_normalisation_are_the_same_in_training_and_inference():
             "backbone",
             "own_from",
             "own_network",
+            "deference",
             "out_channels",
             "longest_side",
             "overlap",
@@ -234,8 +235,9 @@ def test_an_overlay_says_what_it_is_for_and_overrides_what_training_has(overlay)
             continue
         assert parser[key] == value
         if key in ConfigParser(train):
-            # vit_t writes the defaults out; a study gives a trunk, which a row that is not to have it takes back
-            assert value != ConfigParser(train)[key] or overlay.stem == "vit_t" or key == "pretrained", key
+            # a study gives a trunk, which a row that is not to have it takes back; others may lie over a backbone
+            over_others = key in ("pretrained", "weigh_pixels") or overlay.parent.name == "encoder"
+            assert value != ConfigParser(train)[key] or over_others, key
         else:
             component, _, argument = key.rpartition("#")
             target = locate(ConfigParser(train)[component]["_target_"])
@@ -290,7 +292,7 @@ def test_a_backbones_overlay_is_of_a_size_and_weights_that_there_are(overlay, co
     parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / config), str(overlay)]))
     parser["device"] = "cpu"
     parser["checkpoint"] = None
-    assert parser["image_size"] == BACKBONES[parser["backbone"]]["image_size"]
+    assert parser.get_parsed_content("image_size") == BACKBONES[parser["backbone"]]["image_size"]
     pretrained = parser.get_parsed_content("pretrained")
     assert overlay.stem == "vit_t" or pretrained in OFFICIAL_WEIGHTS
     assert overlay.stem != "vit_t" or pretrained.endswith("/models/sam_vit_t_medical.safetensors")

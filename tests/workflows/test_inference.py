@@ -16,6 +16,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 from pydicom.data import get_testdata_file
+from shipped import NETWORK, NETWORK_WORDS
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.errors import InputError, find_input_error
@@ -23,7 +24,7 @@ from icmoe_monai.utils.files import read_csv
 
 ROOT = Path(__file__).parents[2]
 INFERENCE = str(ROOT / "configs" / "inference.json")
-SMALL = {"image_size": 64, "recipe": "none", "num_workers": 0, "device": "cpu"}
+SMALL = {"image_size": 64, "recipe": "none", **NETWORK, "num_workers": 0, "device": "cpu"}
 # MONAI warns of configs being code at every workflow; pydicom's test files break rules of the standard
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -190,7 +191,7 @@ def test_front_door_runs_the_same_workflow(
     images = tmp_path / "-in put"
     images.mkdir()
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(images / "-a b.png")
-    settings = ["--device", "cpu", "--image_size", "64", "--recipe", "none", "--num_workers=0"]
+    settings = ["--device", "cpu", "--image_size", "64", "--recipe", "none", "--num_workers=0", *NETWORK_WORDS]
     assert main(["predict", *settings, "--experts", "breast", "--", str(images), str(tmp_path / "out")]) == 0
     report = report_of(tmp_path / "out")
     assert report["model"]["checkpoint"] == "experts_busi.safetensors"

@@ -11,6 +11,7 @@ import torch
 from nibabel import Nifti1Image, save
 from PIL import Image
 from processes import ROOT, run_workflow, torchrun
+from shipped import NETWORK
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from icmoe_monai.data.demo import make_demo_set
@@ -21,7 +22,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 SMALL = {"image_size": 64, "num_workers": 0, "device": "cpu"}
-PLAIN = {  # nothing that a process draws by itself: all anchors; and no augmentation
+# Nothing that a process draws by itself: all anchors, and no augmentation. Adam would make whole steps of what rounding
+# leaves of a gradient near 0.
+PLAIN = {
     "train#preprocessing": {
         "_target_": "Compose",
         "transforms": [
@@ -31,6 +34,8 @@ PLAIN = {  # nothing that a process draws by itself: all anchors; and no augment
             {"_target_": "EnsureTyped", "keys": ["image", "label"], "track_meta": False},
         ],
     },
+    "optimizer#_target_": "torch.optim.SGD",
+    "learning_rate": 0.03,
     "loss_def#contrast": {"_target_": "icmoe_monai.losses.SemanticContrastiveLoss", "num_anchors": 100_000},
 }
 
@@ -206,6 +211,7 @@ def test_large_images_of_two_processes_have_the_files_of_one(tmp_path):
         arguments = {
             **SMALL,
             "recipe": "none",
+            **NETWORK,
             "dataset_dir": str(images),
             "output_dir": str(tmp_path / str(num_processes)),
         }

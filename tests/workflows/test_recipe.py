@@ -32,7 +32,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 
 
 def command(name: str, *paths: Path, **settings: Any) -> int:
-    further = [word for key, value in {**HERE, **settings}.items() for word in (f"--{key}", str(value))]
+    overlays = settings.pop("config", ())
+    further = [word for overlay in overlays for word in ("--config", overlay)]
+    further += [word for key, value in {**HERE, **settings}.items() for word in (f"--{key}", str(value))]
     return main([name, *map(str, paths), *further])
 
 
@@ -170,8 +172,10 @@ def test_an_older_file_is_evaluated_with_the_overlays_and_defaults_as_before(tra
     assert (settings["image_size"], settings["longest_side"], settings["unlike_training"]) == (32, 32, {})
     plain = workflow(EVALUATE, **files).parser.get_parsed_content("settings")
     assert plain["image_size"] == plain["longest_side"] == 256
+    assert (plain["backbone"], plain["own_network"]) == ("vit_t", None)  # the default of files without a recipe
     passed_over = workflow(EVALUATE, **{**files, "checkpoint": str(trained)}, recipe="none")
-    assert passed_over.parser.get_parsed_content("settings") == plain
+    default = {"backbone": None, "own_network": {"semantic": "lite1", "adaptive": "lite2"}, "deference": 5.0}
+    assert passed_over.parser.get_parsed_content("settings") == plain | default
 
 
 def test_a_training_goes_on_with_its_own_settings_only(trained, dataset, capsys) -> None:
@@ -184,14 +188,16 @@ def test_a_training_goes_on_with_its_own_settings_only(trained, dataset, capsys)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "overlay", ["ablations/no_communication", "ablations/from_scratch", "ablations/full_finetuning", "baselines/unet",
+    "overlay", ["ablations/encoder/no_communication", "ablations/encoder/from_scratch",
+                "ablations/encoder/full_finetuning", "ablations/deaf", "baselines/unet",
                 "baselines/pyramid_unet_frozen", "baselines/pyramid_unet_ensemble"],
 )  # fmt: skip
 def test_whatever_overlay_trained_it(overlay: str, dataset: Path, tmp_path: Path) -> None:
     size = {"image_size": 32, "longest_side": 48}
-    assert command("train", dataset, tmp_path / "t", config=overlay, **SHORT, **size) == 0
+    overlays = ["backbones/vit_t", overlay] if "encoder" in overlay else [overlay]
+    assert command("train", dataset, tmp_path / "t", config=overlays, **SHORT, **size) == 0
     alone = {"checkpoint": tmp_path / "t" / "best.pt"}
-    for name, settings in (("alone", alone), ("repeated", {**alone, **size, "config": overlay})):
+    for name, settings in (("alone", alone), ("repeated", {**alone, **size, "config": overlays})):
         assert command("evaluate", dataset, tmp_path / name, num_pictures=0, **settings) == 0
     assert scores_of(tmp_path / "alone") == scores_of(tmp_path / "repeated")
     assert command("predict", dataset / "images" / "dermoscopy_000.png", tmp_path / "p", **alone) == 0
@@ -212,7 +218,7 @@ def test_the_encoder_of_full_size_is_found_again_or_asked_for(by_name, dataset, 
     monkeypatch.setitem(OFFICIAL_WEIGHTS, "sam_vit_b", made_up)
     given = {} if by_name else {"pretrained": file}
     size = {"image_size": 64, "longest_side": 80}
-    assert command("train", dataset, tmp_path / "t", config="backbones/vit_b", **SHORT, **size, **given) == 0
+    assert command("train", dataset, tmp_path / "t", config=["backbones/vit_b"], **SHORT, **size, **given) == 0
     best = tmp_path / "t" / "best.pt"
     assert best.stat().st_size < 0.2 * file.stat().st_size  # without the encoder
     if not by_name:
