@@ -122,3 +122,24 @@ def test_the_metadata_name_scores_of_the_shipped_models():
     files = {name: ROOT / "docs" / "results" / f"reliability_{name}.json" for name in ("isic2017", "busi")}
     measured = {name: json.loads(path.read_text())["predicted_dice"]["mean_dice"] for name, path in files.items()}
     assert metrics == {f"{name}_test_mean_dice": round(dice, 4) for name, dice in measured.items()}
+
+
+def test_what_the_document_says_of_pictures_at_their_natural_shape_is_in_its_files():
+    for name in ("natural_isic2017", "natural_isic2017_before"):
+        content = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+        assert content["num_cases"] == 98
+        assert f"{content['methods']['voted']['dsc']['mean']:.3f} ([{name}.json]" in DOCUMENT
+
+
+@pytest.mark.parametrize("name", ["isic2017", "busi"])
+def test_what_the_document_says_of_the_vote_on_validation_images_is_in_its_file(name):
+    content = json.loads((ROOT / "docs" / "results" / f"validation_{name}.json").read_text())
+    assert content["settings"]["split"] == "val"
+    assert f"{content['methods']['voted']['dsc']['mean']:.4f} and " in DOCUMENT
+
+
+def test_the_second_stage_was_chosen_by_its_validation():
+    lines = (ROOT / "docs" / "results" / "varied_isic2017.csv").read_text().splitlines()
+    column = lines[0].split(",").index("val_mean_dice")
+    best = max(float(line.split(",")[column]) for line in lines[1:])
+    assert f"Validation Dice {best:.4f} after it" in DOCUMENT
