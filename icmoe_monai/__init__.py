@@ -1,4 +1,4 @@
-"""IC-MoE for MONAI: a frozen foundation encoder, three experts that attend to each other, and a vote at every pixel."""
+"""IC-MoE for MONAI: three experts over pretrained networks, frozen and fine-tuned, and a vote at every pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The IC-MoE network: a frozen foundation encoder, three communicating experts, and a vote at every pixel.
+"""The IC-MoE network: what is frozen, up to three experts over it or with networks of their own, and a vote.
 
 After arXiv 2510.17684, of which only the abstract was available: every size and equation is ours (docs/method.md).
 
