@@ -609,13 +609,32 @@ def test_a_process_that_does_not_stop_is_ended(tmp_path, monkeypatch):
     assert ended == [-signal.SIGKILL]
 
 
-def test_ctrl_c_ends_the_study_and_leaves_what_is_not_begun(bench, capsys):
+class Telling(ThreadPoolExecutor):
+    """Threads that tell when the study has cancelled what is not begun."""
+
+    cancelled: threading.Event
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+        self.cancelled.set()
+        super().shutdown(wait=wait)
+
+
+@pytest.fixture
+def cancelled(monkeypatch):
+    event = threading.Event()
+    monkeypatch.setattr(Telling, "cancelled", event, raising=False)
+    return event
+
+
+def test_ctrl_c_ends_the_study_and_leaves_what_is_not_begun(bench, cancelled, capsys, monkeypatch):
     def interrupted(command, log, environment):
         bench.commands.append(command)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.5)
+        assert cancelled.wait(60)
         return 1
 
+    monkeypatch.setattr(study_command, "ThreadPoolExecutor", Telling)
     bench.execute = interrupted
     before = signal.getsignal(signal.SIGTERM)
     assert bench.main("--jobs", "1") == 130
@@ -624,8 +643,8 @@ def test_ctrl_c_ends_the_study_and_leaves_what_is_not_begun(bench, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_ctrl_c_while_runs_are_handed_out_cancels_them_too(bench, monkeypatch):
-    class Interrupted(ThreadPoolExecutor):
+def test_ctrl_c_while_runs_are_handed_out_cancels_them_too(bench, cancelled, monkeypatch):
+    class Interrupted(Telling):
         num_submitted = 0
 
         def submit(self, *arguments, **named):
@@ -636,7 +655,7 @@ def test_ctrl_c_while_runs_are_handed_out_cancels_them_too(bench, monkeypatch):
 
     def failing(command, log, environment):
         bench.commands.append(command)
-        time.sleep(0.5)
+        assert cancelled.wait(60)
         return 1
 
     bench.execute = failing
