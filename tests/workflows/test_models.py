@@ -9,21 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from shipped import over_the_pyramids
 from torch import Tensor
 
 from icmoe_monai.calibration.file import find_calibration
 from icmoe_monai.errors import InputError
-from icmoe_monai.networks.blueprint import build_network
-from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.weights.checkpoint import load_weights, read_recipe
 from icmoe_monai.weights.frozen import fingerprints
-from icmoe_monai.weights.pyramid import load_pyramid_weights
 from icmoe_monai.weights.sam import load_sam_weights, trunk_fingerprint
 from icmoe_monai.weights.tensor_files import read_metadata
 
 ROOT = Path(__file__).parents[2]
-PYRAMIDS = ROOT / "models" / "efficientnet_{size}_imagenet.safetensors"
 TRUNK, PYRAMID, MODEL, BUSI = (
     ROOT / "models" / name
     for name in (
@@ -41,14 +37,6 @@ def image() -> Tensor:
     return torch.randn(1, 3, 64, 96)
 
 
-def over_the_pyramid(path: Path) -> ICMoE:
-    """Return the network of a shipped file with the pyramids' weights, before its own are loaded."""
-    network = build_network(read_recipe(path)[0]["network"]).eval()
-    for pyramid in (part for part in network.modules() if isinstance(part, ImagePyramid)):
-        load_pyramid_weights(PYRAMIDS, pyramid)
-    return network
-
-
 def test_the_trunk_is_the_one_that_the_document_tells_of():
     fingerprint = trunk_fingerprint(load_sam_weights(TRUNK))
     assert re.findall(r"^ {4}([0-9a-f]{64})$", DOCUMENT, flags=re.MULTILINE) == [fingerprint]
@@ -64,7 +52,7 @@ def test_a_file_is_as_large_as_the_document_says(path):
 
 def test_the_model_is_whole_and_over_the_frozen_pyramid(image):
     state = torch.load(MODEL, weights_only=True)
-    network, fresh = over_the_pyramid(MODEL), over_the_pyramid(MODEL)
+    network, fresh = over_the_pyramids(read_recipe(MODEL)[0]), over_the_pyramids(read_recipe(MODEL)[0])
     network.load_state_dict(state)  # as monai.bundle.load does
     assert fingerprints(network) == fingerprints(fresh)
     assert list(fingerprints(network)) == ["detail"]
@@ -86,7 +74,7 @@ def test_a_shipped_model_is_the_default_design_and_says_what_it_is_for(path, is_
 
 
 def test_experts_for_ultrasound_fit_the_pyramid_and_no_other(image):
-    network = over_the_pyramid(BUSI)
+    network = over_the_pyramids(read_recipe(BUSI)[0])
     load_weights(network, BUSI)
     with torch.no_grad():
         assert network(image).isfinite().all()
