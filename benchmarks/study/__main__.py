@@ -31,6 +31,8 @@ from icmoe_monai.errors import InputError
 
 SHIPPED_TRUNK = ROOT / "models" / "sam_vit_t_medical.safetensors"
 
+# a signal that comes as a thread begins to wait does not end the waiting, so that no wait may be without an end
+_SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_SAVE = 60.0
 _SECONDS_TO_END = 5.0
 
@@ -104,7 +106,7 @@ def run_all(
             }
             waiting = set(futures)
             while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
                 for future in done:
                     error = future.exception()
                     if error is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import csv
 import json
 import os
@@ -627,10 +628,20 @@ def cancelled(monkeypatch):
     return event
 
 
-def test_ctrl_c_ends_the_study_and_leaves_what_is_not_begun(bench, cancelled, capsys, monkeypatch):
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def terminate_without_waking():
+    """Be the signal that comes as the main thread begins to wait: it is noted, and the wait goes on."""
+    _thread.interrupt_main(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("terminate", [terminate, terminate_without_waking])
+def test_ctrl_c_ends_the_study_and_leaves_what_is_not_begun(bench, cancelled, capsys, monkeypatch, terminate):
     def interrupted(command, log, environment):
         bench.commands.append(command)
-        os.kill(os.getpid(), signal.SIGTERM)
+        terminate()
         assert cancelled.wait(60)
         return 1
 
