@@ -14,12 +14,10 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 from benchmarks.study.collect import collect, rate_of, tuned_rates, write_tuning
@@ -28,49 +26,9 @@ from benchmarks.study.plan import Place, check_place, commands_of, quoted, state
 from benchmarks.study.run import Execute, make_run
 from icmoe_monai.data.cases import find_cases
 from icmoe_monai.errors import InputError
+from icmoe_monai.utils.children import Children, run_side_by_side
 
 SHIPPED_TRUNK = ROOT / "models" / "sam_vit_t_medical.safetensors"
-
-# a signal that comes as a thread begins to wait does not end the waiting, so that no wait may be without an end
-_SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_TO_SAVE = 60.0
-_SECONDS_TO_END = 5.0
-
-
-class Children:
-    """Start and stop the processes of the runs; when the study is stopped, they save their state and end."""
-
-    def __init__(self) -> None:
-        self.running: list[subprocess.Popen] = []
-        self.is_stopped = False
-        self.lock = threading.Lock()
-
-    def execute(self, command: list[str], log: Path, environment: Mapping[str, str]) -> int:
-        """Run a command in the repository, its output in the log, and return its exit status."""
-        with self.lock, log.open("a") as file:
-            if self.is_stopped:
-                return 1
-            # a session of its own, so that only `stop` passes Ctrl-C on, once: a second one would stop the saving
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=dict(environment), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            self.running.append(process)
-        status = process.wait()
-        with self.lock:
-            self.running.remove(process)
-        return status
-
-    def stop(self) -> None:
-        """Ask every process to save and end, and end those that do not."""
-        with self.lock:
-            self.is_stopped = True
-        for number, patience in ((signal.SIGINT, _SECONDS_TO_SAVE), (signal.SIGKILL, _SECONDS_TO_END)):
-            with self.lock:
-                for process in self.running:
-                    process.send_signal(number)
-            end = time.monotonic() + patience
-            while self.running and time.monotonic() < end:
-                time.sleep(0.1)
 
 
 def run_all(
@@ -98,27 +56,20 @@ def run_all(
     """
     pending = [run for run in runs if state_of(study, run, place, rate_of(run, rates)) != "finished"]
     _tell(f"{len(runs)} runs, {len(runs) - len(pending)} of them finished before")
-    failed: dict[Run, str] = {}
-    with ThreadPoolExecutor(place.jobs) as pool:
-        try:
-            futures: dict[Future, Run] = {
-                pool.submit(make_run, study, run, place, rate_of(run, rates), execute): run for run in pending
-            }
-            waiting = set(futures)
-            while waiting:
-                done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
-                for future in done:
-                    error = future.exception()
-                    if error is not None:
-                        failed[futures[future]] = str(error) or type(error).__name__
-                    _tell(f"{len(pending) - len(waiting)}/{len(pending)} {_name(futures[future])}: {error or 'done'}")
-                if any(future.exception() is None for future in done):
-                    finished()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            stop()
-            raise
-    return failed
+    num_done = 0
+
+    def told(run: Run, error: BaseException | None) -> None:
+        nonlocal num_done
+        num_done += 1
+        _tell(f"{num_done}/{len(pending)} {_name(run)}: {error or 'done'}")
+        if error is None:
+            finished()
+
+    def work(run: Run) -> None:
+        make_run(study, run, place, rate_of(run, rates), execute)
+
+    failed = run_side_by_side(pending, work, jobs=place.jobs, told=told, stop=stop)
+    return {run: str(error) or type(error).__name__ for run, error in failed.items()}
 
 
 def check_sets(study: Study, runs: Sequence[Run], place: Place, rates: Mapping[str, float]) -> None:
@@ -166,10 +117,11 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
         return _tell_plan(study, runs, place, rates)
     check_sets(study, runs, place, rates)
     children = Children()
+    execute = execute or partial(children.execute, folder=ROOT)
     finish = (lambda: write_tuning(study, place, results)) if options.tune else (lambda: collect(study, place, results))
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        failed = run_all(study, runs, place, rates, execute or children.execute, finish, children.stop)
+        failed = run_all(study, runs, place, rates, execute, finish, children.stop)
     except KeyboardInterrupt:
         _tell("Stopped; called again, the study goes on from here.")
         return 130

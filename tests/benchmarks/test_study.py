@@ -9,9 +9,7 @@ import os
 import re
 import shutil
 import signal
-import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,13 +19,13 @@ from monai.bundle import ConfigParser
 
 from benchmarks.study import __main__ as study_command
 from benchmarks.study import run as study_run
-from benchmarks.study.__main__ import Children
 from benchmarks.study.collect import METHODS, rate_of
 from benchmarks.study.file import Run, read_study, runs_of, settings_of, trials_of
 from benchmarks.study.plan import Place, commands_of
 from benchmarks.study.run import last_line
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
+from icmoe_monai.utils import children
 from icmoe_monai.utils.files import read_csv, write_json
 from icmoe_monai.weights.tensor_files import save_checkpoint
 
@@ -555,61 +553,6 @@ def test_the_study_itself_is_told_with_its_results(bench):
     assert found["name"] == "tiny"
 
 
-def python(*lines: str) -> list[str]:
-    return [sys.executable, "-c", "\n".join(lines)]
-
-
-def test_a_process_tells_its_status_and_writes_into_its_log(tmp_path):
-    children = Children()
-    for status in (0, 3):
-        code = python(f"print('status {status}')", f"raise SystemExit({status})")
-        assert children.execute(code, tmp_path / "log", os.environ) == status
-    assert (tmp_path / "log").read_text() == "status 0\nstatus 3\n"
-    assert children.running == []
-
-
-def stop_when_ready(children: Children, code: list[str], folder: Path, ended: list[int]) -> None:
-    """Run code that writes the file "ready", stop it then, and note its exit status."""
-    thread = threading.Thread(target=lambda: ended.append(children.execute(code, folder / "log", os.environ)))
-    thread.start()
-    while not (folder / "ready").exists():
-        time.sleep(0.05)
-    children.stop()
-    thread.join(10)
-
-
-def test_a_study_that_is_stopped_lets_its_processes_save(tmp_path):
-    children, ended = Children(), []
-    saved = tmp_path / "saved"
-    code = python(
-        "import signal, sys, time",
-        "signal.signal(signal.SIGINT, signal.default_int_handler)",
-        f"open({str(tmp_path / 'ready')!r}, 'w')",
-        "try:",
-        "    time.sleep(60)",
-        "except KeyboardInterrupt:",
-        f"    open({str(saved)!r}, 'w')",
-        "    sys.exit(1)",
-    )
-    stop_when_ready(children, code, tmp_path, ended)
-    assert saved.exists()
-    assert ended == [1]
-    assert children.execute(python("pass"), tmp_path / "log", os.environ) == 1  # nothing starts any more
-
-
-def test_a_process_that_does_not_stop_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_command, "_SECONDS_TO_SAVE", 0.2)
-    children, ended = Children(), []
-    code = python(
-        "import signal, time",
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
-        f"open({str(tmp_path / 'ready')!r}, 'w')",
-        "time.sleep(60)",
-    )
-    stop_when_ready(children, code, tmp_path, ended)
-    assert ended == [-signal.SIGKILL]
-
-
 class Telling(ThreadPoolExecutor):
     """Threads that tell when the study has cancelled what is not begun."""
 
@@ -645,7 +588,7 @@ def test_ctrl_c_ends_the_study_and_leaves_what_is_not_begun(bench, cancelled, ca
         assert cancelled.wait(60)
         return 1
 
-    monkeypatch.setattr(study_command, "ThreadPoolExecutor", Telling)
+    monkeypatch.setattr(children, "ThreadPoolExecutor", Telling)
     bench.execute = interrupted
     before = signal.getsignal(signal.SIGTERM)
     assert bench.main("--jobs", "1") == 130
@@ -670,7 +613,7 @@ def test_ctrl_c_while_runs_are_handed_out_cancels_them_too(bench, cancelled, mon
         return 1
 
     bench.execute = failing
-    monkeypatch.setattr(study_command, "ThreadPoolExecutor", Interrupted)
+    monkeypatch.setattr(children, "ThreadPoolExecutor", Interrupted)
     assert bench.main("--jobs", "1") == 130
     assert len(bench.commands) <= 1
 

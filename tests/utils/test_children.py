@@ -1,0 +1,68 @@
+"""Processes that a command starts, which are stopped with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from icmoe_monai.utils import children as room
+from icmoe_monai.utils.children import Children
+
+
+def python(*lines: str) -> list[str]:
+    return [sys.executable, "-c", "\n".join(lines)]
+
+
+def test_a_process_tells_its_status_and_writes_into_its_log(tmp_path):
+    children = Children()
+    for status in (0, 3):
+        code = python(f"print('status {status}')", f"raise SystemExit({status})")
+        assert children.execute(code, tmp_path / "log", os.environ) == status
+    assert (tmp_path / "log").read_text() == "status 0\nstatus 3\n"
+    assert children.running == []
+
+
+def stop_when_ready(children: Children, code: list[str], folder: Path, ended: list[int]) -> None:
+    """Run code that writes the file "ready", stop it then, and note its exit status."""
+    thread = threading.Thread(target=lambda: ended.append(children.execute(code, folder / "log", os.environ)))
+    thread.start()
+    while not (folder / "ready").exists():
+        time.sleep(0.05)
+    children.stop()
+    thread.join(10)
+
+
+def test_processes_that_are_stopped_may_save(tmp_path):
+    children, ended = Children(), []
+    saved = tmp_path / "saved"
+    code = python(
+        "import signal, sys, time",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
+        f"open({str(tmp_path / 'ready')!r}, 'w')",
+        "try:",
+        "    time.sleep(60)",
+        "except KeyboardInterrupt:",
+        f"    open({str(saved)!r}, 'w')",
+        "    sys.exit(1)",
+    )
+    stop_when_ready(children, code, tmp_path, ended)
+    assert saved.exists()
+    assert ended == [1]
+    assert children.execute(python("pass"), tmp_path / "log", os.environ) == 1  # nothing starts any more
+
+
+def test_a_process_that_does_not_stop_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "_SECONDS_TO_SAVE", 0.2)
+    children, ended = Children(), []
+    code = python(
+        "import signal, time",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        f"open({str(tmp_path / 'ready')!r}, 'w')",
+        "time.sleep(60)",
+    )
+    stop_when_ready(children, code, tmp_path, ended)
+    assert ended == [-signal.SIGKILL]
