@@ -122,6 +122,8 @@ SCHEMAS: dict[str, Schema] = {
     "val_interval": _whole(1),
     "patience": _whole(1),
     "split_seed": _whole(0, _LARGEST_SEED),
+    "folds": _or_none(_whole(2)),
+    "fold": _or_none(_whole(1)),
     "cache_rate": _SHARE,
     "val_cache_rate": _SHARE,
     "cache_features": _SWITCH,

@@ -36,6 +36,7 @@ WORKFLOWS = {
 # one name, or several with a space between: values that cannot work
 WRONG: dict[str, list[Any]] = {
     "seed split_seed": ["abc", -1, 1.5, True, None, [1], 2**32],
+    "folds fold": [0, -1, 1.5, "5", True, [5]],
     "num_workers": ["two", -1, 1.5, 10**6],
     "device": ["", None, 3, "cpux", "cuda:x"],
     "amp cache_features hear_vote weigh_pixels": ["false", "yes", 0, 1, None],

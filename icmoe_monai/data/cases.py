@@ -2,7 +2,8 @@
 
 A case is a dictionary: `image`, a path; `label`, a path or several whose masks are merged; `name`, its stem, unique in
 the set; `class` where the archive has classes (BUSI); `label_kind` "instances" where masks number objects (GlaS).
-`layouts` says which folders are understood, `splits` how missing splits are cut, `imageio.read` what a file may hold.
+`layouts` says which folders are understood, `splits` how missing splits are cut, `folds` how folds are dealt,
+`imageio.read` what a file may hold.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from icmoe_monai.data.demo import NO_IMAGES, is_demo, make_demo_set
+from icmoe_monai.data.folds import check_fold, take_fold
 from icmoe_monai.data.layouts import find_layout
 from icmoe_monai.data.splits import Case, cut_missing_splits
 from icmoe_monai.errors import InputError
@@ -29,6 +32,18 @@ _NUM_PROBLEMS_LOGGED = 20
 _NUM_FILES_WITHOUT_BAR = 50
 
 
+class Content(NamedTuple):
+    """Hold what is in a mask.
+
+    Attributes:
+        classes: The classes, as their numbers.
+        share: Share of the pixels that belong to the target, 0 to 1; of several classes, to all but the background.
+    """
+
+    classes: frozenset[int] = frozenset()
+    share: float = 0.0
+
+
 @by_first
 def find_cases(
     dataset_dir: str | None,
@@ -38,6 +53,8 @@ def find_cases(
     seed: int = 0,
     check: bool = True,
     needed: Sequence[str] = ("train", "val"),
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> dict[str, list[Case]]:
     """List the cases of a dataset folder by split.
 
@@ -49,9 +66,13 @@ def find_cases(
         dataset_dir: A folder of a layout that `layouts` knows, or its parent; or demo: computer-made phantoms.
         demo_dir: Folder where the phantoms are, or will be, written.
         out_channels: Output channels of the network, which decide which values a mask may hold.
-        seed: Seed of the splits that are cut.
-        check: Decode every file once, so that a bad one is found now and not in the middle of a training.
+        seed: Seed of the splits that are cut, and of the folds.
+        check: Decode every file once, so that a bad one is found now and not in the middle of a training; with folds,
+            which need the masks, this is always done.
         needed: Splits that must have a case.
+        folds: Number of folds of a cross-validation, into which the training and validation cases are dealt; None: the
+            splits stay as they are. Other splits always do.
+        fold: The fold that is "val", from 1; the others are "train".
 
     Returns:
         Cases sorted by name under "train", "val", "test" and, if splits.json has it, "unlabelled" (these have no
@@ -60,7 +81,7 @@ def find_cases(
     Raises:
         InputError: The folder or its files cannot be used; the message names the first problem, and the others are
             counted and logged. Or nothing could be learnt from it: all training images are black, or all their masks
-            empty.
+            empty. Or there is no such fold, or there are fewer images, or groups of them, than folds.
 
     Example:
         >>> import tempfile
@@ -73,6 +94,7 @@ def find_cases(
     unknown = [split for split in needed if split not in ("train", "val", "test")]
     if unknown:
         raise InputError(f"split must be train, val or test, got {unknown[0]!r}.")
+    check_fold(folds, fold)
     if dataset_dir is None or dataset_dir == "":
         raise InputError(NO_IMAGES)
     dataset_dir = as_path(dataset_dir, "dataset_dir")
@@ -83,17 +105,22 @@ def find_cases(
     found = find_layout(dataset_dir)
     problems = found.problems
     splits = cut_missing_splits(found.splits, seed=seed)
+    pooled = () if folds is None else ("train", "val")
     if not problems:
-        problems += _find_split_problems(dataset_dir, splits, needed)
-    classes: dict[str, set[int]] = {}
-    if check:
-        more, classes = _look_into_files(splits, out_channels=out_channels)
+        problems += _find_split_problems(dataset_dir, splits, [split for split in needed if split not in pooled])
+    contents: dict[str, Content] = {}
+    if check or folds:
+        more, contents = _look_into_files(splits, out_channels=out_channels)
         problems += more
     _raise_problems(problems)
+    if folds is not None and fold is not None:
+        shares = {name: content.share for name, content in contents.items()}
+        splits = take_fold(splits, folds=folds, fold=fold, seed=seed, shares=shares)
     if check:
-        _check_content(splits, classes, needed, out_channels=out_channels)
+        _check_content(splits, contents, needed, out_channels=out_channels)
     counts = ", ".join(f"{len(cases)} {split}" for split, cases in splits.items())
-    logger.info("%s (%s layout): %s.", dataset_dir, found.layout, counts)
+    of_folds = "" if folds is None else f", fold {fold} of {folds}"
+    logger.info("%s (%s layout%s): %s.", dataset_dir, found.layout, of_folds, counts)
     return splits
 
 
@@ -111,37 +138,32 @@ def _find_split_problems(dataset_dir: str, splits: dict[str, list[Case]], needed
     return problems
 
 
-def _look_into_files(splits: dict[str, list[Case]], *, out_channels: int) -> tuple[list[str], dict[str, set[int]]]:
-    """Read every file, and return the problems and the classes in the masks of each split."""
-    owners = [split for split, cases in splits.items() for _ in cases]
+def _look_into_files(splits: dict[str, list[Case]], *, out_channels: int) -> tuple[list[str], dict[str, Content]]:
+    """Read every file, and return the problems and what is in the masks, by the names of the cases."""
     cases = [case for split in splits.values() for case in split]
-    problems: list[str] = []
-    classes: dict[str, set[int]] = {split: set() for split in splits}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(partial(_look_into_case, out_channels=out_channels), cases)
         few = 2 * len(cases) <= _NUM_FILES_WITHOUT_BAR
         # None: no bar but on a terminal
-        bar = tqdm(found, "Checking images", len(cases), disable=few or None)
-        for split, (problem, classes_of_case) in zip(owners, bar, strict=True):
-            classes[split] |= classes_of_case
-            if problem:
-                problems.append(problem)
-    return problems, classes
+        looked = list(tqdm(found, "Checking images", len(cases), disable=few or None))
+    problems = [problem for problem, _ in looked if problem]
+    return problems, {case["name"]: content for case, (_, content) in zip(cases, looked, strict=True)}
 
 
-def _look_into_case(case: Case, *, out_channels: int) -> tuple[str | None, set[int]]:
+def _look_into_case(case: Case, *, out_channels: int) -> tuple[str | None, Content]:
     try:
         height, width = read_size(case["image"], whole=True)
         if min(height, width) < MIN_SIDE:
-            return f"{case['image']} is {width}x{height}, and the least is {MIN_SIDE}x{MIN_SIDE}: remove it.", set()
+            return f"{case['image']} is {width}x{height}, and the least is {MIN_SIDE}x{MIN_SIDE}: remove it.", Content()
         if "label" not in case:
-            return None, set()
+            return None, Content()
         label = read_label(case["label"], out_channels=out_channels, instances=case.get("label_kind") == "instances")
     except InputError as error:
-        return str(error), set()
-    if label.shape == (height, width):
-        return None, set(np.flatnonzero(np.bincount(label.astype(np.int64).ravel())).tolist())
-    return _size_problem(case, label, height, width), set()
+        return str(error), Content()
+    if label.shape != (height, width):
+        return _size_problem(case, label, height, width), Content()
+    counts = np.bincount(label.astype(np.int64).ravel())
+    return None, Content(frozenset(np.flatnonzero(counts).tolist()), float(1 - counts[0] / label.size))
 
 
 def _size_problem(case: Case, label: np.ndarray, height: int, width: int) -> str:
@@ -151,9 +173,12 @@ def _size_problem(case: Case, label: np.ndarray, height: int, width: int) -> str
 
 
 def _check_content(
-    splits: dict[str, list[Case]], classes: dict[str, set[int]], needed: Sequence[str], *, out_channels: int
+    splits: dict[str, list[Case]], contents: dict[str, Content], needed: Sequence[str], *, out_channels: int
 ) -> None:
     """Refuse a training set that shows nothing, and warn of classes that a split lacks."""
+    classes = {
+        split: set().union(*(contents[case["name"]].classes for case in cases)) for split, cases in splits.items()
+    }
     if "train" in needed:
         if classes["train"] <= {0}:
             raise InputError(

@@ -73,16 +73,24 @@ def checksum(names: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
 
 
-def describe_training(splits: Mapping[str, Iterable[Case]], *, split_seed: int | None = None) -> dict[str, Any]:
+def describe_training(
+    splits: Mapping[str, Iterable[Case]],
+    *,
+    split_seed: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
+) -> dict[str, Any]:
     """Return what identifies the training images of a set, and the whole set, without telling the names.
 
     Args:
         splits: Cases by split, each with its `name`; one that is listed several times counts once.
         split_seed: Seed by which splits were cut.
+        folds: Number of folds, if they were dealt.
+        fold: The fold that is validated on.
 
     Returns:
-        The number of training images, as `num_images`; the `checksum` of their names, as `sha256`, and of all images'
-        names, as `set_sha256`; and the seed.
+        The number of training images, as `num_images`; the `checksum` of their names, as `sha256`, of theirs and the
+        validation's, as `seen_sha256`, and of all images' names, as `set_sha256`; and the seed and folds.
 
     Example:
         >>> describe_training({"train": [{"name": "b"}, {"name": "a"}, {"name": "a"}]})["num_images"]
@@ -92,8 +100,11 @@ def describe_training(splits: Mapping[str, Iterable[Case]], *, split_seed: int |
     return {
         "num_images": len(names["train"]),
         "sha256": checksum(names["train"]),
+        "seen_sha256": checksum(names["train"] | names.get("val", set())),
         "set_sha256": checksum(set().union(*names.values())),
         "split_seed": split_seed,
+        "folds": folds,
+        "fold": fold,
     }
 
 
@@ -159,7 +170,7 @@ def cut_missing_splits(
         {'train': 7, 'val': 1, 'test': 2}
     """
     missing = [split for split in SHARES if split not in splits]
-    train = sorted(splits["train"], key=lambda case: (case.get("class", ""), _shuffle_key(case["name"], seed)))
+    train = sorted(splits["train"], key=lambda case: (case.get("class", ""), shuffle_key(case["name"], seed)))
     num_cases = len(train)
     cut: dict[str, list[Case]] = {}
     for split in reversed(missing):  # test first: it is the larger
@@ -191,6 +202,16 @@ def take_evenly(items: Sequence[Any], num_taken: int) -> tuple[list[Any], list[A
     return [x for i, x in enumerate(items) if i in taken], [x for i, x in enumerate(items) if i not in taken]
 
 
+def shuffle_key(name: str, seed: int) -> str:
+    """Return the key by which names are put into an order that looks random, and is the same on every machine.
+
+    Args:
+        name: The name.
+        seed: Another seed gives another order.
+    """
+    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
+
+
 def _take_groups(
     cases: Sequence[Case], share: float, seed: int, groups: Mapping[str, str]
 ) -> tuple[list[Case], list[Case]]:
@@ -199,7 +220,7 @@ def _take_groups(
         group = groups.get(case["name"])
         members[f"case {case['name']}" if group is None else f"group {group}"].append(case)
     of_class: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(members, key=lambda key: _shuffle_key(key, seed)):
+    for key in sorted(members, key=lambda key: shuffle_key(key, seed)):
         of_class[min(case.get("class", "") for case in members[key])].append(key)
     taken: set[str] = set()
     for keys in of_class.values():
@@ -212,7 +233,3 @@ def _take_groups(
     for key, group_cases in members.items():
         sides[key not in taken].extend(group_cases)
     return sides
-
-
-def _shuffle_key(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()

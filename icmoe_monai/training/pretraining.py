@@ -21,7 +21,13 @@ from icmoe_monai.weights.sam import save_sam_weights
 
 
 def find_sets(
-    dataset_dir: str | None, *, repeats: Mapping[str, int], seed: int = 0, needed: Sequence[str] = ("train", "val")
+    dataset_dir: str | None,
+    *,
+    repeats: Mapping[str, int],
+    seed: int = 0,
+    needed: Sequence[str] = ("train", "val"),
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> dict[str, list[Case]]:
     """List the cases of several sets of binary masks as one set.
 
@@ -33,6 +39,8 @@ def find_sets(
             drowned by large ones).
         seed: Seed of the splits, for a set that names none.
         needed: Splits of which every set must have a case.
+        folds: Number of folds into which the training and validation cases of each set are dealt; None: none.
+        fold: The fold of each set that is validated on, from 1.
 
     Returns:
         Cases by split, as `find_cases` returns them, with names "set/stem".
@@ -47,7 +55,7 @@ def find_sets(
     dataset_dir = as_path(dataset_dir, "dataset_dir")
     found: dict[str, list[Case]] = {"train": [], "val": [], "test": []}
     for name, times in repeats.items():
-        splits = find_cases(os.path.join(dataset_dir, name), seed=seed, needed=needed)
+        splits = find_cases(os.path.join(dataset_dir, name), seed=seed, needed=needed, folds=folds, fold=fold)
         for split, cases in found.items():
             named = [{**case, "name": f"{name}/{case['name']}"} for case in splits[split]]
             cases += named * (times if split == "train" else 1)

@@ -62,11 +62,13 @@ def check_split(trained: Recipe, *, found: Mapping[str, Any], split: str) -> Non
         split: The images that the run goes through.
 
     Raises:
-        InputError: If the set is the same, and its training images are others.
+        InputError: If the set is the same, and its training images are others. The test images may be looked at where
+            they are the training's own, as those of a fold are: it has trained or validated on all others.
     """
     known = trained.content.get("training_set") or {}
     is_own = known.get("set_sha256") is not None and known["set_sha256"] == found["set_sha256"]
-    if is_own and split != "train" and known["sha256"] != found["sha256"]:
+    lists = ("sha256", "seen_sha256") if split == "test" and known.get("seen_sha256") else ("sha256",)
+    if is_own and split != "train" and all(known[one] != found[one] for one in lists):
         raise InputError(
             f"{trained.path.name} was trained on other images of this set than its training images here, so that some "
             f"of its {split} images were trained on: {_splits_differ(known, found)}, or --recipe none."
@@ -74,10 +76,20 @@ def check_split(trained: Recipe, *, found: Mapping[str, Any], split: str) -> Non
 
 
 def _splits_differ(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    remedies = []
     seeds = known.get("split_seed"), found.get("split_seed")
     if None not in seeds and seeds[0] != seeds[1]:
-        return f"give the training's --split_seed {seeds[0]} (here it is {seeds[1]})"
-    return "give the training's splits.json"
+        remedies.append(f"give the training's --split_seed {seeds[0]} (here it is {seeds[1]})")
+    was, now = (_told_fold(one) for one in (known, found))
+    if was != now and was:
+        remedies.append(f"give the training's {was} (here {now or 'there are no folds'})")
+    elif was != now:
+        remedies.append(f"leave {now} out")
+    return " and ".join(remedies) or "give the training's splits.json"
+
+
+def _told_fold(training_set: Mapping[str, Any]) -> str:
+    return f"--folds {training_set['folds']} --fold {training_set['fold']}" if training_set.get("folds") else ""
 
 
 def check_resumed(content: Mapping[str, Any], recipe: Mapping[str, Any], path: str | Path) -> None:

@@ -196,7 +196,8 @@ def test_a_whole_file_refuses_another_pyramid_of_its_own_size(size, tmp_path):
         check_recipe(trained, settings=TRAINED, pyramid=str(tmp_path / "other.safetensors"))
 
 
-SET = {"num_images": 7, "sha256": "a", "set_sha256": "s", "split_seed": 0}
+SET = {"num_images": 7, "sha256": "a", "seen_sha256": "v", "set_sha256": "s", "split_seed": 0}
+FOLD = {"folds": 5, "fold": 2}
 
 
 @pytest.mark.parametrize(
@@ -206,8 +207,9 @@ SET = {"num_images": 7, "sha256": "a", "set_sha256": "s", "split_seed": 0}
         (SET | {"sha256": "b", "set_sha256": "t", "split_seed": 1}, None),  # of another hospital, say
         (SET | {"sha256": "b", "split_seed": 1}, r"some of its val images.*training's --split_seed 0 \(here it is 1\)"),
         (SET | {"sha256": "b"}, r"some of its val images were trained on: give the training's splits\.json"),
+        (SET | FOLD | {"sha256": "b"}, r"some of its val images were trained on: leave --folds 5 --fold 2 out, or"),
     ],
-    ids=["same", "another set", "another seed", "other lists"],
+    ids=["same", "another set", "another seed", "other lists", "a fold"],
 )
 def test_images_that_were_trained_on_are_not_taken_for_unseen_ones(found, sentence):
     trained = Recipe(recipe_of(small(), training_set=SET), path="best.pt")
@@ -216,6 +218,22 @@ def test_images_that_were_trained_on_are_not_taken_for_unseen_ones(found, senten
     check_split(trained, found=found, split="train")
     check_split(Recipe(), found=found, split="val")
     check_split(Recipe(recipe_of(small(), training_set={"num_images": 7, "sha256": "a"})), found=found, split="val")
+
+
+@pytest.mark.parametrize(
+    ("found", "here"),
+    [(SET, "there are no folds"), (SET | {"folds": 5, "fold": 1}, "--folds 5 --fold 1")],
+    ids=["no folds", "another fold"],
+)
+def test_a_models_own_fold_is_asked_for_but_not_to_look_at_the_test_images(found, here):
+    trained = Recipe(recipe_of(small(), training_set=SET | FOLD), path="best.pt")
+    check_split(trained, found=SET | FOLD, split="val")
+    other = found | {"sha256": "b"}
+    with refused(rf"some of its val images were trained on: give the training's --folds 5 --fold 2 \(here {here}\)"):
+        check_split(trained, found=other, split="val")
+    check_split(trained, found=other, split="test")
+    with refused("some of its test images were trained on"):
+        check_split(trained, found=other | {"seen_sha256": "w"}, split="test")
 
 
 @pytest.mark.parametrize(
