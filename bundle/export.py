@@ -107,7 +107,7 @@ def export(
         _write_by_monai(
             trt_export, output_dir, "model_trt.ts", recipe=recipe, precision="fp16", use_onnx=True, use_trace=True
         )
-    settings["num_experts"] = len(network.expert_names)
+    settings["num_experts"] = network.voting.num_experts
     names = [name for name in _FILES if (output_dir / name).is_file()]
     content = {
         "version": __version__,
@@ -132,7 +132,7 @@ def _write_by_monai(write: Callable[..., None], folder: Path, name: str, **optio
 
 def _write_onnx(network: ICMoE, folder: Path, side: int) -> None:
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
-    E, K = len(network.expert_names), network.out_channels
+    E, K = network.voting.num_experts, network.out_channels
     windows = torch.randn(2, 3, side, side)
     parts: tuple[tuple[str, nn.Module, dict[str, Tensor], list[str], Any], ...] = (
         (

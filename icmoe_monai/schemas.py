@@ -11,10 +11,11 @@ from typing import Any
 
 from icmoe_monai.analysis.ambiguity import LOOKS
 from icmoe_monai.analysis.shifts import SHIFTS
-from icmoe_monai.data.splits import SHARES
+from icmoe_monai.data.splits import OUT_OF_FOLD, SHARES
 from icmoe_monai.evaluation.protocols import OFFICIAL
 from icmoe_monai.inference.anonymity import MIN_SALT
 from icmoe_monai.inference.segmentations import DICOM_SEG
+from icmoe_monai.inferers.views import TTA
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.networks.pyramid import SIZES, STRIDES
 from icmoe_monai.networks.sam import BACKBONES, PATCH_SIZE
@@ -22,6 +23,7 @@ from icmoe_monai.networks.voting import STRATEGIES
 from icmoe_monai.slides.background import BLACK
 from icmoe_monai.training.feature_cache import DTYPES
 from icmoe_monai.utils.schema import Schema
+from icmoe_monai.weights.schema import MOST_FOLDS
 
 _MOST_PROCESSES = 256
 _LARGEST_SIDE = 2**16  # pixels
@@ -90,6 +92,7 @@ SCHEMAS: dict[str, Schema] = {
     "image_size": _whole(PATCH_SIZE, _LARGEST_SIDE, multipleOf=PATCH_SIZE),
     "longest_side": _whole(PATCH_SIZE, _LARGEST_SIDE),
     "overlap": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+    "tta": _one_of(TTA),
     "sw_batch_size": _whole(1),
     "out_channels": _whole(1, 256),
     "backbone": _or_none(_one_of(BACKBONES)),
@@ -122,8 +125,8 @@ SCHEMAS: dict[str, Schema] = {
     "val_interval": _whole(1),
     "patience": _whole(1),
     "split_seed": _whole(0, _LARGEST_SEED),
-    "folds": _or_none(_whole(2)),
-    "fold": _or_none(_whole(1)),
+    "folds": _or_none(_whole(2, MOST_FOLDS)),
+    "fold": _or_none(_whole(1, MOST_FOLDS)),
     "cache_rate": _SHARE,
     "val_cache_rate": _SHARE,
     "cache_features": _SWITCH,
@@ -134,7 +137,8 @@ SCHEMAS: dict[str, Schema] = {
     "segments": _or_none(_SEGMENTS),
     "modality": _or_none(_TEXT),
     # evaluation
-    "split": _one_of(("train", *SHARES)),
+    "num_folds": _whole(1, MOST_FOLDS),
+    "split": _one_of(("train", *SHARES, OUT_OF_FOLD)),
     "protocol": _or_none(_one_of(("none", *OFFICIAL))),
     "num_bootstrap": _whole(1),
     "num_pictures": _whole(0),

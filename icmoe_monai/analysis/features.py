@@ -27,7 +27,8 @@ from torch.nn import functional as F
 
 from icmoe_monai.data.splits import take_evenly
 from icmoe_monai.errors import InputError
-from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput
+from icmoe_monai.networks.folds import FoldEnsemble
+from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput, unwrapped
 
 NO_CLASS = -1
 _MOST_PER_CLASS = 400  # points of a class that are compared in pairs, at most
@@ -103,7 +104,14 @@ class FeatureComparison:
 
         Args:
             num_cases: Number of cases of the run.
+
+        Raises:
+            InputError: If the network is an ensemble of folds.
         """
+        if isinstance(unwrapped(self.network), FoldEnsemble):
+            raise InputError(
+                "An ensemble's folds have experts of their own: analyze one of them, such as fold_1/best.pt."
+            )
         self.windows = []
         self._chosen = set(take_evenly(range(num_cases), min(self.num_windows, num_cases))[0])
 

@@ -28,7 +28,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.utils.files import check_file, digest_of, dump_json
 from icmoe_monai.utils.schema import read_json
 from icmoe_monai.weights.frozen import describe_model
-from icmoe_monai.weights.recipe import SETTINGS
+from icmoe_monai.weights.recipe import EARLIER, SETTINGS
 
 AUTO, NONE = "auto", "none"
 OUTPUT_SETTINGS = tuple(SETTINGS)
@@ -224,7 +224,7 @@ def find_calibration(
             "Calibrate this one, or go without, --calibration none."
         )
     now = json.loads(dump_json({name: settings[name] for name in OUTPUT_SETTINGS}))
-    fitted = content["settings"]
+    fitted = EARLIER | content["settings"]
     changed = [f"{name} {fitted.get(name)} and here {now[name]}" for name in now if fitted.get(name) != now[name]]
     if changed:
         sentence = f"The calibration {file.name} was fitted with other settings ({', '.join(changed)})"

@@ -1,5 +1,8 @@
 """Fit a calibration on the validation images in one pass, and write it to a file; test images are never used.
 
+Of an ensemble of folds, all images of the folds may take their place, each segmented by the network of the fold that it
+was kept out of.
+
 Four parts are fitted:
 
 - calibrated probabilities (`temperature`);
@@ -26,7 +29,7 @@ from torch import Tensor
 from icmoe_monai.calibration.conformal import check_alpha, control_risk, miss_curve, miss_rate
 from icmoe_monai.calibration.file import OUTPUT_SETTINGS
 from icmoe_monai.calibration.no_lesion import fit_no_lesion
-from icmoe_monai.calibration.schema import FORMAT
+from icmoe_monai.calibration.schema import FORMAT, SPLITS
 from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.errors import InputError
@@ -49,7 +52,7 @@ def check_images(
 
     Args:
         cases: The images by split, as `data.find_cases` lists them.
-        split: Name of the split that is gone through; only "val" is accepted.
+        split: Name of the split that is gone through; "val" and "out_of_fold" are accepted.
         alpha: The largest false-negative rate that is accepted on average.
         out_channels: K.
 
@@ -74,7 +77,7 @@ class FitCalibration(CaseHandler):
 
     Args:
         path: The file to write.
-        split: Name of the split that the evaluator goes through; only "val" is accepted.
+        split: Name of the split that the evaluator goes through; "val" and "out_of_fold" are accepted.
         checkpoint: File of the network's weights.
         pretrained: File or name of the encoder's weights.
         pyramid: File of the image pyramid's weights.
@@ -85,7 +88,7 @@ class FitCalibration(CaseHandler):
         seed: Seed of the sampled pixels and of the folds of cross-validation.
 
     Raises:
-        InputError: If the split is not "val", or `alpha` or `review_share` is out of its range; during the run, if the
+        InputError: If the split is another, or `alpha` or `review_share` is out of its range; during the run, if the
             file cannot be written, there are several processes, or there are too few images for `alpha`.
 
     Example:
@@ -113,7 +116,7 @@ class FitCalibration(CaseHandler):
         check_alpha(alpha)
         if isinstance(review_share, bool) or not isinstance(review_share, (int, float)) or not 0 <= review_share <= 1:
             raise InputError(f"review_share must be a share between 0 and 1, got {review_share!r}.")
-        self.path = Path(path)
+        self.path, self.split = Path(path), split
         self.checkpoint, self.pretrained, self.pyramid = checkpoint, pretrained, pyramid
         self.settings = {name: settings[name] for name in OUTPUT_SETTINGS}
         self.alpha, self.review_share, self.out_channels, self.seed = alpha, review_share, out_channels, seed
@@ -176,7 +179,7 @@ class FitCalibration(CaseHandler):
             "model": describe_model(self.checkpoint, self.pretrained, self.pyramid),
             "settings": self.settings,
             "data": {
-                "split": "val",
+                "split": self.split,
                 "num_images": len(self._names),
                 "num_with_lesion": len(self._curves),
                 "num_lesion_free": sum(self._is_empty),
@@ -193,7 +196,7 @@ class FitCalibration(CaseHandler):
         }
         write_json(self.path, self.content)
         logging.getLogger(__name__).info(
-            "Calibrated on %d validation images: calibration error %.3f to %.3f, false-negative rate at most %.2f at "
+            "Calibrated on %d unseen images: calibration error %.3f to %.3f, false-negative rate at most %.2f at "
             "threshold %.3f (the default mask: %.2f). Written to %s.",
             len(self._names),
             fit_of_temperature["ece_before"],
@@ -223,10 +226,11 @@ class FitCalibration(CaseHandler):
 
 
 def _check_split(split: str) -> None:
-    if split != "val":
+    if split not in SPLITS:
         raise InputError(
-            f"A calibration is fitted on the validation images (split val), got split {split!r}: the test images must "
-            "stay unseen, and the training images are known by heart."
+            f"A calibration is fitted on the validation images (split val), or on those that an ensemble's folds were "
+            f"kept out of (split out_of_fold), got split {split!r}: the test images must stay unseen, and the training "
+            "images are known by heart."
         )
 
 

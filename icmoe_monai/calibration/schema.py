@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from icmoe_monai.data.splits import OUT_OF_FOLD
 from icmoe_monai.transforms.vote_features import NAMES
 from icmoe_monai.utils.schema import Schema, find_fault
 
 FORMAT = "icmoe_monai calibration 1"
+SPLITS = ("val", OUT_OF_FOLD)  # whose images no network was trained on that segments them
 
 
 def _number(low: float, high: float) -> Schema:
@@ -55,7 +57,7 @@ SCHEMA = _table(
         "settings": {"type": "object"},
         "data": _table(
             {
-                "split": {"enum": ["val"]},
+                "split": {"enum": list(SPLITS)},
                 "num_images": {**_COUNT, "minimum": 1},
                 "num_with_lesion": _COUNT,
                 "num_lesion_free": _COUNT,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from icmoe_monai.commands.folds import train_folds
 from icmoe_monai.commands.workflow import build_workflow, find_config, images_path, overrides_of
 
 _CONFIGS = {
@@ -29,7 +30,13 @@ def run_on_data(root: Path, given: argparse.Namespace, further: Mapping[str, Any
     Raises:
         InputError: If the data or a setting cannot be used.
     """
+    folds = getattr(given, "folds", None)
+    if folds is not None and "fold" not in further:
+        train_folds(root, given, further)
+        return
     overrides = {**further, **overrides_of(given), "dataset_dir": images_path(given.data)}
+    if folds is not None:
+        overrides["folds"] = folds
     if given.command != "calibrate":
         overrides["output_dir"] = os.path.abspath(given.output)
     configs = [root / "configs" / name for name in _CONFIGS[given.command]]

@@ -53,8 +53,9 @@ def _weights_facts(path: Path) -> dict[str, Any]:
     recipe, is_whole = read_recipe(path)
     is_network = recipe is not None or any(part in content for part in (TRUNK, TRAINER))
     is_network = is_network or any(name.startswith(_ENCODER) for name in tensors)
-    network = f"network {'with' if is_whole else 'without'} its frozen parts" if is_network else None
     recipe = recipe or {}
+    what = f"network of {recipe['folds']} folds" if "folds" in recipe else "network"
+    network = f"{what} {'with' if is_whole else 'without'} its frozen parts" if is_network else None
     facts = {"kind": _kind_of_weights(content, network, metadata)}
     facts["tensors"] = f"{len(tensors)}, with {million:.1f} million numbers"
     facts |= _encoder_facts(tensors, trunk, metadata)

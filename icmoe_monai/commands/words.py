@@ -26,7 +26,8 @@ def read_words(words: Sequence[str], packs: Sequence[str]) -> tuple[argparse.Nam
         packs: Names of the packs of experts.
 
     Returns:
-        The command, as `command`, with its own options; and by name the settings to override.
+        The command, as `command`, with its own options, and as `further_words` the words of the others; and by name
+        the settings to override.
 
     Raises:
         InputError: If there is no such command, or an option or value is missing.
@@ -35,8 +36,10 @@ def read_words(words: Sequence[str], packs: Sequence[str]) -> tuple[argparse.Nam
     parser, commands = _parsers(packs)
     if not words or words[0] not in commands or words[0] == "info":
         return parser.parse_args(words), {}
-    own, overrides = _take_further(words, commands[words[0]].names)
-    return parser.parse_args(own), overrides
+    own, texts = _take_further(words, commands[words[0]].names)
+    given = parser.parse_args(own)
+    given.further_words = [f"--{name}={text}" for name, text in texts.items()]
+    return given, {name: _read(name, text) for name, text in texts.items()}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,6 +110,17 @@ def _add_train(commands: Any) -> None:
         "OUT/best.pt are the weights of the best validation." + _FURTHER.format("--max_epochs 30"),
     )
     _add_folders(train)
+    train.add_argument(
+        "--folds",
+        type=int,
+        metavar="NUMBER",
+        help="train as many networks, each on the images without one part, and make an ensemble of them, "
+        "OUT/ensemble.pt, scored and calibrated on images that its networks have not seen. The same command again goes "
+        "on where it was stopped. With --fold K, train one of them",
+    )
+    train.add_argument(
+        "--jobs", type=int, default=1, metavar="NUMBER", help="folds that are trained at the same time (default: 1)"
+    )
     train.add_argument(
         "--checkpoint", metavar="FILE", help="last.pt of a training to go on with, or best.pt to start from its weights"
     )
@@ -186,7 +200,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[str], dict[str, Any]]:
+def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[str], dict[str, str]]:
     """Separate the command's own words from overrides of the config, --NAME VALUE or --NAME=VALUE.
 
     Args:
@@ -194,25 +208,32 @@ def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[st
         known: The command's own options; every other option overrides the config.
 
     Returns:
-        The command's own words, and the overrides by name.
+        The command's own words, and the overrides' values by name, as they are written.
 
     Raises:
         InputError: If a value is missing.
     """
     own: list[str] = []
-    further: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     rest = iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
         if word == "--":
             own += [word, *rest]
         elif word.startswith("--anonymous="):
-            further["anonymous"] = literal(value)  # a secret, whatever it holds
+            texts["anonymous"] = value
         elif not name.startswith("--") or name in known:
             own.append(word)
         else:
             value = value if equals else next(rest, "")
             if not value:
                 raise InputError(f"{name} needs a value: {name} VALUE.")
-            further[name[2:]] = _WORDS[value] if value in _WORDS else DefaultParseValue(value)
-    return own, further
+            texts[name[2:]] = value
+    return own, texts
+
+
+def _read(name: str, text: str) -> Any:
+    """Return the value of an override, as `python -m monai.bundle run` reads it; a secret whatever it holds."""
+    if name == "anonymous":
+        return literal(text)
+    return _WORDS[text] if text in _WORDS else DefaultParseValue(text)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from icmoe_monai.data.demo import NO_IMAGES, is_demo, make_demo_set
 from icmoe_monai.data.folds import check_fold, take_fold
 from icmoe_monai.data.layouts import find_layout
-from icmoe_monai.data.splits import Case, cut_missing_splits
+from icmoe_monai.data.splits import OUT_OF_FOLD, Case, cut_missing_splits
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image, read_label, read_size
 from icmoe_monai.utils.distributed import by_first
@@ -72,7 +72,8 @@ def find_cases(
         needed: Splits that must have a case.
         folds: Number of folds of a cross-validation, into which the training and validation cases are dealt; None: the
             splits stay as they are. Other splits always do.
-        fold: The fold that is "val", from 1; the others are "train".
+        fold: The fold that is "val", from 1; the others are "train". None: all are "train", and "out_of_fold" lists
+            them again, each with the number of its own as `fold`.
 
     Returns:
         Cases sorted by name under "train", "val", "test" and, if splits.json has it, "unlabelled" (these have no
@@ -91,10 +92,10 @@ def find_cases(
         icmoe_monai.errors.InputError: The dataset folder ... does not exist: correct dataset_dir.
     """
     logger = logging.getLogger(__name__)
-    unknown = [split for split in needed if split not in ("train", "val", "test")]
+    unknown = [split for split in needed if split not in ("train", "val", "test", OUT_OF_FOLD)]
     if unknown:
-        raise InputError(f"split must be train, val or test, got {unknown[0]!r}.")
-    check_fold(folds, fold)
+        raise InputError(f"split must be train, val, test or {OUT_OF_FOLD}, got {unknown[0]!r}.")
+    check_fold(folds, fold, of_all=OUT_OF_FOLD in needed)
     if dataset_dir is None or dataset_dir == "":
         raise InputError(NO_IMAGES)
     dataset_dir = as_path(dataset_dir, "dataset_dir")
@@ -105,7 +106,7 @@ def find_cases(
     found = find_layout(dataset_dir)
     problems = found.problems
     splits = cut_missing_splits(found.splits, seed=seed)
-    pooled = () if folds is None else ("train", "val")
+    pooled = () if folds is None else ("train", "val", OUT_OF_FOLD)
     if not problems:
         problems += _find_split_problems(dataset_dir, splits, [split for split in needed if split not in pooled])
     contents: dict[str, Content] = {}
@@ -113,13 +114,14 @@ def find_cases(
         more, contents = _look_into_files(splits, out_channels=out_channels)
         problems += more
     _raise_problems(problems)
-    if folds is not None and fold is not None:
+    if folds is not None:
         shares = {name: content.share for name, content in contents.items()}
         splits = take_fold(splits, folds=folds, fold=fold, seed=seed, shares=shares)
     if check:
-        _check_content(splits, contents, needed, out_channels=out_channels)
+        looked_at = [split for split in needed if splits[split] or split not in pooled]
+        _check_content(splits, contents, looked_at, out_channels=out_channels)
     counts = ", ".join(f"{len(cases)} {split}" for split, cases in splits.items())
-    of_folds = "" if folds is None else f", fold {fold} of {folds}"
+    of_folds = "" if folds is None else f", {folds} folds" if fold is None else f", fold {fold} of {folds}"
     logger.info("%s (%s layout%s): %s.", dataset_dir, found.layout, of_folds, counts)
     return splits
 

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from icmoe_monai.data.splits import Case, shuffle_key
+from icmoe_monai.data.splits import OUT_OF_FOLD, Case, shuffle_key
 from icmoe_monai.errors import InputError
 
 _NUM_SIZES = 4  # kinds of targets by their size: quarters of the images, from small to large
@@ -69,14 +69,15 @@ def deal_folds(cases: Sequence[Case], num_folds: int, *, seed: int, shares: Mapp
 
 
 def take_fold(
-    splits: Mapping[str, list[Case]], *, folds: int, fold: int, seed: int, shares: Mapping[str, float]
+    splits: Mapping[str, list[Case]], *, folds: int, fold: int | None, seed: int, shares: Mapping[str, float]
 ) -> dict[str, list[Case]]:
     """Pool the training and the validation cases, deal them into folds, and validate on one of these.
 
     Args:
         splits: Cases by split. All splits but "train" and "val" stay as they are.
         folds: Number of folds.
-        fold: The fold that becomes "val", from 1; the others are "train".
+        fold: The fold that becomes "val", from 1; the others are "train". None: all are "train", and also
+            "out_of_fold", each there with its `fold`.
         seed: Seed of the dealing.
         shares: Share of the target, by name, as `deal_folds` takes it.
 
@@ -88,27 +89,36 @@ def take_fold(
     parts: dict[str, list[Case]] = {split: [] for split in _POOLED}
     for case, number in zip(pooled, numbers, strict=True):
         parts["val" if number == fold else "train"].append(case)
+    if fold is None:
+        parts[OUT_OF_FOLD] = [{**case, "fold": number} for case, number in zip(pooled, numbers, strict=True)]
     return {**splits, **parts}
 
 
-def check_fold(folds: int | None, fold: int | None) -> None:
+def check_fold(folds: int | None, fold: int | None, *, of_all: bool = False) -> None:
     """Check that the settings `folds` and `fold` go together.
 
+    Args:
+        folds: Number of folds.
+        fold: One of them, from 1.
+        of_all: Whether a run goes through the images of all folds, so that it has folds and no fold.
+
     Raises:
-        InputError: If there is only one of them, or there is no such fold.
+        InputError: If there is only one of them where there must be both, or there is no such fold.
 
     Example:
         >>> check_fold(5, 6)
         Traceback (most recent call last):
         icmoe_monai.errors.InputError: fold must be a whole number from 1 to folds, which is 5, got 6.
     """
+    if of_all and (folds is None or fold is not None):
+        raise InputError(f"The split {OUT_OF_FOLD} is of all folds together: set folds, and no fold.")
     if folds is None and fold is None:
         return
-    if folds is None or fold is None:
+    if folds is None or (fold is None and not of_all):
         raise InputError(f"folds and fold belong together, got folds {folds} and fold {fold}: set both, or neither.")
     if folds < 2:
         raise InputError(f"folds must be a whole number of at least 2, got {folds}.")
-    if not 1 <= fold <= folds:
+    if fold is not None and not 1 <= fold <= folds:
         raise InputError(f"fold must be a whole number from 1 to folds, which is {folds}, got {fold}.")
 
 

@@ -18,6 +18,7 @@ from icmoe_monai.errors import kind_of
 Case = dict[str, Any]
 
 SPLITS = ("train", "val", "test", "unlabelled")
+OUT_OF_FOLD = "out_of_fold"  # the images of all folds, each with the number of its own as `fold`
 SHARES = {"val": 0.1, "test": 0.2}
 
 
@@ -90,7 +91,8 @@ def describe_training(
 
     Returns:
         The number of training images, as `num_images`; the `checksum` of their names, as `sha256`, of theirs and the
-        validation's, as `seen_sha256`, and of all images' names, as `set_sha256`; and the seed and folds.
+        validation's, as `seen_sha256`, of all images' names, as `set_sha256`, and of all folds' names, as
+        `folds_sha256`; and the seed and folds.
 
     Example:
         >>> describe_training({"train": [{"name": "b"}, {"name": "a"}, {"name": "a"}]})["num_images"]
@@ -102,6 +104,7 @@ def describe_training(
         "sha256": checksum(names["train"]),
         "seen_sha256": checksum(names["train"] | names.get("val", set())),
         "set_sha256": checksum(set().union(*names.values())),
+        "folds_sha256": checksum(f"{case['fold']}/{case['name']}" for case in splits.get(OUT_OF_FOLD, ())),
         "split_seed": split_seed,
         "folds": folds,
         "fold": fold,

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, like, vote
+from icmoe_monai.networks.folds import first_fold
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.turns import taking_turns
 from icmoe_monai.weights.sam import trunk_fingerprint
@@ -84,6 +85,7 @@ class ExpertPacks:
 
 
 def _shared_by(network: ICMoE) -> tuple[str, str, int]:
+    network = first_fold(network)
     return trunk_fingerprint(network.encoder), trunk_fingerprint(network.detail), network.split
 
 

@@ -25,6 +25,7 @@ _RELIABILITY = {
     "disagreement": ("Disagreement", "How much the experts differ where something was found (0: not at all)"),
     "vote_entropy": ("Vote entropy", "How evenly the experts' votes are spread (0: one decides, 1: all count alike)"),
     "expert_agreement": ("Expert agreement", "Mean Dice overlap of what any two experts found (1: the same)"),
+    "fold_agreement": ("Fold agreement", "Mean Dice overlap of what the votes of any two folds found (1: the same)"),
 }
 
 _CALIBRATED = {

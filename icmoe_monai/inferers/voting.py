@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.inferers.views import averaged
 from icmoe_monai.networks.baselines import as_mixture
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.sam import PATCH_SIZE
@@ -83,6 +84,7 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
     Args:
         roi_size: Side of the square window, a multiple of 16.
         overlap: Share of a window that its neighbour covers too.
+        tta: Views of each window, one of `icmoe_monai.inferers.views.TTA`.
         sw_batch_size: Windows in one forward pass; changes speed and memory, and the result by rounding only.
         amp: Use bfloat16 inside the network.
         with_experts: Return voted probabilities, the experts' probabilities and the votes, instead of voted logits.
@@ -97,6 +99,7 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         *,
         roi_size: int,
         overlap: float = 0.5,
+        tta: str = "none",
         sw_batch_size: int = 4,
         amp: bool = False,
         with_experts: bool = False,
@@ -116,6 +119,8 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
             device=device,
             cache_roi_weight_map=True,  # or it is made anew for every image
         )
+        averaged(to_probabilities, tta)  # refuses another word
+        self.tta = tta
         self.amp = amp
         self.with_experts = with_experts
 
@@ -137,7 +142,7 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         """
         image = _plain(inputs)
         with autocast(image.device, self.amp):
-            return cast("Tensor | dict[str, Tensor]", super().__call__(image, expert_maps))
+            return cast("Tensor | dict[str, Tensor]", super().__call__(image, averaged(expert_maps, self.tta)))
 
 
 def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.blueprint import recorded
 from icmoe_monai.networks.decoder import ExpertDecoder
+from icmoe_monai.networks.folds import FoldEnsemble
 from icmoe_monai.networks.icmoe import DECODER_WIDTH, ICMoE, ICMoEOutput, unwrapped
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.voting import PixelVoting, to_logits, to_probabilities
@@ -119,7 +120,8 @@ def expert_names(network: nn.Module, experts: Sequence[str]) -> list[str]:
     """Return the names of a network's experts, by which results are named.
 
     Args:
-        network: The network, of any kind, bare or wrapped for several devices.
+        network: The network, of any kind, bare or wrapped for several devices; of an ensemble of folds, whose experts
+            are merged, the names in one fold.
         experts: Names of a config; they are taken where the network has as many experts and no names for them.
 
     Example:
@@ -127,6 +129,8 @@ def expert_names(network: nn.Module, experts: Sequence[str]) -> list[str]:
         (['basic'], ['network'])
     """
     network = unwrapped(network)
+    if isinstance(network, FoldEnsemble):
+        return expert_names(network.folds[0], experts)
     if isinstance(network, ICMoE):
         return list(network.expert_names)
     num_experts = as_mixture(network).voting.num_experts

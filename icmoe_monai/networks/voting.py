@@ -72,6 +72,7 @@ class PixelVoting(nn.Module):
         if not 0 <= best_expert < num_experts:
             raise InputError(f"best_expert must be in 0..{num_experts - 1}, got {best_expert}.")
         self.num_experts = num_experts
+        self.num_folds = 1  # those of an ensemble have a `folds.FoldVoting`
         self.strategy = strategy
         self.best_expert = best_expert
         learns = strategy == "adaptive" and num_experts > 1

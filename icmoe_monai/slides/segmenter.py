@@ -21,6 +21,7 @@ from torch import Tensor
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import split_suffix
 from icmoe_monai.imageio.sight import judge
+from icmoe_monai.networks.folds import merge_folds
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.voting import unpack
 from icmoe_monai.slides.images import LargeImage, UnreadableImageError, open_large_image
@@ -148,12 +149,13 @@ class LargeSegmenter:
     def _write_strips(self, image: Overview, name: str, found: Mapping[str, Any]) -> np.ndarray:
         """Write mask and votes, and return the number of pixels of each foreground class."""
         network = unwrapped(self.network)
+        num_folds = network.voting.num_folds
         pixels = np.zeros(len(self.labels) + 1, dtype=np.int64)
         with ExitStack() as stack:
             mask = stack.enter_context(self._writer(found["mask_path"], image))
             # entered last and so written first: if there is a mask, its votes are complete
             votes = (
-                stack.enter_context(self._writer(found["votes"], image, len(network.expert_names)))
+                stack.enter_context(self._writer(found["votes"], image, network.voting.num_experts // num_folds))
                 if self.votes
                 else None
             )
@@ -163,7 +165,7 @@ class LargeSegmenter:
                 pixels += np.bincount(classes.ravel(), minlength=len(pixels))
                 mask.add(classes * np.uint8(255) if network.out_channels == 1 else classes)
                 if votes is not None:
-                    votes.add(_as_bytes(voted.votes))
+                    votes.add(_as_bytes(merge_folds(voted, num_folds).votes))
         return pixels[1:]
 
     def _writer(self, path: str, image: LargeImage, num_samples: int = 1) -> PyramidWriter:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.inferers.views import averaged
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, autocast, vote
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.slides.background import is_background
@@ -128,10 +129,11 @@ class StreamingVotingInferer:
         num_maps = network.voting.num_experts * (network.out_channels + 1)
         row = _RowOfWindows(grid, num_maps, cast(Tensor, self.windows.roi_weight_map).to(device))
         nothing = _nothing(network, num_maps).to(device)
+        expert_maps = averaged(network.expert_maps, self.windows.tta)
         for batch in self._batches(image, grid):
             pixels = [window for _, window in batch if window is not None]
             with autocast(device, self.windows.amp):
-                maps = iter(network.expert_maps(torch.stack(pixels).to(device)) if pixels else ())
+                maps = iter(cast(Tensor, expert_maps(torch.stack(pixels).to(device))) if pixels else ())
             for (top, left), window in batch:
                 yield from row.advance(top)
                 row.add(left, nothing if window is None else next(maps))

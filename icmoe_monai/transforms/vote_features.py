@@ -19,7 +19,9 @@ decides as foreground, R the pixels that the vote or an expert decides so (all p
 - `peak`: logit of the mean of P over the most probable thousandth of the image;
 - `load_1`, ... `load_E`: mean vote of each expert over R.
 
-Letters: E experts; K output channels; H W size of the maps.
+Of an ensemble of folds each is the mean of the folds' own, since a calibration is fitted on masks of single folds.
+
+Letters: E experts; F folds of an ensemble, else 1; K output channels; H W size of the maps.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from skimage.measure import label
 from torch import Tensor
 
-from icmoe_monai.networks.voting import as_distribution, disagreement, unpack
+from icmoe_monai.networks.folds import merge_folds, split_folds
+from icmoe_monai.networks.voting import VotedMaps, as_distribution, disagreement, pack, unpack
 from icmoe_monai.transforms.votes import decide
 
 NAMES = (  # of the figures, as a regular expression
@@ -51,11 +54,15 @@ _EPS = 1e-6
 class TakeVoteFeaturesd(MapTransform):
     """Transform: add `vote_features`, a dict of floats, and the experts' `disagreement` per pixel, (1, H, W) in 0..1.
 
-    Place it before `Invertd`, which takes both maps back to the image's size; the tensor itself stays as it is.
+    Place it before `Invertd`, which takes both maps back to the image's size. The tensor itself stays as it is; that of
+    an ensemble becomes one of E experts, each the mean of its folds', and `fold_agreement` is added: the mean over
+    pairs of folds of the Dice overlap of their masks.
 
     Args:
-        keys: Key of a voting inferer's tensor, (K + E K + E, H, W): voted probabilities, experts' probabilities, votes.
+        keys: Key of a voting inferer's tensor, (K + F E K + F E, H, W): voted probabilities, experts' probabilities,
+            votes.
         out_channels: K.
+        num_folds: F.
 
     Example:
         >>> pred = torch.tensor([0.9, 0.9, 0.7, 0.5, 0.5]).reshape(5, 1, 1)
@@ -64,23 +71,36 @@ class TakeVoteFeaturesd(MapTransform):
         (0.947, 0.34)
     """
 
-    def __init__(self, *, keys: str | Sequence[str] = "pred", out_channels: int = 1) -> None:
+    def __init__(self, *, keys: str | Sequence[str] = "pred", out_channels: int = 1, num_folds: int = 1) -> None:
         super().__init__(keys)
         self.out_channels = out_channels
+        self.num_folds = num_folds
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of the item.
 
         Raises:
-            InputError: If the tensor has not K + E K + E channels.
+            InputError: If the tensor has not K + F E K + F E channels.
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            pred = convert_to_tensor(item[key], track_meta=False).float()
-            voted, experts, votes = unpack(pred, self.out_channels)
-            item["vote_features"] = vote_features(voted, experts, votes)
-            item["disagreement"] = convert_to_dst_type(disagreement(experts[None]), item[key])[0]
+            maps = unpack(convert_to_tensor(item[key], track_meta=False).float(), self.out_channels)
+            folds = split_folds(maps, self.num_folds)
+            features = [vote_features(*fold) for fold in folds]
+            item["vote_features"] = {name: sum(one[name] for one in features) / len(folds) for name in features[0]}
+            apart = torch.stack([disagreement(fold.expert_probabilities[None]) for fold in folds]).mean(0)
+            item["disagreement"] = convert_to_dst_type(apart, item[key])[0]
+            if self.num_folds > 1:
+                item["fold_agreement"] = fold_agreement(folds)
+                item[key] = convert_to_dst_type(pack(merge_folds(maps, self.num_folds)), item[key])[0]
         return item
+
+
+def fold_agreement(folds: Sequence[VotedMaps]) -> float:
+    """Return the mean over pairs of folds of the Dice overlap of their masks' foregrounds, of their maps."""
+    masks = [decide(fold.probabilities)[0] > 0 for fold in folds]
+    pairs = [dice_overlap(first, second) for first, second in combinations(masks, 2)]
+    return sum(pairs) / len(pairs)
 
 
 def vote_features(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
@@ -147,7 +167,8 @@ FIGURES = ("confidence", "disagreement", "vote_entropy", "expert_agreement")
 class TakeReliabilityd(MapTransform):
     """Transform: keep the voted probabilities (K, H, W) of a voting inferer's tensor, and add the dict `reliability`.
 
-    It holds the four `FIGURES` as floats, taken from `vote_features` where `TakeVoteFeaturesd` has added them already.
+    It holds the four `FIGURES` as floats, taken from `vote_features` where `TakeVoteFeaturesd` has added them already,
+    and of an ensemble its `fold_agreement`.
 
     Args:
         keys: Key of the tensor, (K + E K + E, H, W): voted probabilities, experts' probabilities, votes.
@@ -178,6 +199,8 @@ class TakeReliabilityd(MapTransform):
             if known is None:
                 known = reliability(voted, experts, votes)
             item["reliability"] = {name: known[name] for name in FIGURES}
+            if "fold_agreement" in item:
+                item["reliability"]["fold_agreement"] = item["fold_agreement"]
         return item
 
 

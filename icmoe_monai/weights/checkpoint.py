@@ -71,12 +71,12 @@ def save_weights(
     network = unwrapped(network)
     state = network.state_dict() if whole else trained_state(network)
     if dtype is not None:
-        state = {name: _rounded(value, dtype) for name, value in state.items()}
+        state = {name: rounded(value, dtype) for name, value in state.items()}
     trunk = notes_on_trunk(network, trunk_source or (recipe or {}).get("pretrained"))
     write_weights(state, path, trunk=trunk, recipe=recipe, whole=whole)
 
 
-def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
     """Return floating numbers in another type, unless one of them would be infinite in it, as a variance may be."""
     if not value.is_floating_point():
         return value

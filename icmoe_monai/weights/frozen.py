@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from icmoe_monai.networks.folds import FoldEnsemble, first_fold
 from icmoe_monai.networks.icmoe import unwrapped
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.utils.files import digest_of
@@ -28,7 +29,10 @@ def frozen_parts(network: nn.Module) -> list[str]:
     Returns:
         Names of the parts; empty if there is an encoder that is trained, since checkpoints are then whole.
     """
-    encoder = getattr(unwrapped(network), "encoder", None)
+    network = unwrapped(network)
+    if isinstance(network, FoldEnsemble):
+        return _of_folds(network, frozen_parts)
+    encoder = getattr(network, "encoder", None)
     trains_encoder = encoder is not None and any(weight.requires_grad for weight in encoder.parameters())
     return [] if trains_encoder else pretrained_parts(network)
 
@@ -40,9 +44,16 @@ def pretrained_parts(network: nn.Module) -> list[str]:
         network: Any network.
     """
     network = unwrapped(network)
+    if isinstance(network, FoldEnsemble):
+        return _of_folds(network, pretrained_parts)
     pyramids = [name for name, part in network.named_modules() if isinstance(part, ImagePyramid) and is_frozen(part)]
     encoder = getattr(network, "encoder", None)
     return ["encoder", *pyramids] if encoder is not None and list(encoder.parameters()) else pyramids
+
+
+def _of_folds(network: FoldEnsemble, parts_of: Callable[[nn.Module], list[str]]) -> list[str]:
+    """List the parts of all folds, which are one module where the folds share it."""
+    return [f"folds.{f}.{part}" for f, fold in enumerate(network.folds) for part in parts_of(fold)]
 
 
 def fingerprints(network: nn.Module) -> dict[str, str]:
@@ -61,6 +72,7 @@ def describe_trunk(network: nn.Module, source: str | Path | None = None) -> dict
         The encoder's `fingerprint`, empty without an encoder, and `source`, and the `detail`'s fingerprint where that
         is frozen too.
     """
+    network = first_fold(unwrapped(network))
     found = _fingerprints(network, pretrained_parts(network))
     notes = {"fingerprint": found.pop("encoder", ""), "source": Path(source).name if source is not None else ""}
     return notes | {name.rpartition(".")[2]: fingerprint for name, fingerprint in found.items()}

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.networks.folds import first_fold
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.weights.checkpoint import MODEL, RECIPE, TRAINER, load_network, read_weights
@@ -78,6 +79,7 @@ class LoadFrozen:
 
     def _load_encoder(self, network: nn.Module) -> None:
         # an encoder that another network has is not SAM's
+        network = first_fold(network)
         encoder: Any = network.encoder if isinstance(network, ICMoE) else None
         if encoder is None or not list(encoder.parameters()):
             if self.pretrained is not None:

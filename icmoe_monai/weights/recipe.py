@@ -27,6 +27,7 @@ from icmoe_monai.networks.blueprint import (
     differences,
     plain,
 )
+from icmoe_monai.networks.folds import repeated
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.utils.distributed import is_first
@@ -51,12 +52,13 @@ SETTINGS = {
     "image_size": False,
     "longest_side": False,
     "overlap": True,
+    "tta": True,
     "pixel_mean": False,
     "pixel_std": False,
     "amp": True,
 }
 # what a file was trained with whose recipe does not tell it, or that has none (until 0.8.0): the default is another now
-EARLIER = {"backbone": "vit_t", "own_network": None, "deference": 0.0}
+EARLIER = {"backbone": "vit_t", "own_network": None, "deference": 0.0, "tta": "none"}
 _SHIPPED_ENCODER = "sam_vit_t_medical.safetensors"  # the one of a size that has no official weights
 # arguments of a network that its use decides, beside the settings above, which have their own check
 _OF_USE = ("train_trunk",)
@@ -122,6 +124,9 @@ class Recipe:
         is_whole: Whether the checkpoint also holds the frozen weights.
         earlier: Values of settings that the recipe does not tell, or all if there is none, by their names.
 
+    Attributes:
+        num_folds: Number of the networks in the checkpoint, which is above 1 for an ensemble of folds.
+
     Example:
         >>> Recipe().setting("image_size", 256)
         256
@@ -140,6 +145,7 @@ class Recipe:
         self.content = dict(content or {})
         self.path = Path(path)
         self.is_whole = is_whole
+        self.num_folds: int = self.content.get("folds", 1)
         self.settings: dict[str, Any] = dict(self.content.get("settings", {}))
         self.earlier = dict(earlier or {})
 
@@ -229,7 +235,7 @@ class Recipe:
 
         Returns:
             `network_def`, where it is as the recipe says or nothing is known; else, if it is the default one but for
-            the settings, a network of the recipe.
+            the settings, a network of the recipe. For an ensemble of folds, as many of these as one.
 
         Raises:
             InputError: If the config defines another network than the recipe and than the default, or the recipe's is
@@ -239,7 +245,7 @@ class Recipe:
         trained = self.content.get("network") or here
         differing = differences(_own(trained), _own(here))
         if not differing:
-            return network_def.to(device)
+            return repeated(network_def, self.num_folds).to(device)
         if differences(_own(_default()), _own(here)):
             name, (was, now) = next(iter(differing.items()))
             raise InputError(
@@ -247,7 +253,7 @@ class Recipe:
                 f"go by this config alone, --recipe {NONE}."
             )
         try:
-            return build_network(_with(trained, here)).to(device)
+            return repeated(build_network(_with(trained, here)), self.num_folds).to(device)
         except InputError as error:
             raise InputError(
                 f"{self.path.name} was trained with a network that its recipe cannot build ({trained[CLASS]}): give "

@@ -13,6 +13,9 @@ from icmoe_monai.weights.pyramid import load_pyramid_weights
 from icmoe_monai.weights.recipe import Recipe
 from icmoe_monai.weights.sam import load_sam_weights, trunk_fingerprint
 
+# what of a set must be as it was in the training, any one of them, so that a split's images were not trained on
+_LISTS = {"test": ("sha256", "seen_sha256"), "out_of_fold": ("folds_sha256",)}
+
 
 def check_recipe(
     trained: Recipe,
@@ -67,7 +70,7 @@ def check_split(trained: Recipe, *, found: Mapping[str, Any], split: str) -> Non
     """
     known = trained.content.get("training_set") or {}
     is_own = known.get("set_sha256") is not None and known["set_sha256"] == found["set_sha256"]
-    lists = ("sha256", "seen_sha256") if split == "test" and known.get("seen_sha256") else ("sha256",)
+    lists = _LISTS.get(split, ("sha256",)) if known.get("seen_sha256") else ("sha256",)
     if is_own and split != "train" and all(known[one] != found[one] for one in lists):
         raise InputError(
             f"{trained.path.name} was trained on other images of this set than its training images here, so that some "
@@ -89,7 +92,9 @@ def _splits_differ(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def _told_fold(training_set: Mapping[str, Any]) -> str:
-    return f"--folds {training_set['folds']} --fold {training_set['fold']}" if training_set.get("folds") else ""
+    if not training_set.get("folds"):
+        return ""
+    return f"--folds {training_set['folds']}" + (f" --fold {training_set['fold']}" if training_set.get("fold") else "")
 
 
 def check_resumed(content: Mapping[str, Any], recipe: Mapping[str, Any], path: str | Path) -> None:

@@ -17,6 +17,7 @@ from icmoe_monai.utils.schema import Schema, find_fault, is_as, shown
 _TEXT: Schema = {"type": "string"}
 _TEXT_OR_NONE: Schema = {"anyOf": [_TEXT, {"type": "null"}]}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
+MOST_FOLDS = 20  # of an ensemble
 _NOTES: Schema = {
     "type": "object",
     "required": ["fingerprint"],
@@ -42,6 +43,7 @@ _RECIPE: Schema = {
         },
         "mask_values": {"type": "array", "items": _COUNT},
         "modality": _TEXT_OR_NONE,
+        "folds": {**_COUNT, "minimum": 2, "maximum": MOST_FOLDS},
         "training_set": {
             "anyOf": [
                 {

@@ -105,14 +105,20 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, *, metadata: M
     """Write a safetensors file; at any time `path` holds the old file or the complete new one.
 
     Args:
-        tensors: Tensors, of which none shares its memory with another.
+        tensors: Tensors by name; those that share their memory are written each by itself.
         path: The file; its folder is made.
         metadata: Metadata of the file, beside the format ("pt") that Hugging Face asks for.
 
     Raises:
         InputError: If the folder cannot be written.
     """
-    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
+    contiguous: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in tensors.items():
+        contiguous[name] = value.detach().contiguous()
+        if contiguous[name].data_ptr() in places:
+            contiguous[name] = contiguous[name].clone()
+        places.add(contiguous[name].data_ptr())
 
     def write(temporary: Path) -> None:
         temporary.touch()

@@ -7,7 +7,15 @@ from monai.data.meta_tensor import MetaTensor
 
 from icmoe_monai.inferers.voting import VotingInferer
 from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.transforms.vote_features import TakeReliabilityd, TakeVoteFeaturesd, reliability, vote_features
+from icmoe_monai.networks.voting import VotedMaps, pack, unpack
+from icmoe_monai.transforms.vote_features import (
+    TakeReliabilityd,
+    TakeVoteFeaturesd,
+    dice_overlap,
+    reliability,
+    vote_features,
+)
+from icmoe_monai.transforms.votes import decide
 
 NAMES = [
     "confidence", "disagreement", "vote_entropy", "expert_agreement", "soft_dice", "vote_agreement", "entropy",
@@ -95,3 +103,39 @@ def test_a_batch_of_one_and_of_eight_give_the_same_features():
         expected = take({"pred": second})["vote_features"]
         assert take({"pred": first})["vote_features"] == pytest.approx(expected, abs=1e-5)
     assert len({take({"pred": pred})["vote_features"]["entropy"] for pred in alone}) == 8
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_the_features_of_an_ensemble_are_the_means_of_its_folds(out_channels):
+    """A calibration is fitted on masks of single folds, and must meet what it knows."""
+    torch.manual_seed(0)
+    folds = []
+    for _ in range(3):
+        experts = torch.rand(2, out_channels, 24, 32)
+        experts = experts / experts.sum(1, keepdim=True) if out_channels > 1 else experts
+        votes = torch.softmax(torch.randn(2, 24, 32), 0)
+        folds.append(VotedMaps(torch.einsum("ehw,ekhw->khw", votes, experts), experts, votes))
+    joined = VotedMaps(
+        torch.stack([fold.probabilities for fold in folds]).mean(0),
+        torch.cat([fold.expert_probabilities for fold in folds]),
+        torch.cat([fold.votes for fold in folds]) / 3,
+    )
+    take = TakeVoteFeaturesd(out_channels=out_channels, num_folds=3)
+    item = TakeReliabilityd(out_channels=out_channels)(take({"pred": pack(joined)}))
+    alone = [TakeVoteFeaturesd(out_channels=out_channels)({"pred": pack(fold)}) for fold in folds]
+    for name in alone[0]["vote_features"]:
+        mean = np.mean([one["vote_features"][name] for one in alone])
+        assert item["vote_features"][name] == pytest.approx(mean, abs=1e-3), name
+    apart = torch.stack([one["disagreement"] for one in alone]).mean(0)
+    torch.testing.assert_close(item["disagreement"], apart, rtol=0, atol=1e-5)
+    masks = [decide(fold.probabilities)[0] > 0 for fold in folds]
+    pairs = [dice_overlap(masks[a], masks[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert item["reliability"]["fold_agreement"] == pytest.approx(np.mean(pairs), abs=0.02)
+    torch.testing.assert_close(item["pred"], joined.probabilities)
+
+
+def test_an_ensembles_tensor_becomes_that_of_its_merged_experts():
+    maps = VotedMaps(torch.rand(1, 4, 5), torch.rand(6, 1, 4, 5), torch.softmax(torch.randn(6, 4, 5), 0))
+    merged = unpack(TakeVoteFeaturesd(num_folds=3)({"pred": pack(maps)})["pred"], 1)
+    torch.testing.assert_close(merged.expert_probabilities[0], maps.expert_probabilities[[0, 2, 4]].mean(0))
+    torch.testing.assert_close(merged.votes[1], maps.votes[[1, 3, 5]].sum(0))

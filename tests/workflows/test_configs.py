@@ -163,7 +163,7 @@ def test_the_zoo_installs_all_that_the_package_needs():
 
 def test_evaluation_overrides_only_what_training_has():
     train, evaluate = read("train.json"), read("evaluate.json")
-    new = {"split", "num_bootstrap", "num_pictures", "evaluating", "calibration", "calibrated", "recipe"}
+    new = {"split", "num_bootstrap", "num_pictures", "evaluating", "calibration", "calibrated", "recipe", "num_folds"}
     for key in evaluate.keys() - new:
         section, _, name = key.partition("#")
         assert name in train[section] if name else section in train, key
@@ -218,6 +218,9 @@ NEW_IN_OVERLAYS = {
     "analyze": {
         "compare_with", "training_dir", "phantoms", "num_phantoms", "num_windows", "num_points", "dead_below",
         "before_def", "before", "analyzing",
+    },
+    "out_of_fold": {  # over an evaluation
+        "split", "num_folds", "validate#inferer#_target_", "validate#evaluator#prepare_batch",
     },
     "calibrate": {
         "split", "alpha", "review_share", "calibration", "calibration_file", "calibration_folder", "calibrating",

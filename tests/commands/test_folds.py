@@ -1,0 +1,210 @@
+"""`icmoe train --folds`: which trainings it starts, what it goes on with, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icmoe_monai.__main__ import main
+from icmoe_monai.calibration.file import read_calibration
+from icmoe_monai.commands import experts, folds
+from icmoe_monai.commands.words import read_words
+from icmoe_monai.errors import InputError
+from icmoe_monai.predictor import Predictor
+from icmoe_monai.utils.children import Children
+
+ROOT = Path(__file__).parents[2]
+
+
+class Trainings:
+    """Stand in for the processes that train: note their commands, and write what a training leaves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, output: Path) -> None:
+        self.output = output
+        self.commands: list[list[str]] = []
+        self.failing: set[str] = set()
+        self.joined: list[list[str]] = []
+        monkeypatch.setattr(Children, "execute", lambda children, command, *further: self.train(command))
+        monkeypatch.setattr(folds, "make_ensemble", self.join)
+
+    def train(self, command: list[str]) -> int:
+        self.commands.append(command)
+        folder = Path(command[5])
+        assert folder.is_dir()
+        if folder.name in self.failing:
+            return 1
+        (folder / "best.pt").touch()
+        return 0
+
+    def join(self, root, configs, overrides, output, folders) -> None:
+        self.joined.append([folder.name for folder in folders])
+
+    def run(self, *further: str) -> None:
+        given, overrides = read_words(["train", "D", str(self.output), *further], ("skin",))
+        experts.run_on_data(ROOT, given, overrides)
+
+
+@pytest.fixture
+def trainings(monkeypatch, tmp_path):
+    return Trainings(monkeypatch, tmp_path / "out")
+
+
+def option(command: list[str], name: str) -> str | None:
+    words = [word.partition("=")[2] for word in command if word.startswith(f"{name}=")]
+    return words[0] if words else command[command.index(name) + 1] if name in command else None
+
+
+def test_each_fold_is_the_command_that_a_user_would_give(trainings):
+    trainings.run("--folds", "3", "--max_epochs", "7", "--config", "backbones/vit_t.yaml", "--labels=['a b']")
+    assert [option(command, "--fold") for command in trainings.commands] == ["1", "2", "3"]
+    first = trainings.commands[0]
+    assert first[:4] == [sys.executable, "-m", "icmoe_monai", "train"]
+    assert first[5] == str(trainings.output / "fold_1")
+    assert (option(first, "--folds"), option(first, "--max_epochs"), option(first, "--labels")) == ("3", "7", "['a b']")
+    # the overlay comes last, so that nothing decides an epoch by the fold that is left out
+    assert [first[i + 1] for i, word in enumerate(first) if word == "--config"][-1] == "folds"
+    assert "--checkpoint" not in first
+    assert trainings.joined == [["fold_1", "fold_2", "fold_3"]]
+    read_words(first[3:], ("skin",))
+
+
+def test_the_same_command_trains_only_what_is_not_trained(trainings):
+    trainings.failing = {"fold_2"}
+    with pytest.raises(InputError, match="fold_2 could not be trained, and the other folds are"):
+        trainings.run("--folds", "3")
+    assert trainings.joined == []
+    trainings.failing, trainings.commands = set(), []
+    trainings.run("--folds", "3")
+    assert [option(command, "--fold") for command in trainings.commands] == ["2"]
+    assert option(trainings.commands[0], "--overwrite") == "True"  # it had saved nothing to go on from
+    trainings.commands = []
+    trainings.run("--folds", "3")
+    assert trainings.commands == []
+    assert len(trainings.joined) == 2
+
+
+def test_a_fold_that_was_stopped_goes_on_and_one_at_its_end_is_not_trained_again(trainings):
+    trainings.failing = {"fold_1", "fold_2"}
+    with pytest.raises(InputError, match="fold_1, fold_2 could not be trained"):
+        trainings.run("--folds", "2")
+    state = {"iteration": 4, "max_epochs": 2, "epoch_length": 4}
+    torch.save({"model": {}, "trainer": state}, trainings.output / "fold_1" / "last.pt")
+    torch.save({"model": {}, "trainer": state | {"iteration": 8}}, trainings.output / "fold_2" / "last.pt")
+    (trainings.output / "fold_2" / "best.pt").touch()
+    trainings.failing, trainings.commands = set(), []
+    trainings.run("--folds", "2")
+    (command,) = trainings.commands
+    assert option(command, "--checkpoint") == str(trainings.output / "fold_1" / "last.pt")
+    assert option(command, "--overwrite") is None
+
+
+def test_another_command_in_the_same_folder_is_refused_or_begins_anew(trainings):
+    trainings.run("--folds", "2", "--max_epochs", "3")
+    for further in (["--folds", "2"], ["--folds", "3", "--max_epochs", "3"], ["--folds", "2", "--max_epochs", "4"],
+                    ["--folds", "2", "--max_epochs", "3", "--config", "demo"]):  # fmt: skip
+        with pytest.raises(InputError, match=r"were begun with .*, and here it is .*: give the same command"):
+            trainings.run(*further)
+    trainings.commands = []
+    trainings.run("--folds", "2", "--max_epochs", "4", "--overwrite", "True")
+    assert [option(command, "--max_epochs") for command in trainings.commands] == ["4", "4"]
+    trainings.commands = []
+    trainings.run("--folds", "2", "--max_epochs", "4")
+    assert trainings.commands == []
+
+
+def test_a_damaged_note_is_told_in_a_sentence(trainings):
+    trainings.run("--folds", "2")
+    for text in ("{", "[]", "7", '{"folds": 2}'):
+        (trainings.output / folds.BEGUN).write_text(text)
+        with pytest.raises(InputError):
+            trainings.run("--folds", "2")
+
+
+def test_folds_are_shared_out_among_devices(trainings):
+    trainings.run("--folds", "4", "--device", "cuda:0,cuda:1")
+    assert {option(command, "--device") for command in trainings.commands} == {"cuda:0", "cuda:1"}
+    assert len(trainings.commands) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--folds", "1"], "--folds must be from 2 to 20, got 1"),
+        (["--folds", "21"], "--folds must be from 2 to 20, got 21"),
+        (["--folds", "2", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--folds", "2", "--checkpoint", "a.pt"], "--checkpoint belongs to one training"),
+        (["--folds", "2", "--val_interval", "1"], "--val_interval is decided by --folds: leave it out"),
+        (["--folds", "2", "--tta", "flips"], "--tta is decided by --folds"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(trainings, words, sentence):
+    with pytest.raises(InputError, match=sentence):
+        trainings.run(*words)
+    assert trainings.commands == []
+
+
+def test_one_fold_is_a_training_of_its_own(trainings, monkeypatch):
+    made = []
+    monkeypatch.setattr(experts, "build_workflow", lambda root, configs, overrides, **of: made.append(overrides))
+    with pytest.raises(AttributeError):  # nothing was built
+        trainings.run("--folds", "5", "--fold", "2")
+    assert (made[0]["folds"], made[0]["fold"]) == (5, 2)
+
+
+def test_a_bad_option_is_told_by_the_parser():
+    with pytest.raises(InputError, match="invalid int value: 'five'"):
+        read_words(["train", "D", "O", "--folds", "five"], ("skin",))
+
+
+@pytest.mark.slow
+def test_from_images_to_an_ensemble_though_it_is_stopped_on_the_way(tmp_path):
+    """Three real folds of phantoms; the second is stopped; the ensemble is used by the other commands."""
+    output, data = tmp_path / "cv", tmp_path / "cv" / "demo"
+    small = {"image_size": 32, "max_epochs": 2, "min_steps": 2, "batch_size": 2, "num_workers": 0, "device": "cpu"}
+    words = [sys.executable, "-m", "icmoe_monai", "train", "demo", str(output), "--folds", "3"]
+    words += [f"--{name}={value}" for name, value in small.items()]
+    with subprocess.Popen(words, cwd=ROOT) as process:
+        while not (output / "fold_2" / "last.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143
+    assert not (output / "ensemble.pt").exists()
+    first = (output / "fold_1" / "best.pt").stat().st_mtime_ns
+    assert subprocess.run(words, cwd=ROOT).returncode == 0
+    assert (output / "fold_1" / "best.pt").stat().st_mtime_ns == first
+    report = json.loads((output / "folds.json").read_text())
+    assert [report["folds"][number]["images"] for number in "123"] == [20, 20, 20]
+    assert report["dice"]["images"] == 60
+    assert report["tta"]["chosen"] in ("none", "flips")
+    calibration = read_calibration(output / "ensemble.calibration.json")
+    assert (calibration["data"]["split"], calibration["data"]["num_images"]) == ("out_of_fold", 60)
+
+    file = ["--checkpoint", str(output / "ensemble.pt"), "--num_workers", "0", "--device", "cpu"]
+    assert main(["evaluate", str(data), str(tmp_path / "test"), *file]) == 0
+    assert json.loads((tmp_path / "test" / "summary.json").read_text())["num_cases"] == 12
+    assert main(["evaluate", str(data), str(tmp_path / "val"), "--split", "val", *file]) == 1  # they were trained on
+    image = next(iter(sorted((data / "images").iterdir())))
+    assert main(["predict", str(image), str(tmp_path / "found"), *file]) == 0
+    (mask,) = (tmp_path / "found" / "masks").iterdir()
+    predict = Predictor(output / "ensemble.pt", device="cpu", settings={"num_workers": 0})
+    found = predict(image)
+    assert np.array_equal(np.asarray(Image.open(mask)) > 0, found.mask > 0)
+    assert 0 <= found.measures["reliability"]["fold_agreement"] <= 1
+    views = {"tta": report["tta"]["chosen"], "calibration": "none"}
+    folds_found = [Predictor(output / f"fold_{f}" / "best.pt", device="cpu", settings=views)(image) for f in (1, 2, 3)]
+    alone = Predictor(output / "ensemble.pt", device="cpu", settings={"calibration": "none"})(image)
+    mean = np.mean([one.probabilities for one in folds_found], axis=0)
+    assert np.abs(alone.probabilities - mean).max() < 0.02  # the file is in half precision
+    calibrated = (output / "ensemble.calibration.json").read_bytes()
+    assert main(["calibrate", str(data), "--config", "out_of_fold", *file]) == 0
+    assert (output / "ensemble.calibration.json").read_bytes() == calibrated
