@@ -1,9 +1,10 @@
 """Listing of a dataset folder's cases: they are found, split and checked before anything is trained.
 
 A case is a dictionary: `image`, a path; `label`, a path or several whose masks are merged; `name`, its stem, unique in
-the set; `class` where the archive has classes (BUSI); `label_kind` "instances" where masks number objects (GlaS).
-`layouts` says which folders are understood, `splits` how missing splits are cut, `folds` how folds are dealt,
-`imageio.read` what a file may hold.
+the set; `class` where the archive has classes (BUSI); `label_kind` "instances" where masks number objects (GlaS);
+`group`, the name of the first image of its group, in all cases of a set of which groups are known.
+`layouts` says which folders are understood, `groups` what tells groups, `splits` how missing splits are cut, `folds`
+how folds are dealt, `imageio.read` what a file may hold.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from icmoe_monai.data.demo import NO_IMAGES, is_demo, make_demo_set
 from icmoe_monai.data.folds import check_fold, take_fold
 from icmoe_monai.data.layouts import find_layout
-from icmoe_monai.data.splits import OUT_OF_FOLD, Case, cut_missing_splits
+from icmoe_monai.data.splits import OUT_OF_FOLD, Case, cut_missing_splits, find_divided_group
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image, read_label, read_size
 from icmoe_monai.utils.distributed import by_first
@@ -58,9 +59,9 @@ def find_cases(
 ) -> dict[str, list[Case]]:
     """List the cases of a dataset folder by split.
 
-    Splits that the set does not name are cut from its training cases by `seed`. Files that are no pictures, and images
-    that a splits.json does not list, are counted in a warning; hidden files are ignored. With several
-    processes, the first one reads the folder and all take its result.
+    Splits that the set does not name are cut from its training cases by `seed`; neither they nor folds divide a group.
+    Files that are no pictures, images that a splits.json does not list, and groups that it divides, are counted in a
+    warning; hidden files are ignored. With several processes, the first one reads the folder and all take its result.
 
     Args:
         dataset_dir: A folder of a layout that `layouts` knows, or its parent; or demo: computer-made phantoms.
@@ -117,6 +118,8 @@ def find_cases(
     if folds is not None:
         shares = {name: content.share for name, content in contents.items()}
         splits = take_fold(splits, folds=folds, fold=fold, seed=seed, shares=shares)
+    if divided := find_divided_group(splits):
+        logger.warning("%s: %s", dataset_dir, divided)
     if check:
         looked_at = [split for split in needed if splits[split] or split not in pooled]
         _check_content(splits, contents, looked_at, out_channels=out_channels)

@@ -2,6 +2,7 @@
 
 Plain: `images/STEM.*`, `masks/STEM.*` and, if wanted, `splits.json`, whose lists a `protocol.json` locks. And three
 archives as they are downloaded: ISIC 2017 and 2018 (dermoscopy), BUSI (breast ultrasound), GlaS/Warwick-QU (histology).
+A file of groups may lie in the folder of each (`groups`).
 A reader of a layout returns the splits that the set itself names; `splits.cut_missing_splits` cuts the others. Problems
 are collected, not raised, so that a user learns of all of them at once.
 """
@@ -15,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from icmoe_monai.data.groups import GROUP_FILES, find_groups, read_groups, with_groups
 from icmoe_monai.data.splits import Case, find_lock_problems, read_splits
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import PICTURE_SUFFIXES
@@ -26,6 +28,7 @@ LAYOUTS = (
 _CLUTTER = ("thumbs.db", "desktop.ini")
 _BUSI_CLASSES = ("benign", "malignant", "normal")
 _BUSI_MASK = re.compile(r"(?P<stem>.+)_mask(_\d+)?")
+_GLAS_GRADES = "Grade.csv"
 _GLAS = re.compile(r"(?P<stem>(?P<part>train|test[AB])_\d+)(?P<anno>_anno)?")
 _ISIC = re.compile(
     r"ISIC-?(?P<year>201[78])_(Task1(-2)?_)?(?P<part>Training|Validation|Test)(_v2)?"
@@ -69,6 +72,7 @@ def find_layout(dataset_dir: str) -> Found:
             raise InputError(f"{dataset_dir} holds several datasets ({names}): set dataset_dir to one of them.")
         for home, reader in known:
             found = reader(home)
+            found.problems.extend(_find_stray_groups(dataset_dir, home))
             if not any(found.splits.values()) and not found.problems:
                 break
             return found
@@ -100,7 +104,8 @@ def _read_plain(home: str) -> Found:
     listing = os.path.join(home, "splits.json")
     if not os.path.exists(listing):
         problems += find_lock_problems(home, {})
-        return Found("plain", {"train": _pair(images, masks, problems)}, problems)
+        splits = {"train": _pair(images, masks, problems)}
+        return Found("plain", with_groups(splits, find_groups(home, images, problems)), problems)
     stems = read_splits(listing, images, problems)
     problems += find_lock_problems(home, stems) if not problems else []
     labelled = {stem for split, listed in stems.items() if split != "unlabelled" for stem in listed}
@@ -114,7 +119,7 @@ def _read_plain(home: str) -> Found:
     num_unused = len(images.keys() - labelled - unlabelled)
     if num_unused:
         logging.getLogger(__name__).warning("%s does not list %d of the %d images.", listing, num_unused, len(images))
-    return Found("plain", splits, problems)
+    return Found("plain", with_groups(splits, find_groups(home, images, problems)), problems)
 
 
 def _read_isic(home: str) -> Found:
@@ -130,23 +135,30 @@ def _read_isic(home: str) -> Found:
             f"{home} holds ISIC {' and '.join(years)}, which share images: set dataset_dir to one of them."
         )
     splits: dict[str, list[Case]] = {}
+    names: set[str] = set()
     for (_, split), pair in folders.items():
+        images = _by_stem(_isic_images(pair["images"]), problems) if "images" in pair else {}
+        names |= images.keys()
         if len(pair) < 2:
             logging.getLogger(__name__).warning("%s is not used: its counterpart is missing.", *pair.values())
             continue
-        images = [path for path in _pictures(pair["images"]) if not _stem(path).endswith("_superpixels")]
         masks = {re.sub("(?i)_segmentation$", "", _stem(path)): path for path in _pictures(pair["masks"])}
-        splits[split] = _pair(_by_stem(images, problems), masks, problems)
+        splits[split] = _pair(images, masks, problems)
     if "train" not in splits:
         raise InputError(f"{home} lacks ISIC's training images or their Part1/Task1 ground truth: download both.")
-    return Found(f"ISIC {years[0]}", splits, problems)
+    return Found(f"ISIC {years[0]}", with_groups(splits, find_groups(home, names, problems)), problems)
+
+
+def _isic_images(folder: str) -> list[str]:
+    return [path for path in _pictures(folder) if not _stem(path).endswith("_superpixels")]
 
 
 def _read_busi(home: str) -> Found:
     problems: list[str] = []
     cases: list[Case] = []
-    for group in _BUSI_CLASSES:
-        folder = os.path.join(home, group)
+    names: set[str] = set()
+    for kind in _BUSI_CLASSES:
+        folder = os.path.join(home, kind)
         if not os.path.isdir(folder):
             continue
         pictures = _pictures(folder)
@@ -155,9 +167,10 @@ def _read_busi(home: str) -> Found:
             if match := _BUSI_MASK.fullmatch(_stem(path)):
                 masks[match["stem"]].append(path)
         images = _by_stem([path for path in pictures if not _BUSI_MASK.fullmatch(_stem(path))], problems)
+        names |= images.keys()
         merged = {stem: paths if len(paths) > 1 else paths[0] for stem, paths in masks.items()}
-        cases += [{**case, "class": group} for case in _pair(images, merged, problems)]
-    return Found("BUSI", {"train": cases}, problems)
+        cases += [{**case, "class": kind} for case in _pair(images, merged, problems)]
+    return Found("BUSI", with_groups({"train": cases}, find_groups(home, names, problems)), problems)
 
 
 def _read_glas(home: str) -> Found:
@@ -172,7 +185,20 @@ def _read_glas(home: str) -> Found:
     splits: dict[str, list[Case]] = {"train": [], "test": []}
     for case in cases:
         splits["train" if case["name"].startswith("train") else "test"].append(case)
-    return Found("GlaS", splits if splits["test"] else {"train": splits["train"]}, problems)
+    if not splits["test"]:
+        del splits["test"]
+    groups = find_groups(home, images, problems)
+    grades = os.path.join(home, _GLAS_GRADES)
+    if not groups and os.path.exists(grades):
+        groups = read_groups(grades, images, problems, columns=("name", "patient ID"), may_be_partial=True)
+    return Found("GlaS", with_groups(splits, groups), problems)
+
+
+def _find_stray_groups(dataset_dir: str, home: str) -> list[str]:
+    if os.path.abspath(dataset_dir) == os.path.abspath(home):
+        return []
+    strays = [name for name in GROUP_FILES if os.path.lexists(os.path.join(dataset_dir, name))]
+    return [f"{os.path.join(dataset_dir, name)} is not in the data set's folder: move it to {home}." for name in strays]
 
 
 def _pair(images: dict[str, str], masks: dict[str, Any], problems: list[str]) -> list[Case]:
@@ -205,7 +231,7 @@ def _pictures(folder: str) -> list[str]:
     folder = nested if os.path.isdir(nested) else folder
     names = _visible(folder)
     used = [name for name in names if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES]
-    others = sorted(set(names) - set(used))
+    others = sorted(set(names) - {*used, *GROUP_FILES, _GLAS_GRADES})
     if others:
         logging.getLogger(__name__).warning(
             "%s: %d entries are no pictures and not used: %s%s.",

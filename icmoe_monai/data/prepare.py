@@ -2,16 +2,15 @@
 
 The command reads the release's unpacked folders (`layouts`), compares the number of images, and their names where they
 are known, with the official ones (`releases`), cuts the splits that the release does not name (`splits`), and writes a
-plain dataset folder: `images/`, `masks/`, for GlaS `instances/`, `splits.json`, and `protocol.json` with the checksum
-of each list. The folder is written under a temporary name and then renamed, so that it is complete or absent. Training
-and evaluation refuse a prepared folder whose splits.json was changed; `--check OUT` only makes that check.
+plain dataset folder: `images/`, `masks/`, for GlaS `instances/`, `splits.json`, `groups.csv` where groups are known,
+and `protocol.json` with the checksum of each list. The folder is written under a temporary name and then renamed, so
+that it is complete or absent. Training and evaluation refuse a prepared folder whose splits.json was changed; `--check
+OUT` only makes that check.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import json
 import logging
 import os
@@ -27,12 +26,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from icmoe_monai.data.groups import read_groups, table_of_groups, with_groups
 from icmoe_monai.data.layouts import Found, find_layout
 from icmoe_monai.data.releases import OFFICIAL, by_part, find_difference, find_release
 from icmoe_monai.data.splits import Case, cut_missing_splits, lock
 from icmoe_monai.errors import InputError, exit_status_of, kind_of
 from icmoe_monai.imageio.read import read_image, read_label, read_objects
-from icmoe_monai.utils.files import write_json
+from icmoe_monai.utils.files import write_csv, write_json
 from icmoe_monai.version import __version__
 
 _KEPT_AS_THEY_ARE = (".png", ".jpg", ".jpeg")
@@ -61,8 +61,9 @@ def prepare(
         out_dir: The folder to write; not there yet, or empty.
         longest_side: Length to which an image's longest side is reduced, pixels; 0 keeps every size.
         seed: Seed of the splits that the release does not name.
-        groups_file: JSON, name of the prepared case -> name of its group; a group stays in one of the drawn splits.
-            Without it GlaS is grouped by the patients of its Grade.csv, if that is there.
+        groups_file: Groups of the prepared cases by their names, as a groups.csv or groups.json has them. Without it,
+            they are those that the release's folder tells, as GlaS's Grade.csv does. A group stays in one of the drawn
+            splits.
         partial_set: Go on with a release that is not complete; protocol.json then says `"partial": true`.
 
     Returns:
@@ -79,8 +80,10 @@ def prepare(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already: name a folder that is not, or remove it first.")
     found = find_release(protocol, archive_dir, partial_set=partial_set)
-    groups, grouped_by = _read_groups(found, groups_file)
-    splits = cut_missing_splits(found.splits, seed=seed, groups=groups)
+    if groups_file is not None:
+        found = _with_groups(found, groups_file, may_be_partial=partial_set)
+    splits = cut_missing_splits(found.splits, seed=seed)
+    groups = {str(case["name"]): str(case["group"]) for cases in splits.values() for case in cases if "group" in case}
     names = {split: [str(case["name"]) for case in cases] for split, cases in splits.items()}
     parts = by_part(protocol, {split: [case["name"] for case in cases] for split, cases in found.splits.items()})
     content = {
@@ -90,7 +93,7 @@ def prepare(
         "official_images": OFFICIAL[protocol].counts,
         "longest_side": longest_side,
         "seed": seed,
-        "groups": grouped_by,
+        "groups": len(set(groups.values())) or None,
         "splits": lock(names),
         "icmoe_monai": __version__,
     }
@@ -101,6 +104,8 @@ def prepare(
             _write_cases(made, [case for cases in splits.values() for case in cases], longest_side)
             write_json(made / "splits.json", names)
             write_json(made / "protocol.json", content)
+            if groups:
+                write_csv(made / "groups.csv", table_of_groups(groups))
             if target.exists():
                 target.rmdir()
             made.rename(target)
@@ -158,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out_dir", nargs="?", help="dataset folder to write")
     parser.add_argument("--longest_side", type=int, default=512, help="pixels; 0 keeps every size (default: 512)")
     parser.add_argument("--seed", type=int, default=0, help="of the splits that the release does not name (default: 0)")
-    parser.add_argument("--groups", metavar="JSON", help="case -> group; a group stays in one of the drawn splits")
+    parser.add_argument("--groups", metavar="FILE", help="CSV or JSON; a group stays in one of the drawn splits")
     parser.add_argument("--partial", action="store_true", help="go on with a release that is not complete")
     parser.add_argument("--check", metavar="OUT_DIR", help="check a prepared folder instead")
     given = parser.parse_args(arguments)
@@ -184,32 +189,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(exit_status_of(stop), "Stopped; nothing was written.\n")
 
 
-def _read_groups(found: Found, groups_file: str | None) -> tuple[dict[str, str], dict[str, str] | None]:
-    """Return groups by case name, and the entry of protocol.json that names their file."""
-    cases = [case for split in found.splits.values() for case in split]
-    grades = Path(cases[0]["image"]).with_name("Grade.csv") if cases else Path("Grade.csv")
-    if groups_file is None and not (found.layout == "GlaS" and grades.is_file()):
-        return {}, None
-    path = Path(groups_file) if groups_file else grades
-    try:
-        data = path.read_bytes()
-        groups = json.loads(data) if groups_file else _patients(data.decode("utf-8-sig"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"The groups in {path} cannot be read ({kind_of(error)}): correct the file.") from None
-    names = {case["name"] for case in cases}
-    if not isinstance(groups, dict) or not names & groups.keys():
-        raise InputError(f"{path} must be an object of names and groups, such as {{{min(names)!r}: 'patient 1'}}.")
-    ungrouped = len(names - groups.keys())
-    if ungrouped:
-        logging.getLogger(__name__).warning("%s does not name %d of the %d cases.", path, ungrouped, len(names))
-    said = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
-    return {str(name): str(group) for name, group in groups.items()}, said
-
-
-def _patients(text: str) -> dict[str, str]:
-    """Read GlaS's Grade.csv: name, patient ID, two grades."""
-    rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
-    return {row["name"].strip(): row["patient ID"].strip() for row in rows}
+def _with_groups(found: Found, path: str, *, may_be_partial: bool) -> Found:
+    """Return a release with the groups of a file in place of its own."""
+    names = {case["name"] for cases in found.splits.values() for case in cases}
+    problems: list[str] = []
+    groups = read_groups(path, names, problems, may_be_partial=may_be_partial)
+    if problems:
+        raise InputError(problems[0])
+    return found._replace(splits=with_groups(found.splits, groups))
 
 
 def _write_cases(made: Path, cases: Sequence[Case], longest_side: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icmoe_monai.data.layouts import Found, find_layout
-from icmoe_monai.data.splits import checksum
+from icmoe_monai.data.splits import Case, checksum
 from icmoe_monai.errors import InputError
 
 
@@ -81,10 +81,7 @@ def find_release(protocol: str, archive_dir: str, *, partial_set: bool = False) 
         raise InputError(f"{found.problems[0]} Or leave such cases out by --partial.{unpack}")
     for problem in found.problems:
         logger.warning("Left out: %s", problem)
-    splits = {
-        split: [{**case, "name": re.sub(r" \((\d+)\)$", r"_\1", case["name"])} for case in cases]
-        for split, cases in found.splits.items()
-    }
+    splits = {split: [case | _renamed(case) for case in cases] for split, cases in found.splits.items()}
     names = {split: [case["name"] for case in cases] for split, cases in splits.items()}
     difference = find_difference(protocol, by_part(protocol, names))
     if difference and not partial_set:
@@ -149,6 +146,10 @@ def find_part(protocol: str, names: Sequence[str]) -> str | None:
     """
     parts = {expected: part for part, expected in OFFICIAL[protocol].checksums.items()}
     return parts.get(checksum(names))
+
+
+def _renamed(case: Case) -> Case:
+    return {key: re.sub(r" \((\d+)\)$", r"_\1", case[key]) for key in ("name", "group") if key in case}
 
 
 def _listed(counts: Mapping[str, int]) -> str:

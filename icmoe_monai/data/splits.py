@@ -151,21 +151,18 @@ def find_lock_problems(folder: str, splits: Mapping[str, Sequence[str]]) -> list
     ]
 
 
-def cut_missing_splits(
-    splits: dict[str, list[Case]], *, seed: int, groups: Mapping[str, str] | None = None
-) -> dict[str, list[Case]]:
+def cut_missing_splits(splits: dict[str, list[Case]], *, seed: int) -> dict[str, list[Case]]:
     """Cut the splits that a set does not name from its training cases: 10 % for val, 20 % for test.
 
     Cases are ordered by a hash of seed and name, class by class, and taken at even steps: the same on every machine,
-    and each class has its share. From three cases on no split is empty. Which cases are of one patient is not
-    known here; to keep them together, give their groups or write a splits.json.
+    and each class has its share. From three cases on no split is empty.
+
+    If cases have a `group`, whole groups are taken, in the order of a hash, while they fit into the share of their
+    class, so that a split can be smaller than its share. If each is larger, the smallest is taken.
 
     Args:
         splits: Cases by split, "train" among them.
         seed: Another seed gives other splits.
-        groups: A name for cases that must stay together, by case name; a case without one is a group by itself. Whole
-            groups are then taken, in the order of a hash, while they fit into the share of their class, so that a split
-            can be smaller than its share, and empty if every group is larger.
 
     Example:
         >>> cases = [{"name": f"case_{i}"} for i in range(10)]
@@ -177,14 +174,41 @@ def cut_missing_splits(
     num_cases = len(train)
     cut: dict[str, list[Case]] = {}
     for split in reversed(missing):  # test first: it is the larger
-        if groups:
-            cut[split], train = _take_groups(train, SHARES[split] * num_cases / max(len(train), 1), seed, groups)
+        if any("group" in case for case in train):
+            num_left = 1 if split == "val" else 2  # one for each split that comes later
+            cut[split], train = _take_groups(train, SHARES[split] * num_cases, seed, num_left)
             continue
         enough = num_cases > 2 or split == "val"
         num_taken = max(round(SHARES[split] * num_cases), 1 if enough else 0)
         cut[split], train = take_evenly(train, min(num_taken, max(len(train) - 1, 0)))
     complete = {**splits, **cut, "train": train}
     return {split: sorted(complete[split], key=lambda case: str(case["name"])) for split in SPLITS if split in complete}
+
+
+def find_divided_group(splits: Mapping[str, Sequence[Case]]) -> str | None:
+    """Return a sentence about groups whose cases are in several of the splits, or None.
+
+    Args:
+        splits: Cases by split; unlabelled ones do not count.
+
+    Example:
+        >>> split = lambda name: [{"name": name, "image": f"images/{name}.png", "group": "a"}]
+        >>> find_divided_group({"train": split("a"), "val": split("b")}).partition(".png). ")[0]
+        '1 of 1 groups have images in several splits; of the first, 1 in train (a.png) and 1 in val (b'
+    """
+    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for split, cases in splits.items():
+        for case in cases:
+            if "group" in case and split != "unlabelled":
+                groups[case["group"]][split].append(os.path.basename(case["image"]))
+    divided = [group for _, group in sorted(groups.items()) if len(group) > 1]
+    if not divided:
+        return None
+    parts = [f"{len(images)} in {split} ({min(images)})" for split, images in divided[0].items()]
+    return (
+        f"{len(divided)} of {len(groups)} groups have images in several splits; of the first, {' and '.join(parts)}. "
+        "Scores are too good where the like was trained on: list the images of a group in one split of splits.json."
+    )
 
 
 def take_evenly(items: Sequence[Any], num_taken: int) -> tuple[list[Any], list[Any]]:
@@ -215,24 +239,24 @@ def shuffle_key(name: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
 
-def _take_groups(
-    cases: Sequence[Case], share: float, seed: int, groups: Mapping[str, str]
-) -> tuple[list[Case], list[Case]]:
+def _take_groups(cases: Sequence[Case], wanted: float, seed: int, num_left: int) -> tuple[list[Case], list[Case]]:
+    """Take whole groups, about as many cases as wanted, and leave a number of groups; return both."""
     members: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
-        group = groups.get(case["name"])
-        members[f"case {case['name']}" if group is None else f"group {group}"].append(case)
+        members[case["group"]].append(case)
     of_class: dict[str, list[str]] = defaultdict(list)
-    for key in sorted(members, key=lambda key: shuffle_key(key, seed)):
-        of_class[min(case.get("class", "") for case in members[key])].append(key)
+    for group in sorted(members, key=lambda group: shuffle_key(group, seed)):
+        of_class[min(case.get("class", "") for case in members[group])].append(group)
     taken: set[str] = set()
-    for keys in of_class.values():
-        left = round(share * sum(len(members[key]) for key in keys))
-        for key in keys:
-            if len(members[key]) <= left:
-                taken.add(key)
-                left -= len(members[key])
+    for groups in of_class.values():
+        room = round(wanted / len(cases) * sum(len(members[group]) for group in groups))
+        for group in groups:
+            if len(members[group]) <= room:
+                taken.add(group)
+                room -= len(members[group])
+    if not taken and len(members) > num_left:
+        taken = {min(members, key=lambda group: (len(members[group]), shuffle_key(group, seed)))}
     sides: tuple[list[Case], list[Case]] = ([], [])
-    for key, group_cases in members.items():
-        sides[key not in taken].extend(group_cases)
+    for group, group_cases in members.items():
+        sides[group not in taken].extend(group_cases)
     return sides

@@ -224,8 +224,8 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
         columns, *rows = [row for row in csv.reader(file) if row] or [[]]
-    names = [_unescaped(name) for name in columns]
-    return [dict(zip(names, map(_unescaped, row), strict=False)) for row in rows]
+    names = [unescaped(name) for name in columns]
+    return [dict(zip(names, map(unescaped, row), strict=False)) for row in rows]
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
@@ -243,7 +243,16 @@ def _escaped(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and _is_risky(cell) else cell
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
+    """Return the text of a cell without the apostrophe by which `write_csv` keeps it from being a formula.
+
+    Args:
+        text: The cell.
+
+    Example:
+        >>> unescaped("'=a"), unescaped("'a")
+        ('=a', "'a")
+    """
     return text[1:] if text.startswith("'") and _is_risky(text[1:]) else text
 
 

@@ -148,7 +148,9 @@ def test_a_release_becomes_a_set_that_a_training_finds(release: tuple[str, Path]
         assert read_size(case["image"]) == read_size(case["label"]) == (30, 40)
     assert {path.name for path in out.parent.iterdir()} == {"set"}
     kinds = {"images", "masks", "splits.json", "protocol.json"}
-    assert {path.name for path in out.iterdir()} == kinds | ({"instances"} if protocol == "glas" else set())
+    assert {path.name for path in out.iterdir()} == kinds | (
+        {"instances", "groups.csv"} if protocol == "glas" else set()
+    )
 
 
 def test_official_splits_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,12 +219,21 @@ def test_the_same_release_gives_the_same_set(tmp_path: Path, busi: Path) -> None
 # Groups --------------------------------------------------------------------------------------------------------------
 
 
-def test_groups_stay_on_one_side_and_classes_keep_their_shares(tmp_path: Path, busi: Path) -> None:
+def put_groups(path: Path, groups: dict[str, str]) -> str:
+    rows = "".join(f"{name},{group}\n" for name, group in groups.items())
+    path.write_text(json.dumps(groups) if path.suffix == ".json" else f"name,group\n{rows}")
+    return str(path)
+
+
+@pytest.mark.parametrize("file", ["groups.json", "duplicates.csv"])
+def test_groups_stay_on_one_side_and_classes_keep_their_shares(file: str, tmp_path: Path, busi: Path) -> None:
     groups = {f"{kind}_{i}": f"{kind} {i // 2}" for kind in ("benign", "malignant") for i in range(1, 11)}
-    (tmp_path / "groups.json").write_text(json.dumps(groups))
-    content = prepare("busi", str(busi), str(tmp_path / "set"), groups_file=str(tmp_path / "groups.json"))
-    assert content["groups"]["file"] == "groups.json"
+    content = prepare("busi", str(busi), str(tmp_path / "set"), groups_file=put_groups(tmp_path / file, groups))
+    assert content["groups"] == 12 + 5  # a normal image is a group by itself
     found = names(tmp_path / "set")
+    for case in (case for cases in find_cases(str(tmp_path / "set")).values() for case in cases):
+        assert groups.get(case["group"]) == groups.get(case["name"])
+    assert "benign 3" not in (tmp_path / "set" / "groups.csv").read_text()  # it may be a patient
     sides: dict[str, set[str]] = {}
     for split, listed in found.items():
         for name in listed:
@@ -237,9 +248,10 @@ def test_groups_stay_on_one_side_and_classes_keep_their_shares(tmp_path: Path, b
 
 def test_glas_is_grouped_by_its_patients(tmp_path: Path, glas: Path) -> None:
     content = prepare("glas", str(glas), str(tmp_path / "set"))
-    assert content["groups"]["file"] == "Grade.csv"
+    assert content["groups"] == 6 + 4  # of testA_1 the patient is train_1's, and of the other test images none is told
     patients = {f"train_{i}": i // 2 for i in range(1, 11)}
     found = names(tmp_path / "set")
+    assert found == names(glas)  # which a training may also take as it is
     assert not {patients[name] for name in found["train"]} & {patients[name] for name in found["val"]}
     (glas / "Grade.csv").unlink()
     assert prepare("glas", str(glas), str(tmp_path / "without"))["groups"] is None
@@ -248,9 +260,9 @@ def test_glas_is_grouped_by_its_patients(tmp_path: Path, glas: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1", r"The groups in .*groups\.json cannot be read \(.*\): correct the file"),
-        ('["benign_1"]', r"groups\.json must be an object of names and groups, such as \{'benign_1': 'patient 1'\}"),
-        ('{"benign (1)": "a"}', r"groups\.json must be an object of names and groups"),
+        ("[1", r"groups\.json cannot be read \(line 1, column 3\): correct or remove it"),
+        ('["benign_1"]', r"groups\.json must be an object of names and groups, such as \{\"case1\": \"patient 1\"\}"),
+        ('{"benign (1)": "a"}', r"groups\.json lists 'benign \(1\)', and no image has that name"),
     ],
     ids=["not JSON", "list", "other names"],
 )
