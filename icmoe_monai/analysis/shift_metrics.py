@@ -6,8 +6,8 @@ label, how good a mask may be (`QUALITY_SIGNS`).
 
 Every case is scored under every condition by the Dice of its voted mask at the label's size (empty label and mask: 1;
 only one empty: 0; K>1: mean over the foreground classes). Its figures of quality are those that a run without labels
-would report. Intervals are 95 % percentile bootstrap intervals over the cases; differences from the clean images are
-paired by case.
+would report. Intervals are 95 % percentile bootstrap intervals over the cases, or over their groups where these are
+known; differences from the clean images are paired by case.
 
 Spearman's correlation of Dice with each figure of quality is reported three ways: over the means of the conditions,
 which asks whether the figure reveals that a whole set of images is worse; over all cases and conditions; and within
@@ -36,7 +36,7 @@ from icmoe_monai.transforms.vote_features import FIGURES, reliability
 from icmoe_monai.utils.distributed import check_one_process
 from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import without_folders, write_csv, write_json
-from icmoe_monai.utils.statistics import bootstrap_interval, rank_correlation, rounded
+from icmoe_monai.utils.statistics import bootstrap_interval, count_groups, rank_correlation, rounded
 
 # Figures of quality, with the sign that their correlation with Dice should have.
 QUALITY_SIGNS = {
@@ -126,7 +126,8 @@ class ShiftMetrics(CaseHandler):
             if item.get("label") is None:
                 raise InputError(f"{item['name']} has no label: evaluate labelled cases only.")
             self._example = self._example or str(getattr(item.get("image"), "meta", {}).get("filename_or_obj", ""))
-            condition = {"case": item["name"], "shift": item["shift"], "strength": int(item["strength"])}
+            group = {"group": item["group"]} if "group" in item else {}
+            condition = {"case": item["name"], **group, "shift": item["shift"], "strength": int(item["strength"])}
             self._rows.append({**condition, "dice": self._dice(item), **case_quality(item, self.calibration)})
 
     def completed(self, engine: Engine) -> None:
@@ -153,20 +154,22 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, num_bootstrap: int = 1000, s
     """Summarise the scores of all cases by condition, as `shifts.json` holds them.
 
     Args:
-        rows: A row for every case under every condition, with `case`, `shift`, `strength`, `dice` and the figures of
-            quality, in this order.
+        rows: A row for every case under every condition, with `case`, perhaps its `group`, `shift`, `strength`, `dice`
+            and the figures of quality, in this order.
         num_bootstrap: Number of bootstrap samples.
         seed: Seed of the bootstrap.
 
     Returns:
-        `num_cases`; `conditions`, each with `shift`, `strength`, `amount`, `unit`, the mean `dice` and its `interval`,
-        the mean difference `minus_clean` and its `minus_clean_interval`, and `quality`, the mean of each figure of
-        quality; `spearman`, by figure of quality: `expected_sign`, `over_conditions`, `over_cases_and_conditions`,
-        `within_cases`, `num_cases_within`.
+        `num_cases`; `num_groups`, of the cases, or None; `conditions`, each with `shift`, `strength`, `amount`, `unit`,
+        the mean `dice` and its `interval`, the mean difference `minus_clean` and its `minus_clean_interval`, and
+        `quality`, the mean of each figure of quality; `spearman`, by figure of quality: `expected_sign`,
+        `over_conditions`, `over_cases_and_conditions`, `within_cases`, `num_cases_within`.
     """
     names = list(dict.fromkeys(row["case"] for row in rows))
     conditions = list(dict.fromkeys((row["shift"], row["strength"]) for row in rows))
-    figures = [key for key in rows[0] if key not in ("case", "shift", "strength")]
+    group_of = {row["case"]: row.get("group") for row in rows}
+    groups = [group_of[name] for name in names]
+    figures = [key for key in rows[0] if key not in ("case", "group", "shift", "strength")]
     values = np.full((len(figures), len(conditions), len(names)), np.nan)
     place = {condition: i for i, condition in enumerate(conditions)}, {name: i for i, name in enumerate(names)}
     for row in rows:
@@ -175,7 +178,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, num_bootstrap: int = 1000, s
     dice, quality = values[0], dict(zip(figures[1:], values[1:], strict=True))
 
     def interval(column: np.ndarray) -> list[float] | None:
-        ends = bootstrap_interval(np.mean, column, num_samples=num_bootstrap, seed=seed)
+        ends = bootstrap_interval(np.mean, column, num_samples=num_bootstrap, seed=seed, groups=groups)
         return None if ends is None else [rounded(end) for end in ends]
 
     clean = dice[place[0][CLEAN, 0]]
@@ -198,6 +201,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, num_bootstrap: int = 1000, s
         )
     return {
         "num_cases": len(names),
+        "num_groups": count_groups(groups),
         "conditions": entries,
         "spearman": {name: _correlations(dice, figure, QUALITY_SIGNS.get(name)) for name, figure in quality.items()},
     }

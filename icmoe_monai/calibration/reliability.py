@@ -15,7 +15,7 @@
   the lesion-free images that are called lesion-free).
 
 A value is null if it needs a calibration, or a kind of image, that is not there. Intervals are 95 % percentile
-bootstrap intervals over images.
+bootstrap intervals over images, or over groups of images (patients) where these are known.
 
 Letters: n cases; K output channels.
 """
@@ -41,7 +41,7 @@ from icmoe_monai.networks.voting import as_distribution
 from icmoe_monai.utils.distributed import collect, gathered, is_first
 from icmoe_monai.utils.engines import CaseHandler, split_items
 from icmoe_monai.utils.files import write_csv, write_json
-from icmoe_monai.utils.statistics import bootstrap_interval, rank_correlation
+from icmoe_monai.utils.statistics import bootstrap_interval, count_groups, rank_correlation
 
 REVIEWED_SHARE = 0.2
 CONFIDENCES = {
@@ -86,11 +86,12 @@ class ReliabilityMetrics(CaseHandler):
         self.seed = seed
         self.result: dict[str, Any] = {}
         self._rows: list[dict[str, Any]] = []
+        self._groups: list[str | None] = []
         self._bins: dict[str, np.ndarray] = {}
 
     def started(self, engine: Engine) -> None:
         """Clear the results of an earlier run."""
-        self._rows, self._bins = [], {}
+        self._rows, self._groups, self._bins = [], [], {}
 
     def iteration_completed(self, engine: Engine) -> None:
         """Measure the cases of one iteration."""
@@ -103,6 +104,7 @@ class ReliabilityMetrics(CaseHandler):
                 self._add_bins("after", self.calibration.probabilities(probability, apart), label)
             curve = miss_curve(probability, label)
             features = item["vote_features"]
+            self._groups.append(item.get("group"))
             self._rows.append(
                 {
                     "case": str(item.get("name", len(self._rows) + 1)),
@@ -135,7 +137,7 @@ class ReliabilityMetrics(CaseHandler):
 
     def completed(self, engine: Engine) -> None:
         """Gather the results of all processes and write the files."""
-        self._rows = gathered(self._rows)
+        self._rows, self._groups = gathered(self._rows), gathered(self._groups)
         bins = collect(self._bins)
         self._bins = {when: np.sum([part[when] for part in bins], axis=0) for when in self._bins}
         if is_first():
@@ -147,6 +149,7 @@ class ReliabilityMetrics(CaseHandler):
         known = {name: values for name, values in confidences.items() if not np.isnan(values).any()}
         self.result = {
             "num_cases": len(self._rows),
+            "num_groups": count_groups(self._groups),
             "calibration": {key: self.calibration.summary()[key] for key in ("file", "sha256", "reason")},
             "images_of_the_calibration": self._saw_these(),
             "calibration_error": {when: calibration_error(bins) for when, bins in self._bins.items()},
@@ -208,9 +211,10 @@ class ReliabilityMetrics(CaseHandler):
         if not self.calibration.is_there:
             return {**result, **dict.fromkeys(("alpha", "threshold", "rate", "interval", "share"))}
         controlled = self._column("controlled_false_negative_rate")
-        controlled = controlled[~np.isnan(controlled)]
+        is_known = ~np.isnan(controlled)
+        controlled = controlled[is_known]
         chosen = {key: self.calibration.content["control"][key] for key in ("alpha", "threshold")}
-        interval = self._interval(np.mean, controlled)
+        interval = self._interval(np.mean, controlled, chosen=is_known)
         share = float(self._column("controlled_foreground_share").mean())
         return {**result, **chosen, "rate": float(controlled.mean()), "interval": interval, "share": share}
 
@@ -226,8 +230,14 @@ class ReliabilityMetrics(CaseHandler):
         result["specificity"] = float(free[~has_lesion].mean()) if (~has_lesion).any() else None
         return {**result, "reason": None}
 
-    def _interval(self, statistic: Callable[..., Any], *columns: np.ndarray) -> list[float] | None:
-        return bootstrap_interval(statistic, *columns, num_samples=self.num_bootstrap, seed=self.seed, vectorized=False)
+    def _interval(
+        self, statistic: Callable[..., Any], *columns: np.ndarray, chosen: np.ndarray | None = None
+    ) -> list[float] | None:
+        """Return the interval of a statistic over all cases, or over those chosen by an array of bool."""
+        groups = self._groups if chosen is None else [self._groups[place] for place in np.flatnonzero(chosen)]
+        return bootstrap_interval(
+            statistic, *columns, num_samples=self.num_bootstrap, seed=self.seed, vectorized=False, groups=groups
+        )
 
     def _log(self) -> None:
         errors = ", ".join(f"{value:.3f} {when}" for when, value in self.result["calibration_error"].items())

@@ -20,8 +20,8 @@ For K>1 every foreground class is scored separately, and the score of a case is 
 a case in `cases.csv` is empty if that of one class is; `hd95_detected` takes the mean over the case's detected classes.
 A case counts as missed (as a false alarm) if one of its classes does.
 
-Intervals are 95% percentile bootstrap intervals over the cases; standard deviations are those of a sample (n - 1). A
-statistic that a single case cannot give is null.
+Intervals are 95% percentile bootstrap intervals over the cases, or over their groups where these are known; standard
+deviations are those of a sample (n - 1). A statistic that a single case or group cannot give is null.
 
 Letters: E experts; K output channels; H W label.
 """
@@ -56,7 +56,7 @@ from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
 from icmoe_monai.utils.engines import CaseHandler, split_items, versions
 from icmoe_monai.utils.files import without_folders, write_csv, write_json
-from icmoe_monai.utils.statistics import bootstrap_interval, rounded
+from icmoe_monai.utils.statistics import bootstrap_interval, count_groups, rounded
 
 RATES = ("dsc", "iou", "precision", "recall", "specificity")
 
@@ -91,13 +91,14 @@ class CaseMetrics(CaseHandler):
     writes the scores of all.
 
     `cases.csv`: a row for every case and method (for K>1 one for every foreground class and one for their mean), with
-    the fields of `MaskScores`.
+    the fields of `MaskScores`, and after the name the `group` where the cases have one.
 
-    `summary.json`: `num_cases`; `methods`, by method: `dsc`, `iou`, `hd95_detected`, `hd95_penalised`, `precision`,
-    `recall`, `specificity`, each with `cases`, `mean`, `std`, `median` and `interval`, then `missed_cases`,
-    `false_alarms` and, for K>1, the same by class under `classes`; `voting_gain`, the voted DSC minus that of the best
-    single expert (the best on average; chosen anew in every bootstrap sample); `voted_minus_mean_vote`, the voted DSC
-    minus that of the mean vote; `votes`, the means of `vote_statistics`; `settings`.
+    `summary.json`: `num_cases`; `num_groups`, of the cases, or null; `methods`, by method: `dsc`, `iou`,
+    `hd95_detected`, `hd95_penalised`, `precision`, `recall`, `specificity`, each with `cases`, `mean`, `std`, `median`
+    and `interval`, then `missed_cases`, `false_alarms` and, for K>1, the same by class under `classes`; `voting_gain`,
+    the voted DSC minus that of the best single expert (the best on average; chosen anew in every bootstrap sample);
+    `voted_minus_mean_vote`, the voted DSC minus that of the mean vote; `votes`, the means of `vote_statistics`;
+    `settings`.
 
     `timing.json`, with MONAI's engines only: `inference_seconds`, the median over the iterations of the time from the
     loaded case to its voted prediction, with all windows, before the prediction is resized to the label.
@@ -146,6 +147,7 @@ class CaseMetrics(CaseHandler):
         own = {"versions": versions(), "seed": seed, "num_bootstrap": num_bootstrap}
         self.settings = own | without_folders(dict(bundle_info or {}))
         self._names: list[str] = []
+        self._groups: list[str | None] = []
         self._scores: dict[str, list[list[MaskScores]]] = {}  # method -> cases -> foreground classes
         self._votes: list[dict[str, float]] = []
         self._start = 0.0
@@ -173,7 +175,7 @@ class CaseMetrics(CaseHandler):
             write_json(trial, self.settings)
             trial.unlink()
         self._names, self._scores, self._votes = [], {method: [] for method in self.methods}, []
-        self._seconds = []
+        self._groups, self._seconds = [], []
 
     def iteration_started(self, engine: Engine) -> None:
         """Start timing one iteration."""
@@ -191,6 +193,7 @@ class CaseMetrics(CaseHandler):
             self._names.append(_name(item, len(self._names) + 1))
             if item.get("label") is None:
                 raise InputError(f"{self._names[-1]} has no label: evaluate labelled cases only.")
+            self._groups.append(item.get("group"))
             label = convert_to_tensor(item["label"], track_meta=False, device="cpu")[0]
             for method in self.methods:
                 label_map = convert_to_tensor(item[method], track_meta=False, device="cpu")[0]
@@ -201,6 +204,7 @@ class CaseMetrics(CaseHandler):
     def completed(self, engine: Engine) -> None:
         """Gather the scores of all processes, write the files and log the table."""
         self._names, self._votes = gathered(self._names), gathered(self._votes)
+        self._groups = gathered(self._groups)
         self._scores = {method: gathered(self._scores[method]) for method in self.methods}
         self._seconds = gathered(self._seconds)
         if is_first():
@@ -210,6 +214,7 @@ class CaseMetrics(CaseHandler):
         methods = {method: self._summary(self._scores[method]) for method in self.methods}
         summary = {
             "num_cases": len(self._names),
+            "num_groups": count_groups(self._groups),
             "methods": methods,
             "voting_gain": self._gain(self.expert_names),
             "voted_minus_mean_vote": self._gain(["mean_vote"]),
@@ -226,9 +231,9 @@ class CaseMetrics(CaseHandler):
 
     def _summary(self, cases: list[list[MaskScores]]) -> dict[str, Any]:
         means = [_mean_over_classes(case) for case in cases]
-        columns: dict[str, list[float]] = {rate: [getattr(mean, rate) for mean in means] for rate in RATES}
+        columns: dict[str, list[float | None]] = {rate: [getattr(mean, rate) for mean in means] for rate in RATES}
         detected = [[s.hd95 for s in case if s.hd95 is not None and s.label_pixels] for case in cases]
-        columns["hd95_detected"] = [float(np.mean(distances)) for distances in detected if distances]
+        columns["hd95_detected"] = [float(np.mean(distances)) if distances else None for distances in detected]
         columns["hd95_penalised"] = [float(np.mean([_penalised(s) for s in case])) for case in cases]
         summary: dict[str, Any] = {name: self._statistics(column) for name, column in columns.items()}
         summary["missed_cases"] = sum(mean.missed > 0 for mean in means)
@@ -238,37 +243,45 @@ class CaseMetrics(CaseHandler):
             summary["classes"] = {str(k): self._summary([[s] for s in scores]) for k, scores in enumerate(by_class, 1)}
         return summary
 
-    def _statistics(self, column: list[float]) -> dict[str, Any]:
-        if not column:
+    def _statistics(self, column: Sequence[float | None]) -> dict[str, Any]:
+        """Return the statistics of the cases that have a value."""
+        known = [place for place, value in enumerate(column) if value is not None]
+        if not known:
             return {"cases": 0, "mean": None, "std": None, "median": None, "interval": None}
+        values = np.array([column[place] for place in known], dtype=float)
         return {
-            "cases": len(column),
-            "mean": rounded(np.mean(column)),
-            "std": rounded(np.std(column, ddof=1)) if len(column) > 1 else None,
-            "median": rounded(np.median(column)),
-            "interval": self._interval(np.mean, np.asarray(column)),
+            "cases": len(known),
+            "mean": rounded(np.mean(values)),
+            "std": rounded(np.std(values, ddof=1)) if len(known) > 1 else None,
+            "median": rounded(np.median(values)),
+            "interval": self._interval(np.mean, values, groups=[self._groups[place] for place in known]),
         }
 
     def _gain(self, others: Sequence[str]) -> dict[str, Any]:
         dsc = {name: [_mean_over_classes(case).dsc for case in self._scores[name]] for name in ("voted", *others)}
         columns = [np.asarray(column) for column in dsc.values()]
         best = max(others, key=lambda name: np.mean(dsc[name]))
-        return {"over": best, "mean": rounded(_gain(*columns)), "interval": self._interval(_gain, *columns)}
+        interval = self._interval(_gain, *columns, groups=self._groups)
+        return {"over": best, "mean": rounded(_gain(*columns)), "interval": interval}
 
-    def _interval(self, statistic: Callable[..., Any], *columns: np.ndarray) -> list[float] | None:
-        ends = bootstrap_interval(statistic, *columns, num_samples=self.num_bootstrap, seed=self.seed)
+    def _interval(
+        self, statistic: Callable[..., Any], *columns: np.ndarray, groups: Sequence[str | None]
+    ) -> list[float] | None:
+        ends = bootstrap_interval(statistic, *columns, num_samples=self.num_bootstrap, seed=self.seed, groups=groups)
         return None if ends is None else [rounded(end) for end in ends]
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         is_multiclass = self.out_channels > 1
+        has_groups = count_groups(self._groups) is not None
         for index, name in enumerate(_without_common_folder(self._names)):
+            case = {"case": name} | ({"group": self._groups[index]} if has_groups else {})
             for method in self.methods:
                 scores = self._scores[method][index]
                 rows = {str(k): score for k, score in enumerate(scores, 1)} | {"mean": _mean_over_classes(scores)}
                 for k, score in rows.items() if is_multiclass else [("", scores[0])]:
                     of_class = {"class": k} if is_multiclass else {}
                     values = zip(MaskScores._fields, map(_cell, score), strict=True)
-                    yield {"case": name, "method": method, **of_class, **dict(values)}
+                    yield {**case, "method": method, **of_class, **dict(values)}
 
 
 def mask_scores(predicted_mask: Tensor, label_mask: Tensor) -> MaskScores:

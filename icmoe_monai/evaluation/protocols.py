@@ -13,7 +13,8 @@
 The objects of a label (GlaS) are read from its file if this numbers the objects, as the files of the archive do; else
 from `instances/STEM.*` beside the folder of the masks. The objects of a prediction are its connected components.
 
-Intervals are 95% percentile bootstrap intervals over the images, null for a single image.
+Intervals are 95% percentile bootstrap intervals over the images, or over groups of images (patients) where these are
+known; null for a single image or group.
 
 Letters: E experts; H W image.
 """
@@ -41,7 +42,7 @@ from icmoe_monai.transforms.votes import EXPERT_NAMES, voting_methods
 from icmoe_monai.utils.distributed import gathered, is_first
 from icmoe_monai.utils.engines import CaseHandler, split_items
 from icmoe_monai.utils.files import write_csv, write_json
-from icmoe_monai.utils.statistics import bootstrap_interval, rounded
+from icmoe_monai.utils.statistics import bootstrap_interval, count_groups, rounded
 
 JACCARD_THRESHOLD = 0.65
 _RANKING = {"isic2017": "jaccard", "isic2018": "thresholded_jaccard"}
@@ -63,9 +64,9 @@ class ProtocolMetrics(CaseHandler):
     foreground. With several processes, the first one writes the scores of all.
 
     `protocol.json`: `protocol`; `ranking`, the score by which the challenge ranks (ISIC), or null; `cases`, by group of
-    images: their `number`, the `sha256` of their names, and `part`, the part of the official release that consists of
-    these images, if there is one; `methods`, by method and group: scores with `mean` and `interval` (GlaS: `pooled`,
-    `interval`, `mean_of_images`); `settings`.
+    images: their `number`, the `sha256` of their names, `part`, the part of the official release that consists of these
+    images, if there is one, and `num_groups`, the number of groups such as patients, or null; `methods`, by method and
+    group of images: scores with `mean` and `interval` (GlaS: `pooled`, `interval`, `mean_of_images`); `settings`.
 
     Args:
         output_dir: Folder of the two files.
@@ -111,11 +112,12 @@ class ProtocolMetrics(CaseHandler):
         self.num_bootstrap = num_bootstrap
         self.seed = seed
         self._names: list[str] = []
+        self._patients: list[str | None] = []
         self._rows: dict[str, list[Row]] = {}
 
     def started(self, engine: Engine) -> None:
         """Clear the results of an earlier run."""
-        self._names, self._rows = [], {method: [] for method in self.methods}
+        self._names, self._patients, self._rows = [], [], {method: [] for method in self.methods}
 
     def iteration_completed(self, engine: Engine) -> None:
         """Score the cases of one iteration."""
@@ -123,6 +125,7 @@ class ProtocolMetrics(CaseHandler):
             label = _mask(item["label"])
             objects = _read_label_objects(item, tuple(label.shape)) if self.protocol == "glas" else None
             self._names.append(str(item.get("name", f"case {len(self._names) + 1}")))
+            self._patients.append(item.get("group"))
             for method in self.methods:
                 predicted = _mask(item[method])
                 row = _mask_row(predicted, label) if objects is None else self._object_row(predicted, objects)
@@ -130,7 +133,7 @@ class ProtocolMetrics(CaseHandler):
 
     def completed(self, engine: Engine) -> None:
         """Gather the scores of all processes, write the files and log the scores of the vote."""
-        self._names = gathered(self._names)
+        self._names, self._patients = gathered(self._names), gathered(self._patients)
         self._rows = {method: gathered(rows) for method, rows in self._rows.items()}
         if is_first():
             self._write()
@@ -138,7 +141,7 @@ class ProtocolMetrics(CaseHandler):
     def _write(self) -> None:
         groups = self._groups()
         methods = {
-            method: {group: self._summary(group, [rows[i] for i in chosen]) for group, chosen in groups.items()}
+            method: {group: self._summary(group, rows, chosen) for group, chosen in groups.items()}
             for method, rows in self._rows.items()
         }
         settings = {name: getattr(self, name) for name in ("min_object_pixels", "num_bootstrap", "seed")}
@@ -176,19 +179,23 @@ class ProtocolMetrics(CaseHandler):
 
     def _cases(self, chosen: Sequence[int]) -> dict[str, Any]:
         names = [self._names[i] for i in chosen]
-        return {"number": len(names), "sha256": checksum(names), "part": find_part(self.protocol, names)}
+        num_groups = count_groups([self._patients[i] for i in chosen])
+        part = find_part(self.protocol, names)
+        return {"number": len(names), "sha256": checksum(names), "part": part, "num_groups": num_groups}
 
-    def _summary(self, group: str, rows: list[Row]) -> dict[str, dict[str, Any]]:
+    def _summary(self, group: str, rows: list[Row], chosen: Sequence[int]) -> dict[str, dict[str, Any]]:
+        rows = [rows[i] for i in chosen]
+        patients = [self._patients[i] for i in chosen]
         if self.protocol == "glas":
-            return self._object_summary(rows)
+            return self._object_summary(rows, patients)
         columns = _SCORES[group].items()
-        return {name: self._mean(np.array([row[column] for row in rows])) for name, column in columns}
+        return {name: self._mean(np.array([row[column] for row in rows]), patients) for name, column in columns}
 
-    def _mean(self, column: np.ndarray) -> dict[str, Any]:
+    def _mean(self, column: np.ndarray, patients: Sequence[str | None]) -> dict[str, Any]:
         mean = round(float(column.mean()), 6) if len(column) else None
-        return {"mean": mean, "interval": self._interval(np.mean, column)}
+        return {"mean": mean, "interval": self._interval(np.mean, column, patients)}
 
-    def _object_summary(self, rows: list[Row]) -> dict[str, dict[str, Any]]:
+    def _object_summary(self, rows: list[Row], patients: Sequence[str | None]) -> dict[str, dict[str, Any]]:
         sums = np.array([[row[field] for field in ObjectSums._fields] for row in rows])
         summary = {}
         for k, name in enumerate(ObjectScores._fields):
@@ -198,16 +205,26 @@ class ProtocolMetrics(CaseHandler):
 
             summary[name] = {
                 "pooled": round(pooled(np.arange(len(rows))), 6),
-                "interval": self._interval(pooled, np.arange(len(rows)), vectorized=False),
+                "interval": self._interval(pooled, np.arange(len(rows)), patients, vectorized=False),
                 "mean_of_images": round(float(np.mean([row[name] for row in rows])), 6),
             }
         return summary
 
     def _interval(
-        self, statistic: Callable[..., Any], column: np.ndarray, *, vectorized: bool = True
+        self,
+        statistic: Callable[..., Any],
+        column: np.ndarray,
+        patients: Sequence[str | None],
+        *,
+        vectorized: bool = True,
     ) -> list[float] | None:
         ends = bootstrap_interval(
-            statistic, column, num_samples=self.num_bootstrap, seed=self.seed, vectorized=vectorized
+            statistic,
+            column,
+            num_samples=self.num_bootstrap,
+            seed=self.seed,
+            vectorized=vectorized,
+            groups=patients,
         )
         return None if ends is None else [rounded(end) for end in ends]
 

@@ -1,8 +1,13 @@
-"""Statistics of scores over cases: bootstrap intervals and rank correlation, by SciPy."""
+"""Statistics of scores over cases: bootstrap intervals and rank correlation, by SciPy.
+
+Cases of one group, such as the images of one patient, are alike, so that many of them tell less than as many of
+different groups. Their interval is that of the cluster bootstrap, which draws whole groups with replacement (Davison
+and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +22,7 @@ def bootstrap_interval(
     num_samples: int = 1000,
     seed: int = 0,
     vectorized: bool = True,
+    groups: Sequence[str | None] | None = None,
 ) -> list[float] | None:
     """Return the 95 % percentile bootstrap interval of a statistic; a sample draws the same cases from all columns.
 
@@ -27,17 +33,21 @@ def bootstrap_interval(
         num_samples: Number of bootstrap samples.
         seed: Seed of the samples.
         vectorized: Whether the statistic takes many samples at once.
+        groups: The group of each case, of which whole ones are drawn; no matter where they are not known, as None.
 
     Returns:
-        The lower and the upper end, or None for a single case.
+        The lower and the upper end, or None for a single case or group.
 
     Example:
         >>> [round(end, 2) for end in bootstrap_interval(np.mean, np.array([0.0, 0.0, 1.0, 1.0]))]
         [0.0, 1.0]
     """
     num_cases = len(columns[0])
-    if num_cases < 2:
+    num_groups = count_groups(groups or ())
+    if min(num_cases, num_groups or num_cases) < 2:
         return None
+    if groups and num_groups and num_groups < num_cases:
+        return _ends(np.array([statistic(*sample) for sample in _draw_groups(columns, groups, num_samples, seed)]))
     drawn = bootstrap(
         columns,
         statistic,
@@ -48,7 +58,20 @@ def bootstrap_interval(
         method="percentile",
         random_state=np.random.default_rng(seed),  # named rng only since SciPy 1.15
     ).bootstrap_distribution
-    return [float(end) for end in np.nanpercentile(drawn, [2.5, 97.5])]
+    return _ends(drawn)
+
+
+def count_groups(groups: Sequence[str | None]) -> int | None:
+    """Return how many groups cases have, or None where groups are not known.
+
+    Args:
+        groups: The group of each case; one that is None says that they are not known.
+
+    Example:
+        >>> count_groups(["a", "b", "a"]), count_groups([None, None])
+        (2, None)
+    """
+    return None if None in groups else len(set(groups)) or None
 
 
 def rank_correlation(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float | None:
@@ -56,6 +79,22 @@ def rank_correlation(first: Sequence[float] | np.ndarray, second: Sequence[float
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     return float(spearmanr(first, second).statistic)
+
+
+def _draw_groups(
+    columns: Sequence[np.ndarray], groups: Sequence[str | None], num_samples: int, seed: int
+) -> Iterator[list[np.ndarray]]:
+    """Yield samples of columns, in which a case is as often as its group was drawn."""
+    names, group_of_case = np.unique(np.array(groups, dtype=str), return_inverse=True)
+    generator = np.random.default_rng(seed)
+    for _ in range(num_samples):
+        times = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
+        cases = np.repeat(np.arange(len(groups)), times[group_of_case])
+        yield [column[cases] for column in columns]
+
+
+def _ends(drawn: np.ndarray) -> list[float]:
+    return [float(end) for end in np.nanpercentile(drawn, [2.5, 97.5])]
 
 
 def rounded(value: Any) -> float:

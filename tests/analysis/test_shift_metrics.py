@@ -62,6 +62,21 @@ def test_summary_by_hand():
     assert (rho["within_cases"], rho["num_cases_within"]) == (1.0, 2)
 
 
+def test_intervals_are_over_groups_where_these_are_known():
+    rows = rows_of({("none", 0): [0.9, 0.7], ("blur", 1): [0.9, 0.6]})
+    alike = [
+        {"case": f"{row['case']} {copy}", "group": row["case"], **{key: row[key] for key in list(row)[1:]}}
+        for copy in range(8)
+        for row in rows
+    ]
+    known = summarise(alike, num_bootstrap=500)
+    unknown = summarise([{**row, "group": None} for row in alike], num_bootstrap=500)
+    assert (known["num_groups"], unknown["num_groups"]) == (2, None)
+    assert known["conditions"][0]["interval"] == [0.7, 0.9]
+    assert unknown["conditions"][0]["interval"][0] > 0.72
+    assert list(known["spearman"]) == ["confidence"]
+
+
 def test_correlations_are_over_conditions_over_all_and_within():
     rows = rows_of({("none", 0): [0.9, 0.3], ("blur", 1): [0.8, 0.2], ("blur", 2): [0.7, 0.1], ("blur", 3): [0.6, 0.0]})
     falling = [0.1, 0.2, 0.3, 0.4]

@@ -33,6 +33,25 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     return find(folder)
 
 
+def test_intervals_are_over_groups_where_these_are_known(calibration: Calibration, tmp_path: Path) -> None:
+    items = cases(30, empty=6, seed=5)
+    alike = [item | {"name": f"{item['name']} {copy}", "group": item["name"]} for item in items for copy in range(4)]
+    results = {
+        "once": evaluate(tmp_path, items, calibration),
+        "groups": evaluate(tmp_path, alike, calibration),
+        "four times": evaluate(tmp_path, [{**item, "group": None} for item in alike], calibration),
+    }
+    assert [result["num_groups"] for result in results.values()] == [None, 30, None]
+
+    def width(name: str, part: str, interval: str) -> float:
+        low, high = results[name][part][interval]
+        return high - low
+
+    for part, interval in (("control", "interval"), ("predicted_dice", "gain_interval")):
+        assert width("groups", part, interval) == pytest.approx(width("once", part, interval), rel=0.4)
+        assert width("four times", part, interval) < 0.75 * width("groups", part, interval)
+
+
 def test_a_calibrated_evaluation(calibration: Calibration, tmp_path: Path) -> None:
     items = cases(30, empty=6, seed=5)
     result = evaluate(tmp_path, items, calibration)

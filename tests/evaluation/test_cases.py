@@ -144,13 +144,17 @@ def _one_hot_pred(label_map: torch.Tensor, out_channels: int) -> torch.Tensor:
 
 
 def _evaluate(
-    folder: Path, cases: list[tuple[torch.Tensor, torch.Tensor]], out_channels: int = 1
+    folder: Path,
+    cases: list[tuple[torch.Tensor, torch.Tensor]],
+    out_channels: int = 1,
+    groups: Sequence[str] = (),
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """Evaluate pairs of predicted and true label maps (H, W) with one expert; return `cases.csv` and `summary.json`."""
     split = SplitVotesd(expert_names=("only",), out_channels=out_channels)
     engine = Engine(lambda _, batch: [split(item) for item in batch])
     CaseMetrics(output_dir=folder, out_channels=out_channels, expert_names=("only",), num_bootstrap=200).attach(engine)
-    engine.run([[{"pred": _one_hot_pred(pred, out_channels), "label": label[None]}] for pred, label in cases])
+    items = [{"pred": _one_hot_pred(pred, out_channels), "label": label[None]} for pred, label in cases]
+    engine.run([[item | ({"group": groups[i]} if groups else {})] for i, item in enumerate(items)])
     with open(folder / "cases.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return rows, json.loads((folder / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
@@ -211,6 +215,25 @@ def test_classes_are_scored_one_by_one_and_averaged(tmp_path: Path) -> None:
     assert voted["missed_cases"] == 1
     assert voted["classes"]["2"]["dsc"]["mean"] == 0.5
     assert voted["classes"]["2"]["hd95_penalised"]["mean"] == pytest.approx(math.hypot(1, 4) / 2, abs=1e-6)
+
+
+def test_intervals_are_over_groups_where_these_are_known(tmp_path: Path) -> None:
+    good, poor = (_row(1, 1, 0, 0), _row(1, 1, 0, 0)), (_row(1, 0, 0, 0), _row(1, 1, 1, 0))
+    missed = (_row(0, 0, 0, 0), _row(1, 0, 0, 0))
+    cases, groups = [good] * 9 + [poor] * 9 + [missed], ["a"] * 9 + ["b"] * 9 + ["b"]
+    rows, summary = _evaluate(tmp_path / "with", cases, groups=groups)
+    other_rows, without = _evaluate(tmp_path / "without", cases)
+    assert (summary["num_groups"], without["num_groups"]) == (2, None)
+    assert [row["group"] for row in rows if row["method"] == "voted"] == groups
+    assert "group" not in other_rows[0]
+    voted, others = summary["methods"]["voted"], without["methods"]["voted"]
+    assert voted["dsc"]["interval"] == [0.45, 1]  # both of one group: 9 of 0.5 with one of 0, or 9 of 1
+    assert voted["hd95_detected"]["interval"][0] == 0  # the missed case counts neither as image nor in its group
+    for score in ("dsc", "hd95_detected"):
+        assert voted[score]["mean"] == others[score]["mean"]
+        low, high = others[score]["interval"]
+        assert high - low < 0.8 * (voted[score]["interval"][1] - voted[score]["interval"][0])
+    assert _evaluate(tmp_path / "one", cases, groups=["a"] * 19)[1]["methods"]["voted"]["dsc"]["interval"] is None
 
 
 def test_the_gain_is_over_the_best_expert_and_its_interval_is_paired(tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ def filled(num_pixels: int) -> np.ndarray:
     return row(*[1] * num_pixels, *[0] * (20 - num_pixels))
 
 
+def test_intervals_are_over_patients_where_these_are_known(tmp_path: Path) -> None:
+    predicted = [filled(k) for k in (5, 5, 5, 10, 10, 10, 3)]
+    items = [item(f"a{i}", mask, filled(10)) for i, mask in enumerate(predicted)]
+    groups = ["a", "a", "a", "b", "b", "b", "c"]
+    known = evaluate(tmp_path, "isic2017", [one | {"group": group} for one, group in zip(items, groups, strict=True)])
+    unknown = evaluate(tmp_path, "isic2017", items)
+    assert (known["cases"]["all"]["num_groups"], unknown["cases"]["all"]["num_groups"]) == (3, None)
+    scores = [result["methods"]["voted"]["all"]["jaccard"] for result in (known, unknown)]
+    assert scores[0]["mean"] == scores[1]["mean"]
+    assert scores[0]["interval"][0] < 0.35 < scores[1]["interval"][0]  # of three patients, and of seven images
+    busi = evaluate(tmp_path, "busi", [one | {"group": "a"} for one in items])
+    assert busi["methods"]["voted"]["lesions"]["dice"]["interval"] is None  # of a single patient
+
+
 # Jaccard index -------------------------------------------------------------------------------------------------------
 
 
@@ -106,6 +120,7 @@ def test_the_official_part_is_recognised(tmp_path: Path, monkeypatch: pytest.Mon
         "number": 3,
         "sha256": checksum(names),
         "part": "val",
+        "num_groups": None,
     }
     assert evaluate(tmp_path, "isic2017", items[1:])["cases"]["all"]["part"] is None
 
