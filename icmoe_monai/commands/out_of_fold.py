@@ -50,12 +50,12 @@ def make_ensemble(
     for tta, name in _FOLDERS.items():
         _run(root, configs, given | {"tta": tta, "output_dir": str(output / name)}, ["evaluate.json"])
         scores[tta] = _dice(output / name)
-    chosen = _chosen(scores)
+    scored = _Scores(scores, {case["name"]: case for case in cases})
+    chosen = scored.chosen_views()
     if chosen != "none":
         join_folds(checkpoints, file, training_set=training_set, settings={"tta": chosen})
     _run(root, configs, own | {"checkpoint": str(file)}, ["evaluate.json", "calibrate.yaml"])
-    seconds = {tta: _seconds(output / name) for tta, name in _FOLDERS.items()}
-    report = _report({case["name"]: case["fold"] for case in cases}, scores, seconds, chosen)
+    report = scored.report(chosen, {tta: _seconds(output / name) for tta, name in _FOLDERS.items()})
     write_json(output / REPORT, report)
     _tell(report, output)
 
@@ -88,37 +88,42 @@ def _seconds(folder: Path) -> float | None:
     return read_json(path.read_bytes(), str(path))["inference_seconds"] if path.is_file() else None
 
 
-def _chosen(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return which views to use: more than one only where the whole interval of the difference is above 0."""
-    gain = _difference(scores)
-    return "flips" if gain["interval"] is not None and gain["interval"][0] > 0 else "none"
+class _Scores:
+    """Hold the Dice score of every image by the network that has not seen it, with and without further views.
 
+    Args:
+        dice: By the views, the score by the case's name.
+        cases: Each case, with its `fold` and perhaps its `group`, by its name.
+    """
 
-def _difference(scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    return _told(np.array([scores["flips"][case] - scores["none"][case] for case in scores["none"]]))
+    def __init__(self, dice: Mapping[str, Mapping[str, float]], cases: Mapping[str, Mapping[str, Any]]) -> None:
+        self.names = sorted(cases)
+        self.groups = [cases[name].get("group") for name in self.names]
+        self.folds = np.array([cases[name]["fold"] for name in self.names])
+        self.dice = {tta: np.array([of[name] for name in self.names]) for tta, of in dice.items()}
 
+    def chosen_views(self) -> str:
+        """Return which views to use: further ones only where the whole interval of their gain is above 0."""
+        gain = self._gain()["interval"]
+        return "flips" if gain is not None and gain[0] > 0 else "none"
 
-def _told(values: np.ndarray) -> dict[str, Any]:
-    ends = bootstrap_interval(np.mean, values)
-    interval = None if ends is None else [rounded(end) for end in ends]
-    return {"images": len(values), "mean": rounded(values.mean()), "interval": interval}
+    def report(self, chosen: str, seconds: Mapping[str, float | None]) -> dict[str, Any]:
+        """Return the scores of all images and of each fold, and what the views gain and cost."""
+        dice = self.dice[chosen]
+        by_fold = {str(fold): self._told(dice, self.folds == fold) for fold in sorted(set(self.folds.tolist()))}
+        views = {tta: self._told(of) | {"seconds": seconds[tta]} for tta, of in self.dice.items()}
+        tta = {"chosen": chosen, **views, "flips_minus_none": self._gain()}
+        return {"dice": self._told(dice), "folds": by_fold, "tta": tta}
 
+    def _gain(self) -> dict[str, Any]:
+        return self._told(self.dice["flips"] - self.dice["none"])
 
-def _report(
-    fold_of: Mapping[str, int],
-    scores: Mapping[str, Mapping[str, float]],
-    seconds: Mapping[str, float | None],
-    chosen: str,
-) -> dict[str, Any]:
-    dice = scores[chosen]
-    numbers = sorted(set(fold_of.values()))
-    by_fold = {number: np.array([dice[case] for case in dice if fold_of[case] == number]) for number in numbers}
-    views = {tta: _told(np.array(list(of.values()))) | {"seconds": seconds[tta]} for tta, of in scores.items()}
-    return {
-        "dice": _told(np.array(list(dice.values()))),
-        "folds": {str(number): _told(of) for number, of in by_fold.items()},
-        "tta": {"chosen": chosen, **views, "flips_minus_none": _difference(scores)},
-    }
+    def _told(self, values: np.ndarray, chosen: np.ndarray | None = None) -> dict[str, Any]:
+        places = np.arange(len(values)) if chosen is None else np.flatnonzero(chosen)
+        values, groups = values[places], [self.groups[place] for place in places]
+        ends = bootstrap_interval(np.mean, values, groups=groups)
+        interval = None if ends is None else [rounded(end) for end in ends]
+        return {"images": len(values), "mean": rounded(values.mean()), "interval": interval}
 
 
 def _tell(report: Mapping[str, Any], output: Path) -> None:

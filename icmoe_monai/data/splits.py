@@ -189,7 +189,7 @@ def find_divided_group(splits: Mapping[str, Sequence[Case]]) -> str | None:
     """Return a sentence about groups whose cases are in several of the splits, or None.
 
     Args:
-        splits: Cases by split; unlabelled ones do not count.
+        splits: Cases by split; unlabelled ones do not count, nor what lists the images of all folds again.
 
     Example:
         >>> split = lambda name: [{"name": name, "image": f"images/{name}.png", "group": "a"}]
@@ -199,7 +199,7 @@ def find_divided_group(splits: Mapping[str, Sequence[Case]]) -> str | None:
     groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for split, cases in splits.items():
         for case in cases:
-            if "group" in case and split != "unlabelled":
+            if "group" in case and split not in ("unlabelled", OUT_OF_FOLD):
                 groups[case["group"]][split].append(os.path.basename(case["image"]))
     divided = [group for _, group in sorted(groups.items()) if len(group) > 1]
     if not divided:
