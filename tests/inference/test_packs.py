@@ -24,6 +24,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.inference.packs import ExpertPacks, run_packs, shared_parts
 from icmoe_monai.inference.writing import SaveImage2Dd
 from icmoe_monai.networks.decoder import NoDetail
+from icmoe_monai.networks.folds import FoldEnsemble
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.utils.files import read_csv
@@ -272,3 +273,15 @@ def test_calibrated_packs_give_volumes_and_measures_as_alone(tmp_path: Path) -> 
         assert all(row["predicted_dice"] for row in rows[0])
         for one, other in zip(*rows, strict=True):
             assert {**one, "seconds": None} == {**other, "seconds": None}
+
+
+def test_an_ensemble_of_folds_is_a_pack_like_any_other():
+    single, ensemble = network(), FoldEnsemble([network() for _ in range(2)]).eval()
+    image = torch.randn(1, 3, 32, 48)
+    maps = ExpertPacks({"one": single, "folds": ensemble}).expert_maps(image)
+    torch.testing.assert_close(maps["one"], single.expert_maps(image), rtol=0, atol=1e-5)
+    torch.testing.assert_close(maps["folds"], ensemble.expert_maps(image), rtol=0, atol=1e-5)
+    with torch.no_grad():
+        ensemble.folds[0].encoder.pos_embed += 1
+    with pytest.raises(InputError, match="were trained on different encoders"):
+        ExpertPacks({"one": single, "folds": ensemble})

@@ -23,6 +23,7 @@ from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.imageio.read import LARGE_SUFFIXES
 from icmoe_monai.inference.inputs import find_inputs
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer
+from icmoe_monai.networks.folds import FoldEnsemble
 from icmoe_monai.slides.pyramid_tiff import PyramidWriter
 from icmoe_monai.slides.segmenter import LargeSegmenter
 from icmoe_monai.slides.streaming import StreamingVotingInferer
@@ -304,3 +305,21 @@ def test_the_overlay_keeps_to_what_inference_has() -> None:
     assert large["written"].items() >= {name: f"@{name}" for name in new - {"streaming", "segmenter"}}.items()
     parser = ConfigParser(ConfigParser.load_config_files([INFERENCE, LARGE]))
     assert parser.get_parsed_content("streaming").windows is parser.get_parsed_content("inferer")
+
+
+def test_an_ensemble_of_folds_is_the_mean_of_its_folds_with_views_too(tmp_path: Path) -> None:
+    Image.fromarray(noise(60, 70)).save(tmp_path / "a.png")
+    folds = [Windowed(1).requires_grad_(False) for _ in range(2)]
+    votes, masks = [], []
+    for name, network in (("0", folds[0]), ("1", folds[1]), ("both", FoldEnsemble(folds).eval())):
+        windows = SlidingWindowVotingInferer(roi_size=32, overlap=0.25, tta="flips")
+        inferer = StreamingVotingInferer(windows=windows, **COLOURS)
+        segment = LargeSegmenter(network=network, inferer=inferer, output_dir=tmp_path / name)
+        (case,) = segment(Engine(segment), {"image": str(tmp_path / "a.png"), "name": "a.png"})
+        votes.append(tifffile.imread(tmp_path / name / case["votes"]).astype(float))
+        masks.append(tifffile.imread(tmp_path / name / case["mask_path"]) > 0)
+    assert votes[2].shape == votes[0].shape
+    assert np.abs(votes[2] - (votes[0] + votes[1]) / 2).max() <= 1.01  # each is rounded to 8 bits
+    both = masks[0] == masks[1]
+    assert (masks[2] == masks[0])[both].all()
+    assert not both.all()
