@@ -95,7 +95,8 @@ class FoldEnsemble(nn.Module):
 
     def maps_of(self, tokens: Tensor, levels: list[Tensor]) -> Tensor:
         """Return the result of `expert_maps` from tokens and levels, of folds that share their frozen parts."""
-        return self._joined([fold.maps_of(tokens, levels) for fold in self.folds])
+        basic = self.folds[0].basic_features(tokens)
+        return self._joined([fold.maps_of(tokens, levels, basic) for fold in self.folds])
 
     def _joined(self, maps: list[Tensor]) -> Tensor:
         E = self.voting.num_experts // self.voting.num_folds

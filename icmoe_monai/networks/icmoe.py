@@ -181,14 +181,16 @@ class ICMoE(nn.Module):
         """
         return self.maps_of(self.trunk(image), self.levels(image))
 
-    def maps_of(self, tokens: Tensor, levels: list[Tensor]) -> Tensor:
-        """Return the result of `expert_maps` from tokens and levels; arguments as in `segment`."""
-        _, _, probabilities, gate = self._run_experts(tokens, levels)
+    def maps_of(self, tokens: Tensor, levels: list[Tensor], basic: Tensor | None = None) -> Tensor:
+        """Return the result of `expert_maps` from tokens and levels; arguments as in `segment`, `expert_features`."""
+        _, _, probabilities, gate = self._run_experts(tokens, levels, basic)
         return torch.cat([probabilities.flatten(1, 2), at_least_float32(gate)], dim=1)
 
-    def _run_experts(self, tokens: Tensor, levels: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    def _run_experts(
+        self, tokens: Tensor, levels: list[Tensor], basic: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """Return all that precedes the vote: decoder features, expert logits and probabilities, gate logits."""
-        decoded, expert_logits = self.decode(self.expert_features(tokens), levels)
+        decoded, expert_logits = self.decode(self.expert_features(tokens, basic), levels)
         probabilities = to_probabilities(at_least_float32(expert_logits))
         heard = decoded if self.hear_vote else [features.detach() for features in decoded]
         return decoded, expert_logits, probabilities, self.gate(heard, expert_logits.shape[-2:])
@@ -228,11 +230,16 @@ class ICMoE(nn.Module):
             if isinstance(view, OwnStages) and isinstance(self.detail, ImagePyramid):
                 view.start_from(self.detail)
 
-    def expert_features(self, tokens: Tensor) -> Tensor:
+    def basic_features(self, tokens: Tensor) -> Tensor:
+        """Return what the basic expert sees: the encoder's own last blocks and neck, (B, neck_channels, h, w)."""
+        return self.encoder.tail(tokens, self.split)
+
+    def expert_features(self, tokens: Tensor, basic: Tensor | None = None) -> Tensor:
         """Run each expert's blocks and the frozen neck, and let the experts communicate.
 
         Args:
             tokens: Output t of the trunk, (B, h, w, C).
+            basic: Output of `basic_features`, where it is known already.
 
         Returns:
             Feature maps, (B, E, neck_channels, h, w); without an encoder they have no channels.
@@ -241,7 +248,7 @@ class ICMoE(nn.Module):
             return tokens.permute(0, 3, 1, 2)[:, None].expand(-1, len(self.expert_names), -1, -1, -1)
         features: list[Tensor] = []
         if self.has_basic:
-            features.append(self.encoder.tail(tokens, self.split))
+            features.append(self.basic_features(tokens) if basic is None else basic)
         for expert in self.adapted.values():
             features.append(self.encoder.tail(tokens, self.split, expert(tokens)))
         return self.communication(torch.stack(features, dim=1))
