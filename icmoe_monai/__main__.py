@@ -1,4 +1,4 @@
-"""Command line `icmoe`, also `python -m icmoe_monai`: predict, train, evaluate, calibrate, analyze, prepare, info."""
+"""Command line `icmoe`, also `python -m icmoe_monai`: predict, plan, train, evaluate, calibrate, analyze and others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from icmoe_monai.commands.experts import run_on_data
 from icmoe_monai.commands.info import describe_file
+from icmoe_monai.commands.plan import plan
 from icmoe_monai.commands.predict import predict
 from icmoe_monai.commands.words import read_words
 from icmoe_monai.commands.workflow import find_bundle, names_of_packs
@@ -65,7 +66,7 @@ def _run(words: Sequence[str]) -> None:
     if given.command == "info":
         sys.stdout.write("".join(f"{line}\n" for line in describe_file(given.file)))
     else:
-        (predict if given.command == "predict" else run_on_data)(root, given, overrides)
+        {"predict": predict, "plan": plan}.get(given.command, run_on_data)(root, given, overrides)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def _parsers(packs: Sequence[str]) -> tuple[_Parser, dict[str, _Parser]]:
     parser.add_argument("--version", action="version", version=f"icmoe_monai {__version__}")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND", title="commands")
     _add_predict(commands, packs)
+    _add_plan(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_calibrate(commands)
@@ -100,6 +101,23 @@ def _add_predict(commands: Any, packs: Sequence[str]) -> None:
         help="salted hashes in the place of file names; --anonymous=SALT for a salt of your own, 16 characters or more",
     )
     _add_common(predict)
+
+
+def _add_plan(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="look at a training set and choose how to train",
+        description="Look at a dataset folder before a training: its facts, what is wrong with it, and settings with "
+        "their reasons, in OUT/plan.yaml, plan.json and plan.html. A few real steps tell how long a training takes. "
+        "Further options, --NAME VALUE, are settings of the training that stay, such as --longest_side 512.",
+    )
+    _add_folders(plan)
+    plan.add_argument(
+        "--memory", metavar="SIZE", help="what a training may take, such as 4GB (default: 4/5 of what is free)"
+    )
+    plan.add_argument("--hours", metavar="H", help="how long a training should take at most")
+    plan.add_argument("--no_timing", action="store_true", help="run no steps, and tell no times")
+    _add_common(plan)
 
 
 def _add_train(commands: Any) -> None:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from icmoe_monai.visualize.colours import BLUE
 from icmoe_monai.visualize.overlay import class_colour
+from icmoe_monai.visualize.svg import INK, MARK, svg_of
 
-_INK, _MARK = "#010203", BLUE.lower()  # placeholders as an SVG spells them; `_svg` puts the page's own colours there
 _MOST_VECTOR_MARKS = 1000
 _MOST_CLASSES_APART = 4
 
@@ -40,7 +35,7 @@ def draw_figures(done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> li
         axes = figure.subplots()
         title = drawing(axes, done, labels)
         if title is not None:
-            figures.append((title, _svg(figure, axes, salt=drawing.__name__)))
+            figures.append((title, svg_of(figure, axes, salt=drawing.__name__)))
     return figures
 
 
@@ -65,12 +60,12 @@ def _draw_amounts(axes: Axes, done: Sequence[Mapping[str, Any]], labels: Sequenc
     if 1 < len(labels) <= _MOST_CLASSES_APART and all(len(values) == len(labels) for values in amounts):
         colours = ["#{:02x}{:02x}{:02x}".format(*class_colour(k + 1)) for k in range(len(labels))]
         apart = list(map(list, zip(*amounts, strict=True)))
-        axes.hist(apart, bins=12, color=colours, edgecolor=_INK, linewidth=0.6, label=list(labels))
-        for text in axes.legend(frameon=False, labelcolor=_INK).get_texts():
+        axes.hist(apart, bins=12, color=colours, edgecolor=INK, linewidth=0.6, label=list(labels))
+        for text in axes.legend(frameon=False, labelcolor=INK).get_texts():
             text.set_parse_math(False)
     else:
         bins = min(30, max(5, math.ceil(2 * math.sqrt(len(amounts)))))
-        axes.hist(list(map(math.fsum, amounts)), bins=bins, color=_MARK, edgecolor=_INK, linewidth=0.6)
+        axes.hist(list(map(math.fsum, amounts)), bins=bins, color=MARK, edgecolor=INK, linewidth=0.6)
     axes.set_xlim(left=0)
     return "How much was found"
 
@@ -106,26 +101,5 @@ def _scatter(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     size, alpha = (3.0, 0.9) if many else (5.5, 0.75)
     # Each mark is 100 bytes of the page; many are one picture.
     axes.plot(
-        *zip(*points, strict=True), "o", color=_MARK, rasterized=many, markersize=size, alpha=alpha, markeredgewidth=0
+        *zip(*points, strict=True), "o", color=MARK, rasterized=many, markersize=size, alpha=alpha, markeredgewidth=0
     )
-
-
-def _svg(figure: Figure, axes: Axes, salt: str) -> str:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color(_INK)
-    axes.tick_params(colors=_INK)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    style = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "mathtext.default": "regular"}
-    with matplotlib.rc_context(style), warnings.catch_warnings():
-        # The page's own font, not matplotlib's, draws the letters.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        figure.savefig(file, format="svg", transparent=True, dpi=160, metadata=nothing)
-    text = file.getvalue()
-    text = re.sub(
-        r"<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL
-    )  # it would reach the whole page
-    # Several figures in a page must not share ids; nothing refers to those of groups.
-    return re.sub(r'<g id="[^"]*"', "<g", text).replace(_INK, "currentColor").replace(_MARK, "var(--mark)")

@@ -1,4 +1,4 @@
-"""Peak memory of this process, in total and while a function runs."""
+"""Memory: what is free, and the peak of this process, in total and while a function runs."""
 
 from __future__ import annotations
 
@@ -65,3 +65,29 @@ def _peak_of_process() -> int:
         if line.startswith("VmHWM:"):
             return 1024 * int(line.split()[1])
     return 0
+
+
+def free_bytes() -> float | None:
+    """Return the memory that a new process could take, in bytes, or None where the system does not tell (not Linux).
+
+    Within a container, no more than its limit leaves.
+
+    Example:
+        >>> free = free_bytes()
+        >>> free is None or free > 1e6
+        True
+    """
+    told = Path("/proc/meminfo")
+    if not told.is_file():
+        return None
+    entries = dict(line.split(":", 1) for line in told.read_text().splitlines() if ":" in line)
+    free = 1024.0 * int(entries["MemAvailable"].split()[0])
+    limit, used = (_number_in(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    return free if limit is None or used is None else min(free, max(limit - used, 0))
+
+
+def _number_in(path: str) -> float | None:
+    """Return the number that a file of the system holds, or None without one."""
+    file = Path(path)
+    text = file.read_text().strip() if file.is_file() else ""
+    return float(text) if text.isdigit() else None
