@@ -58,14 +58,14 @@ def target_diameters(looks: Sequence[Look], *, longest_side: int) -> np.ndarray:
     return np.concatenate(found) if found else np.zeros(0)
 
 
-def largest_diameter(look: Look, *, longest_side: int) -> float:
-    """Return the diameter of an image's largest target; 0 where there is none.
+def shown_scale(look: Look, *, longest_side: int) -> float:
+    """Return by what an image is reduced, 1 where it is enlarged: nothing is seen better than the file has it.
 
     Args:
         look: What was seen of the case.
         longest_side: Longest side of the image as the network sees it, in pixels.
     """
-    return float(max(_diameters(look, longest_side), default=0.0))
+    return min(longest_side / max(look.longest, 1), 1.0)
 
 
 def thickness(looks: Sequence[Look], *, longest_side: int) -> float | None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from icmoe_monai.planning.classes import Classes
 from icmoe_monai.planning.duplicates import Pair, overlap
-from icmoe_monai.planning.facts import largest_diameter
+from icmoe_monai.planning.facts import shown_scale
 from icmoe_monai.planning.looks import Look
 
 FAULT, NOTE = "fault", "note"
@@ -222,7 +222,10 @@ def _blank_images(known: Known) -> Iterator[Finding]:
 
 def _tiny_targets(known: Known) -> Iterator[Finding]:
     for place, look in enumerate(known.looks):
-        diameter = largest_diameter(look, longest_side=known.longest_side) if look.fits else 0.0
+        if look.mask is None or not look.fits:
+            continue
+        scale = shown_scale(look, longest_side=known.longest_side)
+        diameter = scale * math.sqrt(4 / math.pi * max(look.mask.areas, default=0))
         if 0 < diameter < LEAST_DIAMETER:
             told = (
                 f"The largest target of {mask_file(look)} is {diameter:.1f} pixels wide at the planned size "
@@ -237,7 +240,7 @@ def _specks(known: Known) -> Iterator[Finding]:
         if look.mask is None or not look.fits:
             continue
         areas = look.mask.areas
-        limit = math.pi / 4 * (LEAST_DIAMETER * look.longest / known.longest_side) ** 2
+        limit = math.pi / 4 * (LEAST_DIAMETER / shown_scale(look, longest_side=known.longest_side)) ** 2
         num_specks = int((areas < limit).sum())
         if num_specks and areas.max() >= _SPECK_OF_TARGET * limit:  # beside targets of another size
             told = f"{mask_file(look)}: {num_specks} of {len(areas)} pieces are specks."

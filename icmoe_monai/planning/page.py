@@ -104,7 +104,7 @@ def _draw(look: Look) -> bytes:
     scale = _SIDE / max(look.longest, 1)
     width, height = (max(1, round(side * scale)) for side in look.size[::-1])
     picture = Image.fromarray(np.asarray(look.picture)).resize((width, height), Image.Resampling.BILINEAR)
-    classes = np.zeros((height, width), np.uint8)
+    classes: np.ndarray = np.zeros((height, width), np.uint8)
     if look.mask is not None:
         share = Image.fromarray(look.mask.share.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
         classes = (np.asarray(share) >= _FOREGROUND).astype(np.uint8)

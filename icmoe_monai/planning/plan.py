@@ -133,7 +133,7 @@ def with_times(plan: Plan, measured: Mapping[str, Any], *, hours: float | None, 
         given: Settings that the user has set, by name; they stay.
     """
     num_images, num_val = plan.num_of("train"), plan.num_of("val")
-    known = {"num_images": num_images, "num_val": num_val, "checked_image": plan.seconds_of_image}
+    known: dict[str, Any] = {"num_images": num_images, "num_val": num_val, "checked_image": plan.seconds_of_image}
     choices = list(plan.choices)
     times = times_of_plan(measured, settings=plan.settings, **known)
     interval = _interval(times, num_val)
