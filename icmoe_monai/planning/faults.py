@@ -172,7 +172,7 @@ def _groups_across_splits(known: Known) -> Iterator[Finding]:
         if look.group:
             members[look.group].append(place)
     for group, places in members.items():
-        splits = sorted({known.looks[place].split for place in places})
+        splits = list(dict.fromkeys(known.looks[place].split for place in places))
         if len(splits) > 1:
             chosen = [next(place for place in places if known.looks[place].split == split) for split in splits]
             files = tuple(image_file(known.looks[place]) for place in places)

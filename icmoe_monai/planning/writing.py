@@ -34,7 +34,7 @@ def write_plan(plan: Plan, folder: str | Path, *, configs: tuple[str, ...] = ())
     """
     folder = Path(folder)
     paths = [folder / name for name in (OVERLAY, VALUES, PAGE)]
-    commands = commands_of(plan, folder, configs)
+    commands = commands_of(plan, configs)
     content = content_of(plan, commands)
     write_atomically(paths[0], lambda path: path.write_bytes(_encoded(overlay_of(plan, commands))))
     write_json(paths[1], content)
@@ -43,16 +43,17 @@ def write_plan(plan: Plan, folder: str | Path, *, configs: tuple[str, ...] = ())
     return paths
 
 
-def commands_of(plan: Plan, folder: Path, configs: tuple[str, ...] = ()) -> list[str]:
+def commands_of(plan: Plan, configs: tuple[str, ...] = ()) -> list[str]:
     """Return the commands that come next: a training, and one with folds where they are advised.
+
+    The folders stand there as DATA and RUN, so that the files tell of no place.
 
     Args:
         plan: The plan.
-        folder: Folder of the plan.
         configs: Further configs, which come before the plan.
     """
-    words = ["icmoe", "train", plan.dataset_dir, str(folder / "run")]
-    for config in (*configs, str(folder / OVERLAY)):
+    words = ["icmoe", "train", "DATA", "RUN"]
+    for config in (*configs, OVERLAY):
         words += ["--config", config]
     folds = [shlex.join([*words, "--folds", str(plan.folds[0])])] if plan.folds[0] > 1 else []
     return [shlex.join(words), *folds]

@@ -28,8 +28,8 @@ def look(
     share = np.random.default_rng(n).random((64, 64)).astype(np.float16)
     areas = np.full(num_targets, np.pi / 4 * diameter**2)
     mask = MaskLook(
-        "masks/a.png", (size, size), values, (1,) * len(values), areas, 0.6 * diameter if thickness is None else thickness,
-        str(n), share, 0.0, all(value % 1 == 0 for value in values),
+        "masks/a.png", (size, size), values, (1,) * len(values), areas,
+        0.6 * diameter if thickness is None else thickness, str(n), share, 0.0, all(value % 1 == 0 for value in values),
     )  # fmt: skip
     picture = np.zeros((64, 64, 3), np.uint8)
     return Look(f"case_{n}", split, "", "images/a.png", size=(size, size), mask=mask, picture=picture)
@@ -161,7 +161,8 @@ def plan_of(found: list[Look]) -> Plan:
 
 
 MEASURED = {
-    "step": 1.0, "validated_image": 0.5, "prepared_image": 0.1, "peak_bytes": 1e9, "num_steps": 12, "predicted_image": 0.6
+    "step": 1.0, "validated_image": 0.5, "prepared_image": 0.1, "peak_bytes": 1e9, "num_steps": 12,
+    "predicted_image": 0.6,
 }  # fmt: skip
 
 
