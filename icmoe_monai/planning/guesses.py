@@ -25,7 +25,7 @@ from icmoe_monai.planning.looks import Look
 from icmoe_monai.weights.pyramid import load_pyramid_weights
 
 LEAST_IMAGES = 12  # so few masks say little of each other
-_FINE_UP_TO = 200  # images, of which thumbnails of 256 pixels are looked at; of more, of 128
+_FINE_UP_TO = 1000  # images, of which thumbnails of 256 pixels are looked at; of more, of 128
 _FINE, _COARSE = 256, 128
 _STRIDE = 8  # pixels of a cell
 _FOLDS = 5

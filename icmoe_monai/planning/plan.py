@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icmoe_monai.data import find_cases
+from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.budget import read_budget
 from icmoe_monai.planning.choices import Choice, Machine, choose, choose_folds, find_machine
 from icmoe_monai.planning.classes import read_classes
@@ -102,7 +103,7 @@ def make_plan(
         (256, 1, 0)
     """
     given = dict(settings or {})
-    machine = find_machine(None if memory is None else read_budget(memory), device)
+    machine = find_machine(_bytes(memory), device)
     splits = find_cases(
         dataset_dir, demo_dir=demo_dir, check=False, needed=("train", "val"), seed=int(given.get("split_seed", 0))
     )
@@ -155,6 +156,14 @@ def with_times(plan: Plan, measured: Mapping[str, Any], *, hours: float | None, 
         choices = [choice if choice.title != "steps" else Choice("steps", settings, reason) for choice in choices]
         times = times_of_plan(measured, settings=replace(plan, choices=choices).settings, **known)
     return replace(plan, choices=choices, times=times)
+
+
+def _bytes(memory: str | None) -> float | None:
+    """Return the memory in bytes that a text names."""
+    try:
+        return None if memory is None else read_budget(memory)
+    except InputError:
+        raise InputError(f"memory must be a number with MB or GB, such as 4GB, got {memory!r}.") from None
 
 
 def _interval(times: Mapping[str, Any], num_val: int) -> int:
