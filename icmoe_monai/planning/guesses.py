@@ -33,8 +33,8 @@ _RIDGE = 1e-3
 _BATCH = 8
 _PROJECTED = 96  # of the features at stride 16
 # Of the six public sets that this was tried on, no two clean masks fit each other's images better by more than the
-# greater of 0.25 and what the tail of all pairs lets expect.
-_LEAST_GAIN = 0.25
+# greater of this and what the tail of all pairs lets expect.
+_LEAST_GAIN, _LEAST_GAIN_OF_COARSE = 0.25, 0.5
 _TAIL = (4, 19)  # places in the list of gains, from which the largest by chance is estimated
 _INVERTED = -0.3  # correlation; a mask that only was guessed badly has no less
 _TYPICAL = 0.3  # correlation that the median mask must have for the guess to mean anything
@@ -111,7 +111,8 @@ def _find_swapped(looks: Sequence[Look], guesses: Guesses, taken: set[int]) -> l
         if len(best) > _TAIL[1]:
             break
     near, far = (best[min(place, len(best) - 1)][0] for place in _TAIL) if best else (0.0, 0.0)
-    least = max(_LEAST_GAIN, near + (near - far))
+    floor = _LEAST_GAIN if len(fit) <= _FINE_UP_TO else _LEAST_GAIN_OF_COARSE
+    least = max(floor, near + (near - far))
     found = []
     for gain, one, other in best:
         crossed = min(fit[one, other] - own[one], fit[other, one] - own[other])

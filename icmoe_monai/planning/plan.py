@@ -81,7 +81,7 @@ def make_plan(
 
     Args:
         dataset_dir: A dataset folder, as `icmoe_monai.data.find_cases` takes it.
-        pyramid: File of the frozen image pyramid's weights, models/efficientnet_{size}_imagenet.safetensors of the
+        pyramid: File of the frozen image pyramid's weights, efficientnet_{size}_imagenet.safetensors in models of the
             bundle, with `{size}` as it stands. Without it masks are not looked at for being swapped or inverted.
         memory: What a training may take, such as 4GB; None: what is free, less a fifth.
         device: Device of the training; None: a GPU where there is one.
