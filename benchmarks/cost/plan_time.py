@@ -1,6 +1,6 @@
 """Compare the time that a plan says with the one that a training then takes, on a quiet machine.
 
-    python -m benchmarks.cost.plan_time DATA runs/plan_time --output docs/results/plan_time.json --epochs 3
+    python -m benchmarks.cost.plan_time DATA runs/plan_time --output runs/plan_time.json --epochs 3
 
 The set is planned as `icmoe plan` does; then the plan is trained for some epochs without stopping early. The ratio is
 that of the whole training to what the plan says of as many epochs; within 0.75 and 1.25 is what is wanted.
