@@ -268,12 +268,14 @@ def _choose_caches(
     rate = max(rate, 0.0)
     left = room - rate * needed
     val_rate = 1.0 if at_own_size <= left else 0.0
-    told = f"the training images take {needed / GB:.2f} GB in memory"
-    why = f"All images stay in memory: {told}." if rate == 1 else f"A share of {rate:g} stays in memory: {told}, all."
+    size = f"{needed / GB:.2f} GB"
+    why = f"The training images stay in memory, {size}."
+    if rate < 1:
+        why = f"A share of {rate:g} of the training images stays in memory: all would take {size}."
     cache = {"cache_rate": given.get("cache_rate", rate), "val_cache_rate": given.get("val_cache_rate", val_rate)}
     if val_rate != rate:
-        kept = "are read anew each time" if val_rate == 0 else "stay there"
-        why += f" The validation's take {at_own_size / GB:.2f} GB with labels at their own size, and {kept}."
+        kept = "are read anew each time" if val_rate == 0 else "stay in memory"
+        why += f" The validation's, {at_own_size / GB:.2f} GB with labels at their own size, {kept}."
     features = Choice(
         "features",
         {"cache_features": given.get("cache_features", False)},
