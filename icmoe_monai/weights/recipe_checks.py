@@ -13,8 +13,9 @@ from icmoe_monai.weights.pyramid import load_pyramid_weights
 from icmoe_monai.weights.recipe import Recipe
 from icmoe_monai.weights.sam import load_sam_weights, trunk_fingerprint
 
+_ALL_FOLDS = "out_of_fold"  # the split of all folds' images
 # what of a set must be as it was in the training, any one of them, so that a split's images were not trained on
-_LISTS = {"test": ("sha256", "seen_sha256"), "out_of_fold": ("folds_sha256",)}
+_LISTS = {"test": ("sha256", "seen_sha256")}
 
 
 def check_recipe(
@@ -66,19 +67,27 @@ def check_split(trained: Recipe, *, found: Mapping[str, Any], split: str) -> Non
 
     Raises:
         InputError: If the set is the same, and its training images are others. The test images may be looked at where
-            they are the training's own, as those of a fold are: it has trained or validated on all others.
+            they are the training's own, as those of a fold are: it has trained or validated on all others. Or if the
+            run goes through the images of all folds, of whatever set, and these are not those of the training.
     """
     known = trained.content.get("training_set") or {}
     is_own = known.get("set_sha256") is not None and known["set_sha256"] == found["set_sha256"]
+    if split == _ALL_FOLDS and known.get("folds_sha256") != found["folds_sha256"]:
+        raise InputError(
+            f"{trained.path.name} was trained on folds that were dealt otherwise than those here, so that its networks "
+            f"have seen some of their own: {_splits_differ(known, found, otherwise='give the set as it was')}."
+        )
     lists = _LISTS.get(split, ("sha256",)) if known.get("seen_sha256") else ("sha256",)
-    if is_own and split != "train" and all(known[one] != found[one] for one in lists):
+    if is_own and split not in ("train", _ALL_FOLDS) and all(known.get(one) != found[one] for one in lists):
         raise InputError(
             f"{trained.path.name} was trained on other images of this set than its training images here, so that some "
             f"of its {split} images were trained on: {_splits_differ(known, found)}, or --recipe none."
         )
 
 
-def _splits_differ(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _splits_differ(
+    known: Mapping[str, Any], found: Mapping[str, Any], *, otherwise: str = "give the training's splits.json"
+) -> str:
     remedies = []
     seeds = known.get("split_seed"), found.get("split_seed")
     if None not in seeds and seeds[0] != seeds[1]:
@@ -88,7 +97,7 @@ def _splits_differ(known: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         remedies.append(f"give the training's {was} (here {now or 'there are no folds'})")
     elif was != now:
         remedies.append(f"leave {now} out")
-    return " and ".join(remedies) or "give the training's splits.json"
+    return " and ".join(remedies) or otherwise
 
 
 def _told_fold(training_set: Mapping[str, Any]) -> str:

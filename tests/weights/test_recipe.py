@@ -237,6 +237,23 @@ def test_a_models_own_fold_is_asked_for_but_not_to_look_at_the_test_images(found
 
 
 @pytest.mark.parametrize(
+    ("known", "found", "sentence"),
+    [
+        ({}, {}, None),
+        ({}, {"folds_sha256": "g", "folds": 4}, r"give the training's --folds 5 \(here --folds 4\)"),
+        ({}, {"folds_sha256": "g", "set_sha256": "t"}, "seen some of their own: give the set as it was"),
+        ({"folds_sha256": None}, {}, "seen some of their own"),
+    ],
+    ids=["same", "other folds", "a set that has changed", "a file that does not say"],
+)
+def test_the_images_of_all_folds_are_those_of_the_training_whatever_the_set(known, found, sentence):
+    all_folds = SET | {"folds": 5, "folds_sha256": "f"}
+    trained = Recipe(recipe_of(small(), training_set=all_folds | known), path="ensemble.pt")
+    with refused(sentence) if sentence else nullcontext():
+        check_split(trained, found=all_folds | found, split="out_of_fold")
+
+
+@pytest.mark.parametrize(
     ("found", "sentence"),
     [
         (SET, None),
