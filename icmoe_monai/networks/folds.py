@@ -33,7 +33,7 @@ class FoldEnsemble(nn.Module):
         folds: The folds' networks, built alike; those after the first are given its frozen parts.
 
     Raises:
-        InputError: If there is no fold, or the folds have unlike experts or channels.
+        InputError: If there is no fold, one is a plain network without a vote, or they have unlike experts or channels.
 
     Example:
         >>> network = FoldEnsemble([ICMoE(experts=["basic", "adaptive"]) for _ in range(3)]).eval()
@@ -45,6 +45,8 @@ class FoldEnsemble(nn.Module):
 
     def __init__(self, folds: Sequence[Any]) -> None:
         super().__init__()
+        if not all(hasattr(fold, "voting") for fold in folds):
+            raise InputError("A plain network has no vote: give it as the network of an icmoe_monai.networks.Baseline.")
         shapes = {(type(fold), fold.out_channels, fold.voting.num_experts) for fold in folds}
         if len(shapes) != 1:
             raise InputError(f"The folds of an ensemble are networks of one kind, got {len(shapes)} kinds.")

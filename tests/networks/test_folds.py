@@ -123,5 +123,7 @@ def test_experts_have_the_names_that_they_have_in_a_fold():
 
 @pytest.mark.parametrize("folds", [[], [over_a_pyramid(0), over_an_encoder(0)], [plain(0), plain(0, 3)]])
 def test_unlike_networks_are_no_ensemble(folds):
+    with pytest.raises(InputError, match="A plain network has no vote"):
+        FoldEnsemble([nn.Conv2d(3, 1, 1)])
     with pytest.raises(InputError, match="networks of one kind"):
         FoldEnsemble(folds)
