@@ -49,7 +49,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         _run(words)
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"\nstopped: {_STOPPED.get(words[0], 'the same command begins anew')}\n")
+        sys.stderr.write(f"\nstopped: {_going_on(words)}\n")
         return exit_status_of(stop)
     except Exception as error:
         cause = find_input_error(error)
@@ -58,6 +58,14 @@ def _main(arguments: Sequence[str] | None) -> int:
         sys.stderr.write(f"\nerror: {cause}\n")
         return cause.exit_status
     return 0
+
+
+def _going_on(words: Sequence[str]) -> str:
+    """Say how to go on with a command that was stopped."""
+    options = {word.partition("=")[0] for word in words}
+    if words[0] == "train" and "--folds" in options and "--fold" not in options:
+        return "the same command goes on, without --overwrite"
+    return _STOPPED.get(words[0], "the same command begins anew")
 
 
 def _run(words: Sequence[str]) -> None:

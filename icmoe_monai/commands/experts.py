@@ -10,6 +10,7 @@ from typing import Any
 
 from icmoe_monai.commands.folds import train_folds
 from icmoe_monai.commands.workflow import build_workflow, find_config, images_path, overrides_of
+from icmoe_monai.errors import InputError
 
 _CONFIGS = {
     "train": ("train.json",),
@@ -34,6 +35,8 @@ def run_on_data(root: Path, given: argparse.Namespace, further: Mapping[str, Any
     if folds is not None and "fold" not in further:
         train_folds(root, given, further)
         return
+    if getattr(given, "jobs", 1) != 1:
+        raise InputError("--jobs is the number of folds that are trained at a time: leave it out, or give --folds.")
     overrides = {**further, **overrides_of(given), "dataset_dir": images_path(given.data)}
     if folds is not None:
         overrides["folds"] = folds

@@ -14,18 +14,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icmoe_monai.commands.out_of_fold import make_ensemble
+import torch
+
+from icmoe_monai.calibration.file import calibration_path
+from icmoe_monai.commands.out_of_fold import ENSEMBLE, REPORT, find_set, make_ensemble
 from icmoe_monai.commands.workflow import find_config, images_path
 from icmoe_monai.errors import InputError
+from icmoe_monai.training.folder import BEST, LAST, begin_training
 from icmoe_monai.utils.children import Children, run_side_by_side
 from icmoe_monai.utils.files import digest_of, write_json
 from icmoe_monai.utils.locks import hold_folder
 from icmoe_monai.utils.schema import read_json
-from icmoe_monai.weights.checkpoint import TRAINER
 from icmoe_monai.weights.schema import MOST_FOLDS
-from icmoe_monai.weights.tensor_files import read_checkpoint
 
-BEGUN, TRAINED = "begun.json", "trained.json"
+BEGUN = "begun.json"
 # settings that each fold is given, or that an ensemble decides by itself
 _OURS = ("fold", "val_interval", "patience", "output_dir", "dataset_dir", "split", "tta")
 
@@ -44,12 +46,28 @@ def train_folds(root: Path, given: argparse.Namespace, further: Mapping[str, Any
     _check(given, further)
     output = Path(os.path.abspath(given.output))
     configs = [find_config(root, name) for name in given.config]
-    held = hold_folder(str(output), task="cross-validation")
-    _begin(output, given, configs, further)
     folders = [output / f"fold_{number}" for number in range(1, given.folds + 1)]
-    _train(given, configs, [folder for folder in folders if not (folder / TRAINED).is_file()])
+    devices = [device.strip() for device in (given.device or "").split(",") if device.strip()]
     overrides = {name: value for name, value in further.items() if name != "overwrite"}
-    overrides |= {"dataset_dir": images_path(given.data)} | ({"device": given.device} if given.device else {})
+    overrides |= {"dataset_dir": images_path(given.data), "folds": given.folds}
+    overrides |= {"demo_dir": str(output / "demo"), "output_dir": str(output)}
+    overrides |= {"device": devices[0]} if devices else {}
+    held = hold_folder(str(output), task="cross-validation")
+    plan = {
+        "folds": given.folds,
+        "data": images_path(given.data),
+        "configs": [f"{path.name} {digest_of(path)}" for path in configs],
+        "settings": sorted(word for word in given.further_words if not word.startswith("--overwrite=")),
+    }
+    begins_anew = bool(further.get("overwrite"))
+    if not begins_anew:
+        _check_begun(output, plan)
+    find_set(root, configs, overrides, [] if begins_anew else folders)
+    if begins_anew:
+        _remove_results(output)
+    write_json(output / BEGUN, plan)
+    of_fold = [*configs, root / "configs" / "folds.yaml"]
+    _train(given, of_fold, [folder for folder in folders if not _is_trained(folder)], devices)
     make_ensemble(root, configs, overrides, output, folders)
     held.clear()
 
@@ -59,19 +77,19 @@ def fold_command(given: argparse.Namespace, configs: Sequence[Path], folder: Pat
 
     Args:
         given: The options of the whole command.
-        configs: Its configs.
+        configs: Its configs, and last the overlay of a fold.
         folder: Folder of the fold, which ends in its number.
         device: Where to train it; None: where a training goes by itself.
     """
     number = folder.name.rpartition("_")[2]
     words = [sys.executable, "-m", "icmoe_monai", "train", images_path(given.data), str(folder)]
-    words += [word for config in (*map(str, configs), "folds") for word in ("--config", config)]
+    words += [word for config in configs for word in ("--config", str(config))]
     words += [*given.further_words, f"--folds={given.folds}", f"--fold={number}"]
     words += [f"--demo_dir={folder.parent / 'demo'}"]  # one for all folds
     words += ["--device", device] if device else []
-    if not (folder / "last.pt").is_file():
+    if not (folder / LAST).is_file():
         return [*words, "--overwrite=True"] if folder.is_dir() else words  # stopped before it could save anything
-    return [*(word for word in words if not word.startswith("--overwrite=")), "--checkpoint", str(folder / "last.pt")]
+    return [*(word for word in words if not word.startswith("--overwrite=")), "--checkpoint", str(folder / LAST)]
 
 
 def _check(given: argparse.Namespace, further: Mapping[str, Any]) -> None:
@@ -89,62 +107,57 @@ def _check(given: argparse.Namespace, further: Mapping[str, Any]) -> None:
         raise InputError(f"--{taken[0]} is decided by --folds: leave it out.")
 
 
-def _begin(output: Path, given: argparse.Namespace, configs: Sequence[Path], further: Mapping[str, Any]) -> None:
-    """Note what the folds are trained with, or check that it is what they were begun with.
+def _check_begun(output: Path, plan: Mapping[str, Any]) -> None:
+    """Check that what is trained already was begun with the same plan.
 
     Raises:
-        InputError: If it is not.
+        InputError: If it was not.
     """
-    note = output / BEGUN
-    now = {
-        "folds": given.folds,
-        "data": images_path(given.data),
-        "configs": {path.name: digest_of(path) for path in configs},
-        "settings": sorted(word for word in given.further_words if not word.startswith("--overwrite=")),
-    }
-    if note.is_file() and not further.get("overwrite"):
-        begun = read_json(note.read_bytes(), str(note))
-        changed = [name for name in now if not isinstance(begun, dict) or begun.get(name) != now[name]]
-        if changed:
-            was = begun.get(changed[0]) if isinstance(begun, dict) else begun
-            raise InputError(
-                f"The folds in {output} were begun with {changed[0]} {was}, and here it is {now[changed[0]]}: give the "
-                "same command, another folder, or --overwrite True."
-            )
+    if not any(output.glob("fold_*/*.pt")):
         return
-    for path in output.glob(f"fold_*/{TRAINED}"):
-        path.unlink()
-    write_json(note, now)
+    note = output / BEGUN
+    begun = read_json(note.read_bytes(), str(note)) if note.is_file() else None
+    changed = [name for name in plan if not isinstance(begun, dict) or begun.get(name) != plan[name]]
+    if changed:
+        was = begun.get(changed[0]) if isinstance(begun, dict) else begun
+        raise InputError(
+            f"The folds in {output} were begun with {changed[0]} {was}, and here it is {plan[changed[0]]}: give the "
+            "same command, another folder, or --overwrite True."
+        )
 
 
-def _train(given: argparse.Namespace, configs: Sequence[Path], folders: Sequence[Path]) -> None:
+def _remove_results(output: Path) -> None:
+    """Remove the results of an earlier command, and first its note: what a stop leaves cannot be gone on with."""
+    for path in (output / BEGUN, output / ENSEMBLE, Path(calibration_path(output / ENSEMBLE)), output / REPORT):
+        path.unlink(missing_ok=True)
+    for folder in output.glob("fold_*"):
+        begin_training(output_dir=str(folder), overwrite=True)
+
+
+def _train(given: argparse.Namespace, configs: Sequence[Path], folders: Sequence[Path], devices: Sequence[str]) -> None:
     """Train folds, as many at a time as jobs, or as devices.
 
     Raises:
         InputError: If one could not be trained; the others are.
     """
-    devices: list[str | None] = [*(given.device or "").split(",")] if given.device else [None]
     jobs = max(given.jobs, len(devices))
     free: queue.Queue[str | None] = queue.Queue()
     for slot in range(jobs):
-        free.put(devices[slot % len(devices)])
+        free.put(devices[slot % len(devices)] if devices else None)
     environment = dict(os.environ)
-    if jobs > 1 and devices == [None]:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // jobs)))
+    if jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // jobs)))
     children = Children()
 
     def train(folder: Path) -> None:
         device = free.get()
         try:
-            if not _is_trained(folder):
-                log = folder / "train.log" if jobs > 1 else None
-                command = fold_command(given, configs, folder, device)
-                folder.mkdir(parents=True, exist_ok=True)
-                status = children.execute(command, log, environment)
-                if status:
-                    where = f"see {log}" if log else "see above"
-                    raise InputError(f"{folder.name} could not be trained ({where})")
-            write_json(folder / TRAINED, {"command": "train"})
+            log = folder / "train.log" if jobs > 1 else None
+            command = fold_command(given, configs, folder, device)
+            folder.mkdir(parents=True, exist_ok=True)
+            if children.execute(command, log, environment) or not _is_trained(folder):
+                where = f"see {log}" if log else "see above"
+                raise InputError(f"{folder.name} could not be trained ({where})")
         finally:
             free.put(device)
 
@@ -163,8 +176,5 @@ def _train(given: argparse.Namespace, configs: Sequence[Path], folders: Sequence
 
 
 def _is_trained(folder: Path) -> bool:
-    """Return whether a training has reached its end, but was stopped before that was noted."""
-    if not (folder / "best.pt").is_file() or not (folder / "last.pt").is_file():
-        return False
-    state = read_checkpoint(folder / "last.pt", mapped=True).get(TRAINER, {})
-    return state.get("iteration", 0) >= state.get("max_epochs", 0) * state.get("epoch_length", 0) > 0
+    """Return whether a training has reached its end: its one validation is there, which writes the weights."""
+    return (folder / BEST).is_file()

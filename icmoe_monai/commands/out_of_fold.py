@@ -14,14 +14,52 @@ from typing import Any
 import numpy as np
 
 from icmoe_monai.commands.workflow import build_workflow
-from icmoe_monai.data.splits import OUT_OF_FOLD
+from icmoe_monai.data.splits import OUT_OF_FOLD, Case, checksum
+from icmoe_monai.errors import InputError
+from icmoe_monai.networks.folds import FoldEnsemble
+from icmoe_monai.training.folder import BEST, LAST
 from icmoe_monai.utils.files import read_csv, write_json
 from icmoe_monai.utils.schema import read_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rounded
+from icmoe_monai.weights.checkpoint import read_recipe
 from icmoe_monai.weights.folds import join_folds
 
 ENSEMBLE, REPORT = "ensemble.pt", "folds.json"
 _FOLDERS = {"none": "out_of_fold", "flips": "out_of_fold_flips"}
+
+
+def find_set(
+    root: Path, configs: Sequence[Path], overrides: Mapping[str, Any], folders: Sequence[Path]
+) -> tuple[dict[str, Any], list[Case]]:
+    """Deal the set into folds, and check that no network that is trained, or begun, has seen its own fold.
+
+    Args:
+        root: Folder of the bundle.
+        configs: The configs that the folds are trained with, beside the command's own.
+        overrides: Settings by name, as the folds are trained with them, and `folds`.
+        folders: The folds' folders, from the first to the last; of one without weights nothing is checked.
+
+    Returns:
+        What identifies the images of all folds, and these, each with its `fold`.
+
+    Raises:
+        InputError: If the data or a setting cannot be used, or the set has changed since a fold was begun.
+    """
+    parser = _workflow(root, configs, overrides, ["evaluate.json"]).parser
+    cases = parser.get_parsed_content("cases")[OUT_OF_FOLD]
+    FoldEnsemble([parser.get_parsed_content("network_def")])  # refuses a network of which no ensemble can be made
+    for number, folder in enumerate(folders, start=1):
+        file = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+        if file is None:
+            continue
+        known = (read_recipe(file)[0] or {}).get("training_set") or {}
+        if known.get("sha256") != checksum(case["name"] for case in cases if case["fold"] != number):
+            raise InputError(
+                f"{folder.name} was not trained on what the set's other folds hold now, so that it may have seen its "
+                "own: the images, masks or groups have changed since. Give the set as it was, another folder, or "
+                "--overwrite True."
+            )
+    return parser.get_parsed_content("training_set"), cases
 
 
 def make_ensemble(
@@ -31,8 +69,8 @@ def make_ensemble(
 
     Args:
         root: Folder of the bundle.
-        configs: The configs that the folds were trained with, beside the command's own.
-        overrides: Settings by name, as the folds were trained with them.
+        configs: As of `find_set`.
+        overrides: As of `find_set`.
         output: Folder of the results.
         folders: The folds' folders, from the first to the last.
 
@@ -40,12 +78,10 @@ def make_ensemble(
         InputError: If the folds do not fit together, or the data cannot be used.
     """
     file = output / ENSEMBLE
-    own = dict(overrides) | {"folds": len(folders), "demo_dir": str(output / "demo"), "output_dir": str(output)}
-    checkpoints = [folder / "best.pt" for folder in folders]
-    data = _workflow(root, configs, own | {"checkpoint": str(checkpoints[0])}, ["evaluate.json"]).parser
-    training_set, cases = data.get_parsed_content("training_set"), data.get_parsed_content("cases")[OUT_OF_FOLD]
+    training_set, cases = find_set(root, configs, overrides, folders)
+    checkpoints = [folder / BEST for folder in folders]
     join_folds(checkpoints, file, training_set=training_set, settings={"tta": "none"})
-    given = own | {"checkpoint": str(file), "calibration": "none"}
+    given = {**overrides} | {"checkpoint": str(file), "calibration": "none"}
     scores = {}
     for tta, name in _FOLDERS.items():
         _run(root, configs, given | {"tta": tta, "output_dir": str(output / name)}, ["evaluate.json"])
@@ -54,9 +90,9 @@ def make_ensemble(
     chosen = scored.chosen_views()
     if chosen != "none":
         join_folds(checkpoints, file, training_set=training_set, settings={"tta": chosen})
-    _run(root, configs, own | {"checkpoint": str(file)}, ["evaluate.json", "calibrate.yaml"])
     report = scored.report(chosen, {tta: _seconds(output / name) for tta, name in _FOLDERS.items()})
-    write_json(output / REPORT, report)
+    write_json(output / REPORT, report)  # before the calibration, which few images may not allow
+    _run(root, configs, {**overrides, "checkpoint": str(file)}, ["evaluate.json", "calibrate.yaml"])
     _tell(report, output)
 
 

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.calibration.file import read_calibration
 from icmoe_monai.commands import experts, folds
+from icmoe_monai.commands.out_of_fold import find_set
 from icmoe_monai.commands.words import read_words
+from icmoe_monai.data.splits import checksum
 from icmoe_monai.errors import InputError
 from icmoe_monai.predictor import Predictor
 from icmoe_monai.utils.children import Children
+from icmoe_monai.weights.tensor_files import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +37,7 @@ class Trainings:
         self.joined: list[list[str]] = []
         monkeypatch.setattr(Children, "execute", lambda children, command, *further: self.train(command))
         monkeypatch.setattr(folds, "make_ensemble", self.join)
+        monkeypatch.setattr(folds, "find_set", self.find)
 
     def train(self, command: list[str]) -> int:
         self.commands.append(command)
@@ -42,8 +45,13 @@ class Trainings:
         assert folder.is_dir()
         if folder.name in self.failing:
             return 1
-        (folder / "best.pt").touch()
+        for name in ("best.pt", "last.pt"):
+            (folder / name).write_text(" ".join(command))
         return 0
+
+    def find(self, root, configs, overrides, folders) -> None:
+        if overrides.get("max_epoch"):
+            raise InputError("no such setting")
 
     def join(self, root, configs, overrides, output, folders) -> None:
         self.joined.append([folder.name for folder in folders])
@@ -71,7 +79,8 @@ def test_each_fold_is_the_command_that_a_user_would_give(trainings):
     assert first[5] == str(trainings.output / "fold_1")
     assert (option(first, "--folds"), option(first, "--max_epochs"), option(first, "--labels")) == ("3", "7", "['a b']")
     # the overlay comes last, so that nothing decides an epoch by the fold that is left out
-    assert [first[i + 1] for i, word in enumerate(first) if word == "--config"][-1] == "folds"
+    configs = [first[i + 1] for i, word in enumerate(first) if word == "--config"]
+    assert configs[-1] == str(ROOT / "configs" / "folds.yaml")
     assert "--checkpoint" not in first
     assert trainings.joined == [["fold_1", "fold_2", "fold_3"]]
     read_words(first[3:], ("skin",))
@@ -96,15 +105,30 @@ def test_a_fold_that_was_stopped_goes_on_and_one_at_its_end_is_not_trained_again
     trainings.failing = {"fold_1", "fold_2"}
     with pytest.raises(InputError, match="fold_1, fold_2 could not be trained"):
         trainings.run("--folds", "2")
-    state = {"iteration": 4, "max_epochs": 2, "epoch_length": 4}
-    torch.save({"model": {}, "trainer": state}, trainings.output / "fold_1" / "last.pt")
-    torch.save({"model": {}, "trainer": state | {"iteration": 8}}, trainings.output / "fold_2" / "last.pt")
-    (trainings.output / "fold_2" / "best.pt").touch()
+    for path in ("fold_1/last.pt", "fold_2/last.pt", "fold_2/best.pt"):  # which its one validation, the last, writes
+        (trainings.output / path).touch()
     trainings.failing, trainings.commands = set(), []
     trainings.run("--folds", "2")
     (command,) = trainings.commands
     assert option(command, "--checkpoint") == str(trainings.output / "fold_1" / "last.pt")
     assert option(command, "--overwrite") is None
+
+
+def test_a_training_that_ends_without_weights_is_told(trainings, monkeypatch):
+    monkeypatch.setattr(Children, "execute", lambda *_: 0)
+    with pytest.raises(InputError, match="fold_1, fold_2 could not be trained"):
+        trainings.run("--folds", "2")
+
+
+def test_a_mistaken_command_binds_no_later_one(trainings):
+    with pytest.raises(InputError, match="no such setting"):
+        trainings.run("--folds", "2", "--max_epoch", "3")
+    trainings.failing = {"fold_1", "fold_2"}
+    with pytest.raises(InputError, match="could not be trained"):
+        trainings.run("--folds", "2", "--batch_size", "1000")
+    trainings.failing = set()
+    trainings.run("--folds", "2", "--max_epochs", "3")
+    assert trainings.joined
 
 
 def test_another_command_in_the_same_folder_is_refused_or_begins_anew(trainings):
@@ -114,8 +138,13 @@ def test_another_command_in_the_same_folder_is_refused_or_begins_anew(trainings)
         with pytest.raises(InputError, match=r"were begun with .*, and here it is .*: give the same command"):
             trainings.run(*further)
     trainings.commands = []
+    results = ("ensemble.pt", "ensemble.calibration.json", "folds.json")
+    for name in results:
+        (trainings.output / name).touch()
     trainings.run("--folds", "2", "--max_epochs", "4", "--overwrite", "True")
     assert [option(command, "--max_epochs") for command in trainings.commands] == ["4", "4"]
+    assert [option(command, "--checkpoint") for command in trainings.commands] == [None, None]
+    assert not any((trainings.output / name).exists() for name in results)
     trainings.commands = []
     trainings.run("--folds", "2", "--max_epochs", "4")
     assert trainings.commands == []
@@ -123,14 +152,25 @@ def test_another_command_in_the_same_folder_is_refused_or_begins_anew(trainings)
 
 def test_a_damaged_note_is_told_in_a_sentence(trainings):
     trainings.run("--folds", "2")
-    for text in ("{", "[]", "7", '{"folds": 2}'):
+    for text in ("{", "[]", "7", '{"folds": 2}', ""):
         (trainings.output / folds.BEGUN).write_text(text)
         with pytest.raises(InputError):
             trainings.run("--folds", "2")
 
 
-def test_folds_are_shared_out_among_devices(trainings):
-    trainings.run("--folds", "4", "--device", "cuda:0,cuda:1")
+def test_folds_of_an_unknown_command_are_not_taken(trainings):
+    trainings.run("--folds", "2")
+    (trainings.output / folds.BEGUN).unlink()
+    with pytest.raises(InputError, match="were begun with folds None, and here it is 2"):
+        trainings.run("--folds", "2")
+
+
+@pytest.mark.parametrize("devices", ["cuda:0,cuda:1", "cuda:0, cuda:1,"])
+def test_folds_are_shared_out_among_devices_and_joined_on_one(trainings, monkeypatch, devices):
+    joined = []
+    monkeypatch.setattr(folds, "make_ensemble", lambda root, configs, overrides, *further: joined.append(overrides))
+    trainings.run("--folds", "4", "--device", devices)
+    assert joined[0]["device"] == "cuda:0"
     assert {option(command, "--device") for command in trainings.commands} == {"cuda:0", "cuda:1"}
     assert len(trainings.commands) == 4
 
@@ -150,6 +190,78 @@ def test_what_does_not_go_together_is_refused(trainings, words, sentence):
     with pytest.raises(InputError, match=sentence):
         trainings.run(*words)
     assert trainings.commands == []
+
+
+@pytest.mark.parametrize("words", [[], ["--folds", "2", "--fold", "1"]])
+def test_one_training_has_no_jobs(trainings, words):
+    with pytest.raises(InputError, match="--jobs is the number of folds"):
+        trainings.run("--jobs", "2", *words)
+
+
+@pytest.fixture
+def overrides(tmp_path):
+    """A set of eight images, as `train --folds 2` hands it on."""
+    for number in range(8):
+        add_image(tmp_path / "data", f"case{number}")
+    own = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path), "demo_dir": str(tmp_path / "demo")}
+    return own | {"folds": 2, "image_size": 32, "num_workers": 0, "device": "cpu"}
+
+
+def add_image(folder: Path, name: str) -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[: 8 + sum(name.encode()) % 8, :16] = 255
+    for kind, array in (("images", np.stack([mask // 2 + 50] * 3, axis=-1)), ("masks", mask)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / kind / f"{name}.png")
+
+
+@pytest.mark.parametrize("file", ["best.pt", "last.pt"])
+def test_no_network_is_taken_that_may_have_seen_its_fold(tmp_path, overrides, file):
+    folders = [tmp_path / "fold_1", tmp_path / "fold_2"]
+    _, cases = find_set(ROOT, [], overrides, folders)
+    others = [case["name"] for case in cases if case["fold"] != 2]
+    recipe = {"settings": {}, "training_set": {"num_images": len(others), "sha256": checksum(others)}}
+    save_checkpoint({"model": {}, "recipe": recipe}, folders[1] / file)
+    assert find_set(ROOT, [], overrides, folders)[1] == cases
+    add_image(tmp_path / "data", "added")
+    with pytest.raises(InputError, match="fold_2 was not trained on what the set's other folds hold now"):
+        find_set(ROOT, [], overrides, folders)
+    find_set(ROOT, [], overrides, [])  # begins anew
+
+
+def test_a_network_of_which_no_ensemble_can_be_made_is_refused_before_it_is_trained(tmp_path, overrides):
+    config = tmp_path / "plain.yaml"
+    config.write_text("network_def: {_target_: torch.nn.Conv2d, in_channels: 3, out_channels: 1, kernel_size: 1}\n")
+    with pytest.raises(InputError, match="A plain network has no vote"):
+        find_set(ROOT, [config], overrides, [])
+
+
+@pytest.mark.parametrize("device", [[], ["--device", "cpu"]])
+def test_folds_at_the_same_time_share_the_cores(trainings, monkeypatch, device):
+    found = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(folds.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(Children, "execute", lambda children, command, log, environment: found.append(environment) or 1)
+    with pytest.raises(InputError, match="could not be trained"):
+        trainings.run("--folds", "2", "--jobs", "2", *device)
+    assert [environment["OMP_NUM_THREADS"] for environment in found] == ["4", "4"]
+
+
+@pytest.mark.parametrize(
+    ("further", "sentence"),
+    [
+        (["--folds=5"], "the same command goes on"),
+        (["--folds=5", "--fold=1"], "add --checkpoint"),
+        ([], "add --checkpoint"),
+    ],
+)
+def test_who_stops_a_training_is_told_how_it_goes_on(monkeypatch, capsys, further, sentence):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("icmoe_monai.__main__.run_on_data", stop)
+    assert main(["train", "D", "OUT", *further]) == 130
+    assert f"stopped: {sentence}" in capsys.readouterr().err
 
 
 def test_one_fold_is_a_training_of_its_own(trainings, monkeypatch):
