@@ -57,14 +57,19 @@ def guess_masks(looks: Sequence[Look], pyramid: str | Path, *, progress: bool | 
     """Guess the masks of a set, each without having seen it.
 
     Args:
-        looks: What was seen of the cases; masks that are empty or full, or do not fit, are left out.
+        looks: What was seen of the cases; masks that are empty or full, do not fit, or are of a blank image, of which
+            there is nothing to guess, are left out.
         pyramid: File of the image pyramid's weights, in whose name `{size}` may stand for the size.
         progress: Show a bar; None: on a terminal only.
 
     Returns:
         The guesses, or None of too few masks.
     """
-    places = [n for n, look in enumerate(looks) if look.fits and look.mask and 0 < look.mask.foreground < 1]
+    places = [
+        n
+        for n, look in enumerate(looks)
+        if look.fits and not look.is_blank and look.mask and 0 < look.mask.foreground < 1
+    ]
     if len(places) < LEAST_IMAGES:
         return None
     used = [looks[place] for place in places]
