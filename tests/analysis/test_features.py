@@ -20,6 +20,7 @@ from icmoe_monai.analysis.features import (
     take_window,
 )
 from icmoe_monai.errors import InputError
+from icmoe_monai.networks.folds import FoldEnsemble
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 
@@ -154,3 +155,9 @@ def test_comparison_takes_windows_evenly():
 def test_nothing_to_look_at_is_refused(counts):
     with pytest.raises(InputError, match="num_windows and num_points must be at least 1, got"):
         FeatureComparison(network=nn.Identity(), before=nn.Identity(), **counts)
+
+
+def test_an_ensemble_of_folds_is_refused_in_a_sentence():
+    folds = FoldEnsemble([ICMoE(backbone=None, detail=ImagePyramid()) for _ in range(2)])
+    with pytest.raises(InputError, match=r"analyze one of them, such as fold_1/best\.pt"):
+        FeatureComparison(network=folds, before=folds).start(3)
