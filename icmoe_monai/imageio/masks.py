@@ -7,7 +7,7 @@ import numpy as np
 from icmoe_monai.errors import InputError
 
 _NUM_VALUES_NAMED = 6
-_LOSSY_THRESHOLD = 128
+LOSSY_THRESHOLD = 128
 
 
 def to_classes(
@@ -90,10 +90,10 @@ def _from_lossy(path: str, values: np.ndarray, out_channels: int, instances: boo
     """Cut a JPEG mask at half scale; what it cannot have kept is refused."""
     if out_channels > 1 or instances:
         raise InputError(f"{path} is a JPEG, which does not keep class numbers: save the mask as PNG.")
-    foreground = values >= _LOSSY_THRESHOLD
+    foreground = values >= LOSSY_THRESHOLD
     if values.any() and not foreground.any():
         raise InputError(
-            f"{path} is a JPEG mask with no value above {values.max()}, and JPEG masks are cut at {_LOSSY_THRESHOLD}: "
+            f"{path} is a JPEG mask with no value above {values.max()}, and JPEG masks are cut at {LOSSY_THRESHOLD}: "
             "save it as PNG."
         )
     return foreground

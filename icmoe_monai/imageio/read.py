@@ -120,14 +120,8 @@ def read_label(path: str | Sequence[str], *, out_channels: int = 1, instances: b
         InputError: A file cannot be used, its values do not fit `out_channels`, or the files differ in size.
     """
     paths = [path] if isinstance(path, str) else list(path)
-    masks = [to_classes(one, *_stored(one), out_channels=out_channels, instances=instances) for one in paths]
-    for one, mask in zip(paths, masks, strict=True):
-        if mask.shape != masks[0].shape:
-            raise InputError(
-                f"{one} is {mask.shape[1]}x{mask.shape[0]} and {paths[0]} is {masks[0].shape[1]}x{masks[0].shape[0]}: "
-                "the masks of one image must have one size."
-            )
-    return np.maximum.reduce(masks)
+    masks = [to_classes(one, *stored_values(one), out_channels=out_channels, instances=instances) for one in paths]
+    return merged(paths, masks)
 
 
 def read_objects(path: str) -> np.ndarray:
@@ -142,7 +136,7 @@ def read_objects(path: str) -> np.ndarray:
     Raises:
         InputError: The file cannot be read or does not keep whole numbers from 0 on.
     """
-    values, lossless = _stored(path)
+    values, lossless = stored_values(path)
     if not lossless or values.min() < 0 or (values % 1 != 0).any():
         raise InputError(f"{path} does not number objects by 0, 1, 2, ...: save the objects' numbers as PNG.")
     return values.astype(np.int64)
@@ -194,7 +188,34 @@ def split_suffix(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def _stored(path: str) -> tuple[np.ndarray, bool]:
+def merged(paths: Sequence[str], masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the maximum of the masks of one image.
+
+    Args:
+        paths: The masks' files, for messages.
+        masks: The masks, (H, W) each.
+
+    Raises:
+        InputError: They differ in size.
+    """
+    for one, mask in zip(paths, masks, strict=True):
+        if mask.shape != masks[0].shape:
+            raise InputError(
+                f"{one} is {mask.shape[1]}x{mask.shape[0]} and {paths[0]} is {masks[0].shape[1]}x{masks[0].shape[0]}: "
+                "the masks of one image must have one size."
+            )
+    return np.maximum.reduce(masks)
+
+
+def stored_values(path: str) -> tuple[np.ndarray, bool]:
+    """Return the values that a mask file stores, (H, W), and whether it keeps every value, as JPEG does not.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file cannot be used, or holds several frames.
+    """
     with open_image(path) as image:
         return image.values(_only_frame(image))
 

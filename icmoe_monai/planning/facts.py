@@ -29,21 +29,21 @@ def gather_facts(looks: Sequence[Look], classes: Classes) -> dict[str, Any]:
         "num_images": len(looks),
         "splits": dict(Counter(look.split for look in looks)),
         "num_groups": len(groups),
-        "height": _range(look.size[0] for look in seen),
-        "width": _range(look.size[1] for look in seen),
+        "height": summary(look.size[0] for look in seen),
+        "width": summary(look.size[1] for look in seen),
         "files": dict(Counter(look.header.kind for look in seen).most_common()),
         "modes": dict(Counter(f"{look.header.mode}, {look.header.bits} bits" for look in seen).most_common()),
         "num_grey": sum(look.is_grey for look in seen),
-        "spacing_mm": _range(spacings) if spacings else None,
+        "spacing_mm": summary(spacings) if spacings else None,
         "num_with_spacing": len(spacings),
-        "low": _range(look.low for look in seen),
-        "high": _range(look.high for look in seen),
-        "mean": _range(look.mean for look in seen),
+        "low": summary(look.low for look in seen),
+        "high": summary(look.high for look in seen),
+        "mean": summary(look.mean for look in seen),
         "num_cut_white": sum(look.high >= _HIGHEST for look in seen),
         "num_masks": len(masks),
         "num_empty_masks": sum(mask.foreground == 0 for mask in masks),
         "class_shares": _class_shares(looks, classes),
-        "targets_of_image": _range(len(mask.areas) for mask in masks if len(mask.areas)),
+        "targets_of_image": summary(len(mask.areas) for mask in masks if len(mask.areas)),
     }
 
 
@@ -97,9 +97,6 @@ def summary(values: Iterable[float]) -> dict[str, float] | None:
         return None
     ends: dict[str, Callable[..., Any]] = {"min": np.min, "median": np.median, "max": np.max}
     return {name: round(float(of(listed)), 4) for name, of in ends.items()}
-
-
-_range = summary
 
 
 def _diameters(look: Look, longest_side: int) -> np.ndarray:

@@ -23,13 +23,13 @@ from skimage.measure import label as label_objects
 from tqdm import tqdm
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.read import open_image, see_image
+from icmoe_monai.imageio.masks import LOSSY_THRESHOLD
+from icmoe_monai.imageio.read import merged, see_image, stored_values
 from icmoe_monai.planning.headers import Header, read_header
 
 MOST_VALUES = 64  # of a mask that are told apart; more are no class numbers
 _THUMBNAIL_SIDES = (256, 128, 64)
 _MOST_BYTES = 300e6  # of all thumbnails
-_LOSSY_THRESHOLD = 128  # as `imageio.masks` cuts a JPEG
 _UNKNOWN = Header()
 _THICKNESS_OF_MEDIAN = 4  # a band's thickness as a multiple of the median distance to its edge
 
@@ -171,13 +171,7 @@ def _with_image(look: Look, side: int) -> Look:
 def _look_at_mask(label: str | Sequence[str], *, is_numbered: bool, side: int) -> MaskLook:
     paths = [label] if isinstance(label, str) else list(label)
     read = [_read_values(path) for path in paths]
-    for path, values in zip(paths, read, strict=True):
-        if values.shape != read[0].shape:
-            sizes = [f"{one.shape[1]}x{one.shape[0]}" for one in (values, read[0])]
-            raise InputError(
-                f"{path} is {sizes[0]} and {paths[0]} is {sizes[1]}: the masks of one image must have one size."
-            )
-    numbers = np.maximum.reduce(read)
+    numbers = merged(paths, read)
     objects = label_objects(_ranked(numbers), connectivity=2)
     values = numbers > 0 if is_numbered or len(paths) > 1 else numbers
     known, pixels = np.unique(values, return_counts=True)
@@ -198,13 +192,8 @@ def _look_at_mask(label: str | Sequence[str], *, is_numbered: bool, side: int) -
 
 
 def _read_values(path: str) -> np.ndarray:
-    with open_image(path) as image:
-        if image.num_frames > 1:
-            raise InputError(
-                f"{path} holds {image.num_frames} frames, slices or pages: save each as a file of its own."
-            )
-        values, lossless = image.values(0)
-    return values if lossless else values >= _LOSSY_THRESHOLD
+    values, lossless = stored_values(path)
+    return values if lossless else values >= LOSSY_THRESHOLD
 
 
 def _ranked(values: np.ndarray) -> np.ndarray:
