@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icmoe_monai.errors import InputError
 from icmoe_monai.networks.sam import PATCH_SIZE
 
 Maps: TypeAlias = "Tensor | dict[str, Tensor]"
@@ -34,16 +33,11 @@ def averaged(expert_maps: Callable[[Tensor], Maps], tta: str) -> Callable[[Tenso
             flipped along each axis and both; "scales": 3 views, also at 0.75 and 1.25 of their size, rounded to whole
             patches; "flips_scales": 6 views, all of these.
 
-    Raises:
-        InputError: If `tta` is none of these.
-
     Example:
         >>> ramp = torch.arange(4.0).reshape(1, 1, 1, 4)
         >>> averaged(lambda windows: windows + ramp, "flips")(torch.zeros(1, 1, 1, 4)).flatten().tolist()
         [1.5, 1.5, 1.5, 1.5]
     """
-    if tta not in TTA:
-        raise InputError(f"tta must be one of {', '.join(TTA)}, got {tta!r}.")
     if tta == "none":
         return expert_maps
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.inferers.views import averaged
+from icmoe_monai.inferers.views import TTA, averaged
 from icmoe_monai.networks.baselines import as_mixture
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.sam import PATCH_SIZE
@@ -111,6 +111,8 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
             raise InputError(f"overlap must be at least 0 and below 1, got {overlap}.")
         if sw_batch_size < 1:
             raise InputError(f"sw_batch_size must be at least 1, got {sw_batch_size}.")
+        if tta not in TTA:
+            raise InputError(f"tta must be one of {', '.join(TTA)}, got {tta!r}.")
         super().__init__(
             roi_size=(roi_size, roi_size),
             overlap=overlap,
@@ -119,7 +121,6 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
             device=device,
             cache_roi_weight_map=True,  # or it is made anew for every image
         )
-        averaged(to_probabilities, tta)  # refuses another word
         self.tta = tta
         self.amp = amp
         self.with_experts = with_experts
