@@ -14,6 +14,7 @@
       seed: 0
       learning_rates: [0.003, 0.001]
       rows: [icmoe, unet]  # optional: the others take row icmoe's learning rate
+    once: [ensemble]  # optional: rows that are made of all seeds' runs of another row; only the first seed is run
 
 If a setting is given in several places, a row's overrides a data set's, a data set's overrides the study's, and the
 study's overrides the base's.
@@ -33,7 +34,7 @@ from icmoe_monai.errors import InputError
 ROOT = Path(__file__).parents[2]
 REFERENCE = "icmoe"  # the row that others are compared with
 _KEYS = ("seeds", "datasets", "settings", "rows")
-_OPTIONAL = ("base", "tuning")
+_OPTIONAL = ("base", "tuning", "once")
 
 
 class Tuning(NamedTuple):
@@ -55,6 +56,7 @@ class Study(NamedTuple):
     rows: dict[str, str | None]
     tuning: Tuning | None
     base: str | None = None
+    once: Sequence[str] = ()
 
 
 class Run(NamedTuple):
@@ -98,8 +100,10 @@ def read_study(path: str | Path) -> Study:
             raise InputError(f"{path} names an overlay that is not there: {overlay}.")
     datasets = {name: dict(settings or {}) for name, settings in content["datasets"].items()}
     study = Study(
-        path.stem, list(content["seeds"]), datasets, dict(content["settings"]), rows, None, content.get("base")
-    )
+        path.stem, list(content["seeds"]), datasets, dict(content["settings"]), rows, None, content.get("base"),
+        list(content.get("once", [])),
+    )  # fmt: skip
+    _check_names(study.once, rows, "row")
     if content.get("tuning"):
         tuning = Tuning(**{"rows": list(rows), **content["tuning"]})
         _check_names(tuning.rows, rows, "row")
@@ -126,7 +130,13 @@ def runs_of(
     An interrupted study then has complete seeds, and for the last seed the first rows on all data sets.
     """
     chosen = [select(study, *pair) for pair in (("seeds", seeds), ("rows", rows), ("datasets", datasets))]
-    return [Run(row, dataset, seed) for seed in chosen[0] for row in chosen[1] for dataset in chosen[2]]
+    return [
+        Run(row, dataset, seed)
+        for seed in chosen[0]
+        for row in chosen[1]
+        if row not in study.once or seed == study.seeds[0]
+        for dataset in chosen[2]
+    ]
 
 
 def trials_of(study: Study, rows: Sequence[str] | None = None) -> list[Run]:

@@ -171,22 +171,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _rows(results: Results, dataset: str) -> list[list[str]]:
     columns = results.dice[dataset]
-    reference = seeds_of(columns, REFERENCE)
     lines = []
     for row in results.study["rows"]:
         seeds = seeds_of(columns, row)
         if not seeds:
             continue
         means = [columns[row, seed, "voted"].mean() for seed in seeds]
-        shared = [seed for seed in seeds if seed in reference]
+        ours_of, shared = _compared(results, dataset, row)
         difference = "-"
         if shared and row != REFERENCE:
-            ours, others = (mean_over_seeds(columns, name, "voted", shared) for name in (REFERENCE, row))
+            ours = mean_over_seeds(columns, REFERENCE, "voted", ours_of)
+            others = mean_over_seeds(columns, row, "voted", shared)
             difference = _with_interval(lambda other, our: other - our, others, ours)
         spread = f"{np.std(means, ddof=1):.3f}" if len(means) > 1 else "-"
         runs = [run for run in results.runs if (run["dataset"], run["row"]) == (dataset, row)]
         lines.append([row, f"{np.mean(means):.3f}", spread, difference, str(len(seeds)), *_costs(runs)])
     return lines
+
+
+def _compared(results: Results, dataset: str, row: str) -> tuple[list[int], list[int]]:
+    """Return the seeds of the reference and of a row that are compared: those that both have, or all beside one."""
+    columns = results.dice[dataset]
+    ours, others = seeds_of(columns, REFERENCE), seeds_of(columns, row)
+    if row in results.study.get("once", []):
+        return (ours, others) if ours else ([], [])
+    shared = [seed for seed in others if seed in ours]
+    return shared, shared
 
 
 def _costs(runs: Sequence[Mapping[str, str]]) -> list[str]:
@@ -229,12 +239,12 @@ def _pooled(results: Results) -> list[list[str]]:
     lines = []
     for name, row, method in [*rows, *parts]:
         differences, seeds = [], set()
-        for columns in results.dice.values():
-            shared = [seed for seed in seeds_of(columns, row) if seed in seeds_of(columns, REFERENCE)]
+        for dataset, columns in results.dice.items():
+            ours, shared = _compared(results, dataset, row)
             if shared:
-                voted = mean_over_seeds(columns, REFERENCE, "voted", shared)
+                voted = mean_over_seeds(columns, REFERENCE, "voted", ours)
                 differences.append(voted - mean_over_seeds(columns, row, method, shared))
-                seeds.update(shared)
+                seeds.update(ours)
         if len(differences) > 1:
             low, high = pooled_interval(differences)
             mean = np.mean([each.mean() for each in differences])
@@ -244,7 +254,8 @@ def _pooled(results: Results) -> list[list[str]]:
 
 def _caption(results: Results) -> str:
     study, runs = results.study, results.runs
-    num_planned = len(study["rows"]) * len(study["datasets"]) * len(study["seeds"])
+    num_once = len(study.get("once", []))
+    num_planned = ((len(study["rows"]) - num_once) * len(study["seeds"]) + num_once) * len(study["datasets"])
     settings = ", ".join(f"{name} {value}" for name, value in study["settings"].items())
     own = [
         f"; {dataset}: " + ", ".join(f"{name} {value}" for name, value in settings_of_set.items())

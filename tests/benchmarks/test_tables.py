@@ -100,6 +100,17 @@ def test_a_row_is_compared_over_the_seeds_that_both_have(tmp_path):
     assert numbers(unet[3])[0] == pytest.approx(expected, abs=6e-4)
 
 
+def test_a_row_made_of_all_seeds_is_compared_with_all_seeds(tmp_path):
+    columns = put_study(tmp_path, seeds=(0, 1, 2), unet_seeds=(0,))
+    path = tmp_path / "tiny" / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"once": ["unet"]}))
+    text = tables.tables_of(tables.read_results(tmp_path / "tiny"))
+    ours = np.mean([columns[f"icmoe/seed_{seed}/voted"] for seed in (0, 1, 2)], axis=0)
+    expected = (columns["unet/seed_0/voted"] - ours).mean()
+    assert numbers(line_of(text, "unet")[3])[0] == pytest.approx(expected, abs=6e-4)
+    assert "of 14 runs finished" in text  # of three rows, two in three seeds and one once, over two sets
+
+
 @pytest.mark.parametrize(("seeds", "unet_seeds"), [((0,), (1,)), ((), (0,))], ids=["no-shared", "no-icmoe"])
 def test_without_a_shared_seed_nothing_is_compared(tmp_path, seeds, unet_seeds):
     put_study(tmp_path, seeds=seeds, unet_seeds=unet_seeds)
