@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 
 from icmoe_monai.calibration.file import calibration_path
 from icmoe_monai.commands.out_of_fold import ENSEMBLE, REPORT, find_set, make_ensemble
@@ -30,6 +31,8 @@ from icmoe_monai.weights.schema import MOST_FOLDS
 BEGUN = "begun.json"
 # settings that each fold is given, or that an ensemble decides by itself
 _OURS = ("fold", "val_interval", "patience", "output_dir", "dataset_dir", "split", "tta")
+# those of a config that nothing would override, and weights that may have been trained on a fold
+_NOT_IN_CONFIGS = ("checkpoint", "fold", "split", "tta")
 
 
 def train_folds(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -> None:
@@ -43,9 +46,9 @@ def train_folds(root: Path, given: argparse.Namespace, further: Mapping[str, Any
     Raises:
         InputError: If the options do not go together, a fold could not be trained, or the data cannot be used.
     """
-    _check(given, further)
-    output = Path(os.path.abspath(given.output))
     configs = [find_config(root, name) for name in given.config]
+    _check(given, further, configs)
+    output = Path(os.path.abspath(given.output))
     folders = [output / f"fold_{number}" for number in range(1, given.folds + 1)]
     devices = [device.strip() for device in (given.device or "").split(",") if device.strip()]
     overrides = {name: value for name, value in further.items() if name != "overwrite"}
@@ -92,7 +95,7 @@ def fold_command(given: argparse.Namespace, configs: Sequence[Path], folder: Pat
     return [*(word for word in words if not word.startswith("--overwrite=")), "--checkpoint", str(folder / LAST)]
 
 
-def _check(given: argparse.Namespace, further: Mapping[str, Any]) -> None:
+def _check(given: argparse.Namespace, further: Mapping[str, Any], configs: Sequence[Path]) -> None:
     if not 2 <= given.folds <= MOST_FOLDS:
         raise InputError(f"--folds must be from 2 to {MOST_FOLDS}, got {given.folds}.")
     if given.jobs < 1:
@@ -105,6 +108,11 @@ def _check(given: argparse.Namespace, further: Mapping[str, Any]) -> None:
     taken = [name for name in _OURS if name in further]
     if taken:
         raise InputError(f"--{taken[0]} is decided by --folds: leave it out.")
+    for path in configs:
+        content = ConfigParser.load_config_file(path)
+        taken = [name for name in _NOT_IN_CONFIGS if content.get(name) is not None]
+        if taken:
+            raise InputError(f"{path} sets {taken[0]}, which is of one training and not of --folds: leave it out.")
 
 
 def _check_begun(output: Path, plan: Mapping[str, Any]) -> None:

@@ -192,6 +192,15 @@ def test_what_does_not_go_together_is_refused(trainings, words, sentence):
     assert trainings.commands == []
 
 
+@pytest.mark.parametrize("setting", [{"checkpoint": "a.pt"}, {"fold": 2}, {"split": "test"}, {"tta": "flips"}])
+def test_a_config_may_not_decide_what_the_folds_do(trainings, tmp_path, setting):
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"max_epochs": 2} | setting))
+    with pytest.raises(InputError, match=rf"mine\.json sets {next(iter(setting))}, which is of one training"):
+        trainings.run("--folds", "2", "--config", str(mine))
+    assert trainings.commands == []
+
+
 @pytest.mark.parametrize("words", [[], ["--folds", "2", "--fold", "1"]])
 def test_one_training_has_no_jobs(trainings, words):
     with pytest.raises(InputError, match="--jobs is the number of folds"):
