@@ -117,6 +117,7 @@ class ImagePyramid(nn.Module):
         Returns:
             Features at strides 2, 4, 8 and 16, (B, c, H/s, W/s); the last also holds those of stride 32, enlarged.
         """
+        image = image.contiguous(memory_format=torch.channels_last)  # in which these convolutions are faster
         at2 = self.to2(image * self.scale + self.shift)
         at4 = self.to4(at2)
         at8 = self.to8(at4)
