@@ -28,15 +28,55 @@ from contextlib import contextmanager
 from functools import cache
 from types import FrameType, TracebackType
 
+# What a program may know of a failure, by its code; a code's meaning never changes, though others may be added.
+REASONS = {
+    "unreadable": "the system does not let the file be read, or it is gone",
+    "empty": "the file has no bytes",
+    "damaged": "the file is cut short, contradicts itself or cannot be decoded: copy or export it again",
+    "unsupported": "the file may be sound, but its kind is not read here: convert it as the sentence says",
+    "no_decoder": "no decoder of its compression is installed: install one that the sentence names",
+    "no_pixels": "a DICOM image without pixel data: retrieve or export it again",
+    "no_values": "all pixels are NaN or infinite: export it again",
+    "no_such_frame": "the file has fewer frames, slices or pages than it had when it was found",
+    "too_small": "the image is smaller than the network's smallest patch",
+    "too_large": "the image has too many pixels for the memory: cut it into tiles",
+    "too_many_frames": "the file claims more frames than are read: split it",
+    "leads_out": "a link that leads out of the input folder",
+    "same_name": "another input has the same name but for its suffix: rename one",
+    "not_finite": "the network's prediction is NaN: the checkpoint or the image is damaged",
+    "not_written": "the system refuses a file of the result, such as for its name",
+    "no_object": "the source allows no DICOM object that refers to it, or no volume; the mask is there",
+    "other": "none of these; the sentence tells what",
+}
+
 
 class InputError(ValueError):
     """Signal a file, folder or setting of the user's that cannot be used; the message names it and says what to do.
 
+    Args:
+        message: The sentence.
+        code: One of `REASONS`, for programs; by default that of the class.
+
     Attributes:
         exit_status: With what a command ends.
+        code: One of `REASONS`.
+
+    Raises:
+        KeyError: If there is no such code.
+
+    Example:
+        >>> InputError("a.png is empty: replace it.", code="empty").code
+        'empty'
     """
 
     exit_status = 1
+    code = "other"
+
+    def __init__(self, message: str = "", *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            _ = REASONS[code]
+            self.code = code
 
 
 class FailedCasesError(InputError):
@@ -121,6 +161,8 @@ def kind_of(error: BaseException) -> str:
 def in_our_words(fault: str, remedy: str, raised: type[InputError] = InputError) -> Iterator[None]:
     """Turn what a library raises in a `with` block into an `InputError`: fault, kind of exception, remedy.
 
+    Its code is "damaged".
+
     An `InputError` and a lack of memory are passed on as they are.
 
     Args:
@@ -145,7 +187,7 @@ def in_our_words(fault: str, remedy: str, raised: type[InputError] = InputError)
     except Exception as error:  # damaged bytes make libraries raise nearly anything
         kind = kind_of(error)
     if kind:
-        raise raised(f"{fault} ({kind}): {remedy}.") from None
+        raise raised(f"{fault} ({kind}): {remedy}.", code="damaged") from None
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

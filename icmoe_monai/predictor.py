@@ -118,11 +118,11 @@ class Predictor:
         """
         item = self._transforms.preprocessing(_case(image, name, frame))
         if item["failure"]:
-            raise InputError(item["failure"])
+            raise InputError(item["failure"], code=item["failure_code"])
         height, width = item["image"].meta["spatial_shape"]
         if min(height, width) < MIN_SIDE:
             raise InputError(f"{item['name']} has {width} x {height} pixels, fewer than a patch of "
-                             f"{MIN_SIDE} x {MIN_SIDE}: leave it out.")  # fmt: skip
+                             f"{MIN_SIDE} x {MIN_SIDE}: leave it out.", code="too_small")  # fmt: skip
         return item | {"image": item["image"].to(self.device)}
 
     def _segment(self, items: Sequence[dict[str, Any]]) -> list[Prediction]:
@@ -135,7 +135,7 @@ class Predictor:
                 for item, maps in zip(batch, voted, strict=True):
                     done = self._transforms.postprocessing(item | {"pred": like(maps, item["image"])})
                     if done["failure"]:
-                        raise InputError(done["failure"])
+                        raise InputError(done["failure"], code=done["failure_code"])
                     found.append(Prediction.of(done))
         return found
 

@@ -83,6 +83,7 @@ WRONG: dict[str, list[Any]] = {
     "phantoms": ["xray", None],
     "dicom_seg": [True, None, "yes"],
     "empty_segmentations": ["yes", 1, None],
+    "trace": ["yes", 1, None],
     "anonymous": [None, 5, "", []],
     "budget": [5, True, ""],
     "white_level": [0, 10, 256, 1.5, "white", None],

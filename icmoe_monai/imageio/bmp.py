@@ -53,7 +53,7 @@ class BmpFile(ImageFile):
     def __init__(self, path: str, file: BoundedFile) -> None:
         super().__init__(path, file)
         if not file.head().startswith(self.magics):
-            raise InputError(f"{path} is no BMP: convert it to one or remove it.")
+            raise InputError(f"{path} is no BMP: convert it to one or remove it.", code="unsupported")
         with self._told():
             self._read_header()
 
@@ -121,7 +121,9 @@ class BmpFile(ImageFile):
         if not (width > 0 and height and self._pixels_at >= 14 + length):
             raise DamagedError(f"it claims {width} x {height} pixels")
         if width * abs(height) > max_pixels():
-            raise InputError(f"{self.path} has too many pixels for one picture ({width} x {abs(height)}): cut it.")
+            raise InputError(
+                f"{self.path} has too many pixels for one picture ({width} x {abs(height)}): cut it.", code="too_large"
+            )
         self._check_kind()
         self._masks = self._read_masks(rest, length)
         self._palette = self._read_palette(length, num_colours)
@@ -132,7 +134,8 @@ class BmpFile(ImageFile):
         if bits not in sound.get(compression, ()):
             raise InputError(
                 f"{self.path} is a BMP of {bits} bits a pixel with compression {compression}, which is not read here: "
-                "save it as PNG."
+                "save it as PNG.",
+                code="unsupported",
             )
 
     def _read_masks(self, rest: bytes, length: int) -> tuple[int, ...]:
@@ -166,7 +169,9 @@ class BmpFile(ImageFile):
     def _numbers(self, frame: int) -> np.ndarray:
         """Return what each pixel stores, (H, W): an index, or its bits; of 24 bits, uint8 (H, W, 3)."""
         if frame:
-            raise InputError(f"{self.path} holds one picture, and none has the number {frame} from 0.")
+            raise InputError(
+                f"{self.path} holds one picture, and none has the number {frame} from 0.", code="no_such_frame"
+            )
         self.file.seek(self._pixels_at)
         if self._compression in (_RLE8, _RLE4):
             numbers = _run_lengths(self.file.read(), self._size, is_rle4=self._compression == _RLE4)

@@ -231,7 +231,9 @@ def open_file(path: str) -> BoundedFile:
     try:
         return BoundedFile(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}): make it readable or remove it.") from error
+        raise InputError(
+            f"{path} cannot be opened ({error.strerror}): make it readable or remove it.", code="unreadable"
+        ) from error
 
 
 def read_head(path: str) -> bytes:

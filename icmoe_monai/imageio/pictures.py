@@ -161,7 +161,9 @@ class PictureFile(ImageFile):
     def _checked(self, frame: int) -> Image.Image:
         """Return the picture, not yet decoded."""
         if frame:
-            raise InputError(f"{self.path} holds one picture, and none has the number {frame} from 0.")
+            raise InputError(
+                f"{self.path} holds one picture, and none has the number {frame} from 0.", code="no_such_frame"
+            )
         _check_kind(self.path, self._picture)
         return self._picture
 
@@ -194,15 +196,19 @@ def _told(path: str, file: BoundedFile | None = None) -> Iterator[None]:
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(f"{path} has too many pixels for one picture: cut it into tiles.") from None
+        raise InputError(f"{path} has too many pixels for one picture: cut it into tiles.", code="too_large") from None
     except Exception as error:  # a damaged file makes Pillow raise nearly anything, with the file's texts in it
         kind = "" if file is None else _unread_jpeg_kind(file)
         if kind:
-            raise InputError(f"{path} is a {kind} JPEG, which is not read here: save it as PNG or TIFF.") from None
+            raise InputError(
+                f"{path} is a {kind} JPEG, which is not read here: save it as PNG or TIFF.", code="unsupported"
+            ) from None
         if isinstance(error, UnidentifiedImageError):
             sentence = "is no PNG, JPEG, TIFF, BMP or WebP image: convert it to one or remove it"
-            raise InputError(f"{path} {sentence}.") from None
-        raise InputError(f"{path} cannot be decoded ({kind_of(error)}): copy it again or remove it.") from None
+            raise InputError(f"{path} {sentence}.", code="unsupported") from None
+        raise InputError(
+            f"{path} cannot be decoded ({kind_of(error)}): copy it again or remove it.", code="damaged"
+        ) from None
 
 
 def _unread_jpeg_kind(file: BoundedFile) -> str:
@@ -223,9 +229,11 @@ def _unread_jpeg_kind(file: BoundedFile) -> str:
 def _check_kind(path: str, picture: Image.Image) -> None:
     num_frames = getattr(picture, "n_frames", 1)
     if num_frames > 1 and picture.format not in ("MPO", "TIFF"):
-        raise InputError(f"{path} holds {num_frames} frames: save each as a file of its own.")
+        raise InputError(f"{path} holds {num_frames} frames: save each as a file of its own.", code="unsupported")
     if picture.mode not in _MODES and not picture.mode.startswith("I;16"):
-        raise InputError(f"{path} is stored in the colour mode {picture.mode}: convert it to RGB or greyscale.")
+        raise InputError(
+            f"{path} is stored in the colour mode {picture.mode}: convert it to RGB or greyscale.", code="unsupported"
+        )
 
 
 def _check_tiff(name: str, picture: Image.Image) -> None:
@@ -238,7 +246,9 @@ def _check_tiff(name: str, picture: Image.Image) -> None:
         fault = f"{'signed' if formats == [2] else 'unsigned'} {max(bits)} bits"
     else:
         return
-    raise InputError(f"{name} is a TIFF of {fault}, of which Pillow does not keep the numbers: give its path.")
+    raise InputError(
+        f"{name} is a TIFF of {fault}, of which Pillow does not keep the numbers: give its path.", code="unsupported"
+    )
 
 
 def _colours(picture: Image.Image, *, white_is_zero: bool = False) -> np.ndarray:

@@ -78,4 +78,6 @@ def no_values(name: str) -> InputError:
     Args:
         name: What to call the image.
     """
-    return InputError(f"{name} has no finite value, only NaN or infinite ones: export it again or take it out.")
+    return InputError(
+        f"{name} has no finite value, only NaN or infinite ones: export it again or take it out.", code="no_values"
+    )

@@ -17,6 +17,7 @@ from typing import Any
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import split_suffix
+from icmoe_monai.inference.folders import FOLDERS, WITH_PATIENT_DATA
 from icmoe_monai.utils.files import inside, write_atomically
 
 MIN_SALT = 16  # characters
@@ -29,11 +30,6 @@ _HOW = (
 _WORDS = ("", "0", "1", "yes", "no", "on", "off", "y", "n", "t", "f", "none", "null", "nan")
 _IS_ANONYMOUS = re.compile(r"case_[0-9a-f]{16}(_(frame|class)?[0-9]+)*(\.[a-z]+)+")
 _CLASS = re.compile(r"_class[0-9]+$")  # of a probability map
-_WITH_PATIENT_DATA = "segmentations"  # DICOM, of which an anonymous run writes none
-_FOLDERS = (
-    *("masks", "overlays", "controlled", "probabilities", "disagreement", "votes"),
-    *("volumes", _WITH_PATIENT_DATA),
-)
 _LEFT_OVER = re.compile(r"\.[0-9a-f]{12}(\.[a-z]+)+")  # as `write_atomically` names what is not whole yet
 _REPORTS = ("report.json", "report.csv", "report.html")
 
@@ -96,7 +92,7 @@ class NamedResults:
         self.output_dir = Path(output_dir)
         self.files = sorted(_find_named(self.output_dir))
         # of writers that were killed; what they hold may tell names
-        below = (path for name in _FOLDERS for path in (self.output_dir / name).rglob(".*"))
+        below = (path for name in FOLDERS for path in (self.output_dir / name).rglob(".*"))
         hidden = [*self.output_dir.glob(".*"), *below]
         self._left_over = [path for path in hidden if _LEFT_OVER.fullmatch(path.name) and self._holds(path)]
 
@@ -129,7 +125,7 @@ class NamedResults:
         """Remove the files, the folders that become empty, the reports, and unfinished files of killed runs."""
         for path in (*self.files, *self._left_over, *(self.output_dir / name for name in _REPORTS)):
             path.unlink(missing_ok=True)
-        places = (self.output_dir / name for name in _FOLDERS)
+        places = (self.output_dir / name for name in FOLDERS)
         folders = [path for place in places for path in (place, *place.rglob("*")) if path.is_dir()]
         for folder in sorted(folders, key=lambda path: -len(path.parts)):
             if not folder.is_symlink() and self._holds(folder) and not any(folder.iterdir()):
@@ -143,11 +139,10 @@ class NamedResults:
 
 
 def _find_named(output_dir: Path) -> Iterator[Path]:
-    for name in _FOLDERS:
+    for name in FOLDERS:
         for path in (output_dir / name).rglob("*"):
-            is_ours = (
-                path.parent == output_dir / name and _IS_ANONYMOUS.fullmatch(path.name) and name != _WITH_PATIENT_DATA
-            )
+            may_be_ours = path.parent == output_dir / name and name not in WITH_PATIENT_DATA
+            is_ours = may_be_ours and _IS_ANONYMOUS.fullmatch(path.name)
             if not path.is_dir() and not path.name.startswith(".") and not is_ours:
                 yield path
 

@@ -23,10 +23,12 @@ from icmoe_monai.data.cases import MIN_SIDE
 from icmoe_monai.data.demo import NO_IMAGES, is_demo, make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.dicom.dicomdir import read_dicomdir
+from icmoe_monai.imageio.dicom.identifiers import Identifiers, read_identifiers
 from icmoe_monai.imageio.image_file import NotAnImageError
 from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
 from icmoe_monai.imageio.read import LARGE_SUFFIXES, SUFFIXES, is_image_kind, open_image, split_suffix
 from icmoe_monai.inference.anonymity import Renamer, read_anonymous
+from icmoe_monai.inference.folders import FOLDERS
 from icmoe_monai.inference.journal import JOURNAL
 from icmoe_monai.utils.distributed import by_first
 from icmoe_monai.utils.files import as_path
@@ -45,7 +47,9 @@ class Inputs(NamedTuple):
             `frame`: number of its frame, slice or page, from 0; `stamp`: size and time of the file, by which a changed
             file is recognised; `name`: POSIX path relative to the dataset, with "_frame0001" before the suffix where
             there are several frames, from which the results are named; `group`: key that the cases of one volume share
-            (a DICOM series, a file of several frames), else ""; `failure`: why the image cannot be used, else "".
+            (a DICOM series, a file of several frames), else ""; `failure`: why the image cannot be used, and
+            `failure_code`: the same as one of `errors.REASONS`, else ""; with `trace` the fields of
+            `imageio.dicom.identifiers.Identifiers`.
         left_out: `name` and `reason` of every file that is no image.
     """
 
@@ -62,6 +66,7 @@ class _File(NamedTuple):
     series: str = ""
     position: tuple[float, ...] = ()
     failure: str = ""
+    failure_code: str = ""
     no_image: str = ""
 
 
@@ -73,6 +78,7 @@ def find_inputs(
     demo_dir: str | None = None,
     anonymous: bool | str = False,
     large: bool = False,
+    trace: bool = False,
 ) -> Inputs:
     """List the images of an inference run; of several processes the first searches, and all use its result.
 
@@ -84,13 +90,14 @@ def find_inputs(
         anonymous: Replace file names by salted hashes (HMAC-SHA256), as `read_anonymous` reads it. A text is the salt;
             True takes one from `<output_dir>/.salt`, which must not leave with the results.
         large: Take the kinds of files that `slides.images` reads, each as one case; their headers are not read.
+        trace: Read the UIDs of DICOM images, for the report.
 
     Returns:
         The cases, sorted by name and within a series by position, and the files left out.
 
     Raises:
-        InputError: If there is no such folder or no image in it, the results would overwrite the input, or `anonymous`
-            is no safe setting.
+        InputError: If there is no such folder or no image in it, the results would overwrite the input, `anonymous`
+            is no safe setting, or an anonymous run is to tell UIDs.
 
     Example:
         >>> import tempfile
@@ -104,6 +111,9 @@ def find_inputs(
         (['a b.JPG', 'b.png'], ['notes.txt'])
     """
     salt = read_anonymous(anonymous)
+    if salt and trace:
+        raise InputError("trace writes DICOM UIDs, by which a patient is found again, and this run is anonymous: leave "
+                         "out --trace or --anonymous.")  # fmt: skip
     if dataset_dir is None or dataset_dir == "":
         raise InputError(NO_IMAGES)
     dataset_dir = as_path(dataset_dir, "dataset_dir")
@@ -121,7 +131,7 @@ def find_inputs(
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             files = list(pool.map(_look_at, files))
     left_out += [{"name": file.name, "reason": file.no_image} for file in files if file.no_image]
-    cases = _refuse_second_of_a_name([case for file in _in_order(files) for case in _cases_of(file)])
+    cases = _refuse_second_of_a_name([case for file in _in_order(files) for case in _cases_of(file, trace)])
     if not cases:
         raise InputError(f"No images in {dataset_dir} or its subfolders: put files with {_kinds(large)} files there."
                          f"{_tell(left_out)}")  # fmt: skip
@@ -150,7 +160,7 @@ def check_output_dir(root: Path, output_dir: Path) -> None:
         InputError: If `output_dir` is such a folder.
     """
     source, target = root.resolve(), output_dir.resolve()
-    for name in ("masks", "probabilities", "overlays", "segmentations", "volumes", "votes"):
+    for name in FOLDERS:
         if source == target / name or target / name in source.parents:
             raise InputError(f"dataset_dir {root} lies in the results of output_dir: choose another output_dir.")
     if source == target:
@@ -175,7 +185,8 @@ def _found(path: Path, root: Path, rename: _Rename) -> _File:
     name = rename(Path(os.path.relpath(path, root)).as_posix())
     if path.resolve().is_relative_to(root.resolve()):
         return _File(path, name)
-    return _File(path, name, failure=f"{name} is a link that leads out of dataset_dir: put the file itself there.")
+    sentence = f"{name} is a link that leads out of dataset_dir: put the file itself there."
+    return _File(path, name, failure=sentence, failure_code="leads_out")
 
 
 def _search(root: Path, output_dir: Path, rename: _Rename, large: bool) -> tuple[list[_File], list[dict[str, str]]]:
@@ -243,14 +254,15 @@ def _look_at(file: _File) -> _File:
     except NotAnImageError as error:
         return file._replace(no_image=str(error).replace(path, file.name))
     except InputError as error:
-        return file._replace(failure=str(error).replace(path, file.name))
+        return file._replace(failure=str(error).replace(path, file.name), failure_code=error.code)
     if file.num_frames > _MOST_FRAMES:
         sentence = f"{file.name} claims {file.num_frames} frames, more than {_MOST_FRAMES}: split it."
-        return file._replace(num_frames=1, failure=sentence)
+        return file._replace(num_frames=1, failure=sentence, failure_code="too_many_frames")
     if min(height, width) >= MIN_SIDE:
         return file
     sentence = f"{file.name} has {width} x {height} pixels, fewer than a patch of {MIN_SIDE} x {MIN_SIDE}"
-    return file._replace(num_frames=1, failure=f"{sentence}: take it out or give a larger version of it.")
+    sentence += ": take it out or give a larger version of it."
+    return file._replace(num_frames=1, failure=sentence, failure_code="too_small")
 
 
 def _in_order(files: Sequence[_File]) -> list[_File]:
@@ -267,11 +279,13 @@ def _stack_of(file: _File) -> tuple[str, str]:
     return (str(file.path.parent), file.series) if file.series else (str(file.path), "")
 
 
-def _cases_of(file: _File) -> Iterator[dict[str, Any]]:
+def _cases_of(file: _File, trace: bool) -> Iterator[dict[str, Any]]:
     stem, suffix = split_suffix(file.name)
     is_volume = file.path.name.lower().endswith(NIFTI_SUFFIXES)
     several = file.num_frames > 1
     stamp = _stamp(file.path)
+    leads_out = file.failure_code == "leads_out"  # such a file is not opened
+    uids = (Identifiers() if leads_out else read_identifiers(str(file.path)))._asdict() if trace else {}
     for frame in range(file.num_frames):
         yield {
             "image": str(file.path),
@@ -281,6 +295,8 @@ def _cases_of(file: _File) -> Iterator[dict[str, Any]]:
             "name": f"{stem}_frame{frame + 1:04d}{suffix}" if several else file.name,
             "group": "\n".join(_stack_of(file)) if file.series or several or is_volume else "",
             "failure": file.failure,
+            "failure_code": file.failure_code,
+            **uids,
         }
 
 
@@ -299,6 +315,7 @@ def _refuse_second_of_a_name(cases: list[dict[str, Any]]) -> list[dict[str, Any]
         if stem in first_with:
             first = first_with[stem]
             case["failure"] = f"{first} and {case['name']} would both write the mask {stem}: rename one of them."
+            case["failure_code"] = "same_name"
         first_with.setdefault(stem, case["name"])
     return cases
 

@@ -17,8 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import REASONS, InputError
 from icmoe_monai.inference.anonymity import NamedResults, read_anonymous
+from icmoe_monai.inference.folders import OBJECTS
 from icmoe_monai.inference.measures import PER_CLASS
 from icmoe_monai.utils.distributed import by_first, is_first, num_processes, process_index
 from icmoe_monai.utils.files import dump_json, inside, without_folders, write_atomically
@@ -34,7 +35,7 @@ _NUMBERS = (
     *("frame", "height", "width", "seconds"),
     *("predicted_dice", "review", "no_lesion_probability", "no_lesion"),  # two of them are True or False
 )
-_FOLDERS = ("segmentations/", "volumes/")  # of volumes, which a run may remove again
+_FOLDERS = tuple(f"{folder}/" for folder in OBJECTS)  # of volumes, which a run may remove again
 
 
 class Journal:
@@ -287,7 +288,7 @@ def _fault_of(kind: Any, record: Any) -> str:
         return "names no case"
     sound = {
         CASE: (_is_case, "holds values that no case has"),
-        VOLUME: (_is_volume, "does not tell of a volume in segmentations/ or volumes/ and its cases"),
+        VOLUME: (_is_volume, f"does not tell of a volume in {' or '.join(_FOLDERS)} and its cases"),
         _FORGOTTEN: (lambda one: one.get("kind") in [CASE, VOLUME], "forgets nothing"),
     }
     is_sound, fault = sound.get(kind, (bool, ""))
@@ -298,6 +299,7 @@ def _is_volume(record: Mapping[str, Any]) -> bool:
     files = record.get("files")
     return all(map(_are_texts, (record.get("of"), record.get("remarks")))) and (
         isinstance(files, list)
+        and record.get("reason_code") in (None, *REASONS)
         and all(isinstance(file, dict) and _are_texts(file.get("cases")) for file in files)
         and all(isinstance(file.get("file"), str) and file["file"].startswith(_FOLDERS) for file in files)
     )
@@ -314,6 +316,7 @@ def _is_case(case: Mapping[str, Any]) -> bool:
     spacing = case.get("spacing_mm")
     return (
         case.get("status") in ("done", "failed")
+        and case.get("reason_code") in (None, *REASONS)
         and all(_is_number(case.get(key)) for key in _NUMBERS)
         and all(_is_number(value) for value in by_name.values())
         and all(_are_numbers(case.get(key)) for key in (*PER_CLASS, "spacing_mm"))

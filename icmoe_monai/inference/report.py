@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icmoe_monai.imageio.dicom.identifiers import Identifiers
+from icmoe_monai.inference.folders import OBJECTS
 from icmoe_monai.inference.measures import PER_CLASS
 from icmoe_monai.inference.report_page import render_report
 from icmoe_monai.utils.engines import versions
 from icmoe_monai.utils.files import without_folders, write_atomically, write_csv, write_json
 
-SCHEMA = 1  # of report.json, as docs/report.schema.json describes it; raised where a field changes or goes
+SCHEMA = 2  # of report.json, as docs/report.schema.json describes it; raised where a field changes or goes
 CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
-_KEPT_OF_A_FAILURE = ("name", "stamp", "frame", "seconds")
+UIDS = Identifiers._fields  # of a DICOM image, in a run with `trace`
+_KEPT_OF_A_FAILURE = ("name", "stamp", "frame", "seconds", *UIDS)
 
 
 class InferenceReport:
@@ -64,8 +67,8 @@ class InferenceReport:
         """Return the record of a case: its line of the report, and the `stamp` of its file.
 
         Args:
-            item: The case with its results: `name`, and where present `failure`, `mask_path`, `mask_shape` (height,
-                width), the values of `measure`, and others that the postprocessing adds.
+            item: The case with its results: `name`, and where present `failure`, `failure_code`, `mask_path`,
+                `mask_shape` (height, width), the values of `measure`, and others that the postprocessing adds.
             seconds: How long the case took.
             tell_frame: Whether the case's file holds several frames, so that the record includes the `frame`.
         """
@@ -75,6 +78,7 @@ class InferenceReport:
             "name": str(item["name"]),
             "status": "failed" if failure else "done",
             "error": failure,
+            "reason_code": (item.get("failure_code") or "other") if failure else None,
             "note": (item.get("note") or None) if not failure else None,
             "stamp": item.get("stamp"),
             "frame": int(item.get("frame", 0)) if tell_frame else None,
@@ -86,6 +90,7 @@ class InferenceReport:
             "controlled": item.get("controlled_path"),
             "disagreement_map": item.get("disagreement_path"),
         }
+        record |= {key: item[key] or None for key in UIDS if key in item}
         for key in (*PER_CLASS, "reliability", *CALIBRATED, *self.further):
             record[key] = item.get(key) if not failure else None
         return {**record, "seconds": round(seconds, 4)}
@@ -95,6 +100,7 @@ class InferenceReport:
         cases: Sequence[Mapping[str, Any]],
         *,
         volumes: Sequence[Mapping[str, Any]] = (),
+        no_objects: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
         model: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -105,17 +111,25 @@ class InferenceReport:
 
         Args:
             cases: Record of each case, as `record` returns it, in the report's order.
-            volumes: Record of each volume: its `file`, and `cases`, the names of the cases in it.
+            volumes: Files of volumes: `file`, in one of the folders of `OBJECTS`, and `cases`, their names.
+            no_objects: Code of the reason why a case has not the files that it should have, by its name.
             notes: Sentences on files that were not made, such as volumes, or lack something of their source.
             model: The model that made the masks, as `describe_model` returns it.
             settings: Plain values of the settings that determine the masks.
             complete: Whether every case was tried.
             stopped_by: Class of the exception that ended the run.
         """
-        file_of = {name: volume["file"] for volume in volumes for name in volume["cases"]}
-        told = [{**case, "volume": file_of.get(case["name"])} for case in cases]
-        for case in told:
-            case.pop("stamp", None)
+        files: dict[str, dict[str, str]] = {}
+        for volume in volumes:
+            key = OBJECTS[volume["file"].split("/")[0]]
+            for name in volume["cases"]:
+                files.setdefault(name, {})[key] = volume["file"]
+        codes = no_objects or {}
+        told = []
+        for case in cases:
+            name, seen = case["name"], {key: value for key, value in case.items() if key != "stamp"}
+            code = case.get("reason_code") or codes.get(name)
+            told.append({**seen, "reason_code": code} | dict.fromkeys(OBJECTS.values()) | files.get(name, {}))
         return {
             "schema": SCHEMA,
             "complete": complete,
@@ -161,15 +175,16 @@ class InferenceReport:
         write_atomically(self.output_dir / "report.html", lambda temporary: temporary.write_bytes(data))
 
 
-def failed_record(record: Mapping[str, Any], error: str) -> dict[str, Any]:
+def failed_record(record: Mapping[str, Any], error: str, code: str) -> dict[str, Any]:
     """Return the record of a case as failed, because its files could not be written.
 
     Args:
         record: The case's record, as `InferenceReport.record` returned it.
         error: Sentence on the failure.
+        code: The same as one of `errors.REASONS`.
     """
-    kept = {key: record[key] for key in _KEPT_OF_A_FAILURE}
-    return {**dict.fromkeys(record), **kept, "status": "failed", "error": error}
+    kept = {key: record[key] for key in _KEPT_OF_A_FAILURE if key in record}
+    return {**dict.fromkeys(record), **kept, "status": "failed", "error": error, "reason_code": code}
 
 
 def _row(case: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:

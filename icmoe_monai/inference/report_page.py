@@ -82,6 +82,7 @@ def render_report(
             "name": _text(case.get("name", "")),
             "failed": case.get("status", "done") != "done",
             "error": _text(case.get("error") or ""),
+            "code": _text(case.get("reason_code") or ""),
             "picture": picture,
             "links": _links(case, folder),
             "cells": [value(case) for _, _, value in columns],
@@ -299,15 +300,17 @@ def _picture(jpeg: bytes) -> tuple[str, int, int]:
 
 
 def _links(case: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    is_dicom = str(case.get("volume")).endswith(".dcm")
     titles = {
         "overlay": "overlay",
         "mask": "mask",
         "controlled": "risk-controlled mask",
         "disagreement_map": "disagreement",
         "votes": "votes",
+        "volume": "NIfTI volume",
+        "segmentation": "DICOM Segmentation",
+        "structured_report": "DICOM Structured Report",
+        "secondary_capture": "DICOM Secondary Capture",
     }
-    titles["volume"] = "DICOM Segmentation" if is_dicom else "NIfTI volume"
     paths = [(title, str(case[key])) for key, title in titles.items() if case.get(key)]
     # After "./" and with ":" quoted no name is taken for a scheme such as "javascript:".
     return [(title, "./" + quote(os.fsencode(path))) for title, path in paths if inside(folder, path)]

@@ -170,7 +170,8 @@ class InferenceRun:
         except InputError as error:
             if not is_of_one_name(error):
                 raise
-            return failed_record(record, str(error).replace(str(self.journal.output_dir), "output_dir"))
+            told = str(error).replace(str(self.journal.output_dir), "output_dir")
+            return failed_record(record, told, error.code)
         if small is not None and len(self._thumbnails) < MOST_THUMBNAILS:
             self._thumbnails[record["overlay"]] = small
         return record
@@ -214,9 +215,16 @@ class InferenceRun:
     def _content(self, stopped_by: str | None) -> dict[str, Any]:
         records = self.journal.records(CASE)
         volumes = list(self.journal.records(VOLUME).values())
+        no_objects = {
+            name: volume["reason_code"]
+            for volume in volumes
+            for name in volume["of"]
+            if volume.get("reason_code") and records.get(name, {}).get("status") == "done"
+        }
         return self.report.content(
             [records[name] for name in self.cases if name in records],
             volumes=[file for volume in volumes for file in volume["files"]],
+            no_objects=no_objects,
             notes=tell_remarks(volume for volume in volumes if volume["name"] in self.cases)
             + _notes_of(records, self.cases),
             model=self.journal.model,

@@ -44,7 +44,8 @@ class VolumeWriter:
     Args:
         cases: All cases of the run, those of earlier runs too.
         journal: Journal in which the volumes are recorded: `name`, that of the first case; `of`, all its cases;
-            `files`, each with its `file` and the `cases` in it; `remarks`, sentences that go on from the name.
+            `files`, each with its `file` and the `cases` in it; `remarks`, sentences that go on from the name; and
+            `reason_code`, one of `errors.REASONS` where files could not be made, else None.
         segments: Descriptions of the foreground classes, one mapping of `Segment`'s arguments per class; codes are
             needed only where a DICOM Segmentation is written.
         out_channels: K.
@@ -140,6 +141,7 @@ class VolumeWriter:
         name = self.volumes[key][0]["name"]
         self._unlink([self._nifti[key]] if key in self._nifti else self._segmentations.files_of(self.volumes[key]))
         files: list[dict[str, Any]] = []
+        code = None
         try:
             if key in self._nifti:
                 files, remarks = self._write_nifti(self._nifti[key], cases, self.volumes[key]), []
@@ -150,11 +152,12 @@ class VolumeWriter:
         except (InputError, ValueError, TypeError, RuntimeError, OSError) as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_DISK:
                 raise
-            remarks = [self._told(error, key)]
+            remarks, code = [self._told(error, key)], NoSegmentationError.code
         if not files and remarks:
             logging.getLogger(__name__).warning("%s %s.", name, remarks[0])
         of = [case["name"] for case in self.volumes[key]]
-        self.journal.add(VOLUME, {"name": name, "of": of, "files": files, "remarks": remarks})
+        record = {"name": name, "of": of, "files": files, "remarks": remarks, "reason_code": code}
+        self.journal.add(VOLUME, record)
 
     def _told(self, error: Exception, key: str) -> str:
         """Return an error as a sentence that goes on from the volume's name, without paths."""

@@ -121,6 +121,7 @@ class SaveImage2Dd(SaveImaged):
                 if "failure" not in item:
                     raise
                 item["failure"] = str(error).replace(str(item.get("source")), name.as_posix())
+                item["failure_code"] = error.code
                 return item
             if item.get("calibrated") is not None:
                 probabilities = _array(item["calibrated"])
@@ -184,7 +185,8 @@ class SaveImage2Dd(SaveImaged):
         if not np.isfinite(array).all():
             raise InputError(
                 f"The prediction of {name.as_posix()} is not a number in places, so it has no mask: the checkpoint or "
-                "the image is damaged. Load another checkpoint, or take the image out."
+                "the image is damaged. Load another checkpoint, or take the image out.",
+                code="not_finite",
             )
         if array.min() < -1e-3 or array.max() > 1 + 1e-3:
             raise ValueError(

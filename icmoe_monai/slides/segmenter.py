@@ -117,11 +117,11 @@ class LargeSegmenter:
             with open_large_image(str(case["image"]), level=self.level) as image:
                 item |= self._segment(image, name)
         except UnreadableImageError as error:
-            item["failure"] = str(error).replace(str(case["image"]), name)
+            item |= {"failure": str(error).replace(str(case["image"]), name), "failure_code": error.code}
         except InputError as error:
             if not is_of_one_name(error):
                 raise
-            item["failure"] = str(error).replace(str(self.output_dir), "output_dir")
+            item |= {"failure": str(error).replace(str(self.output_dir), "output_dir"), "failure_code": error.code}
         return [item]
 
     def _segment(self, image: LargeImage, name: str) -> dict[str, Any]:
@@ -177,7 +177,8 @@ class LargeSegmenter:
         if not bool(torch.isfinite(probabilities).all()):
             raise UnreadableImageError(
                 f"The prediction of {name} is not a number in places, so it has no mask: the checkpoint is damaged. "
-                "Load another one."
+                "Load another one.",
+                code="not_finite",
             )
         return decide(probabilities)[0].cpu().numpy()
 

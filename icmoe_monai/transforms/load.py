@@ -43,9 +43,10 @@ class LoadImage2Dd(LoadImaged):
         keys: Keys of the paths to load; "label" is the key of masks, every other key of an image.
         out_channels: Output channels K of the network.
         allow_missing_keys: Whether a case may lack a key, as one without a label does.
-        keep_going: Go on where an image cannot be read: the error's sentence becomes the case's `failure`, and a small
-            black image takes its place. A case that comes with a `failure` is not read at all. An image in which there
-            is little or nothing to see gets a `note`, a sentence that is "" for all others, and `is_blank`.
+        keep_going: Go on where an image cannot be read: the error's sentence becomes the case's `failure`, its code the
+            `failure_code`, and a small black image takes its place. A case that comes with a `failure` is not read at
+            all. An image in which there is little or nothing to see gets a `note`, a sentence that is "" for all
+            others, and `is_blank`.
         keep_picture: Add `picture`, the first key's image as it was read, uint8 (H, W, 3), for pictures of results.
 
     Example:
@@ -105,11 +106,12 @@ class LoadImage2Dd(LoadImaged):
         if not self.keep_going:
             return self._loader(path, reader)
         told: dict[Hashable, Any] = {"failure": str(case.get("failure") or ""), "note": "", "is_blank": False}
+        told["failure_code"] = str(case.get("failure_code") or "")
         if not told["failure"]:
             try:
                 loaded = self._loader(path, reader)
             except InputError as error:
-                told["failure"] = _named(str(error), path, name)
+                told |= {"failure": _named(str(error), path, name), "failure_code": error.code}
             else:
                 sight = getattr(reader, "sight", None)  # other readers do not look
                 if sight is not None:

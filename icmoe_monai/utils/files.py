@@ -108,7 +108,9 @@ def refusal(path: Path, error: OSError) -> InputError:
     """
     remedy = _REMEDIES.get(error.errno or 0, "Look whether something else lies in its place")
     reason = error.strerror or kind_of(error)
-    return InputError(f"Cannot write {path.name} in {path.parent}: {reason}. {remedy}, or choose another folder.")
+    return InputError(
+        f"Cannot write {path.name} in {path.parent}: {reason}. {remedy}, or choose another folder.", code="not_written"
+    )
 
 
 def is_of_one_name(error: InputError) -> bool:
@@ -130,9 +132,9 @@ def check_file(path: str) -> None:
         InputError: If there is none, or it is empty.
     """
     if not os.path.isfile(path):
-        raise InputError(f"{path} is not a file: correct the path.")
+        raise InputError(f"{path} is not a file: correct the path.", code="unreadable")
     if os.path.getsize(path) == 0:
-        raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.")
+        raise InputError(f"{path} is empty (0 bytes): copy it again or remove it.", code="empty")
 
 
 def inside(folder: str | Path, name: Any) -> Path | None:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 RELIABILITY = {"confidence": 0.93, "disagreement": 0.04, "vote_entropy": 0.31, "expert_agreement": 0.95}
 FIELDS = (
-    *("frame", "error", "height", "width", "spacing_mm", "mask", "overlay", "volume", "foreground_pixels"),
+    *(
+        "frame",
+        "error",
+        "height",
+        "width",
+        "spacing_mm",
+        "mask",
+        "overlay",
+        "volume",
+        "segmentation",
+        "foreground_pixels",
+    ),
     *("foreground_share", "area_mm2", "num_components", "reliability", "seconds"),
 )
 

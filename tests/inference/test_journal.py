@@ -217,7 +217,7 @@ def test_a_journal_that_names_a_file_outside_is_refused(kind: str, path: object,
     if kind != "volume" and not path:
         assert missing(output) == ["b.jpg", "c.jpg"]  # a case without such a file
         return
-    fault = r"names a file that does not lie in .*out|does not tell of a volume in segmentations/ or volumes/ .*"
+    fault = r"names a file that does not lie in .*out|does not tell of a volume in volumes/ or segmentations/ .*"
     with pytest.raises(InputError, match=rf"cases\.jsonl is damaged \(line 2 ({fault})\)"):
         Journal(output_dir=output).missing(CASES)
     assert private.read_bytes() == b"private"

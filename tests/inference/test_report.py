@@ -38,7 +38,7 @@ def test_a_record_tells_what_was_found_and_nothing_else_of_the_item(tmp_path: Pa
             "width": 40,
         },
         **{"spacing_mm": [0.5, 0.25], "mask": "masks/a/b.png"},
-        **dict.fromkeys(["overlay", "controlled", "disagreement_map"]),
+        **dict.fromkeys(["overlay", "controlled", "disagreement_map", "reason_code"]),
         **{"foreground_pixels": [3, 0], "foreground_share": [0.0025, 0.0], "area_mm2": None, "num_components": [1, 0]},
         **{"reliability": {"confidence": 0.9}, **dict.fromkeys(CALIBRATED), "review": True, "seconds": 1.2346},
     }
@@ -58,17 +58,18 @@ def test_a_failure_tells_no_figures(tmp_path: Path) -> None:
     report = report_in(tmp_path, further=["votes"])
     record = report.record({**ITEM, "failure": "a/b.dcm is cut short."})
     assert (record["status"], record["error"]) == ("failed", "a/b.dcm is cut short.")
+    assert record["reason_code"] == "other"
     figures = ("foreground_pixels", "foreground_share", "num_components", "reliability", "review", "votes")
     assert all(record[key] is None for key in figures)
 
 
 def test_a_case_whose_files_are_refused_keeps_its_name_and_loses_all_that_was_found(tmp_path: Path) -> None:
     record = report_in(tmp_path).record(ITEM, seconds=2.0, tell_frame=True)
-    failed = failed_record(record, "The name is too long.")
+    failed = failed_record(record, "The name is too long.", "not_written")
     assert list(failed) == list(record)
     assert {key: value for key, value in failed.items() if value is not None} == {
         **{"name": "a/b.dcm", "status": "failed", "error": "The name is too long.", "stamp": [7, 8]},
-        **{"frame": 2, "seconds": 2.0},
+        **{"frame": 2, "seconds": 2.0, "reason_code": "not_written"},
     }
 
 
@@ -81,7 +82,10 @@ def test_the_content_counts_cases_names_volumes_and_hides_stamps_and_folders(tmp
     cases = [report.record(ITEM), report.record({"name": "c.png", "failure": "c.png is empty."})]
     content = report.content(
         cases,
-        volumes=[{"name": "a/b.dcm", "file": "segmentations/a/b.dcm", "cases": ["a/b.dcm"]}],
+        volumes=[
+            {"file": f"{folder}/a/b.dcm", "cases": ["a/b.dcm"]} for folder in ("segmentations", "structured_reports")
+        ],
+        no_objects={"a/b.dcm": "no_object", "c.png": "no_object"},
         notes=["c.png has no volume."],
         model={"checkpoint": "model.pt"},
         settings={"checkpoint": "/home/me/model.pt", "overlap": 0.5},
@@ -93,7 +97,10 @@ def test_the_content_counts_cases_names_volumes_and_hides_stamps_and_folders(tmp
     ]  # fmt: skip
     assert (content["complete"], content["stopped_by"]) == (False, "KeyboardInterrupt")
     assert (content["num_cases"], content["num_failed"]) == (2, 1)
-    assert [case["volume"] for case in content["cases"]] == ["segmentations/a/b.dcm", None]
+    assert [case["segmentation"] for case in content["cases"]] == ["segmentations/a/b.dcm", None]
+    assert [case["structured_report"] for case in content["cases"]] == ["structured_reports/a/b.dcm", None]
+    assert [case["volume"] for case in content["cases"]] == [None, None]
+    assert [case["reason_code"] for case in content["cases"]] == ["no_object", "other"]
     assert not any("stamp" in case for case in content["cases"])
     assert content["settings"] == {"checkpoint": "model.pt", "overlap": 0.5}
     assert content["calibration"] == {"file": "model.calibration.json"}

@@ -19,7 +19,7 @@ HOSTILE = "<script>alert(1)</script> \"a' &amp; {{ 7 * 7 }} \udcfc\u202e.png"
 
 
 def failed(name: str = "bad.png", error: str = "bad.png cannot be decoded: copy it again.") -> dict:
-    return {**dict.fromkeys(FIELDS), "name": name, "status": "failed", "error": error}
+    return {**dict.fromkeys(FIELDS), "name": name, "status": "failed", "error": error, "reason_code": "damaged"}
 
 
 def report_of(*cases: dict, **fields: object) -> dict:
@@ -86,7 +86,7 @@ class Page(HTMLParser):
 
 
 def test_page_tells_the_run(tmp_path: Path) -> None:
-    case = done("patient 1/a b.png", area_mm2=[49.36], volume="segmentations/a.dcm")
+    case = done("patient 1/a b.png", area_mm2=[49.36], segmentation="segmentations/a.dcm")
     page = Page(render_report(report_of(case, done("c.png"), failed()), output_dir=tmp_path))
     for words in (
         *("Research use only; not a medical device", "1 of 3 cases failed", "model.pt", "9f86d081884c"),
@@ -111,7 +111,7 @@ def test_page_tells_the_run(tmp_path: Path) -> None:
     }
     assert page.cells("c.png")["Area (mm²)"] == "uncalibrated"
     cells = page.cells("bad.png")
-    assert cells["Name"] == "bad.pngbad.png cannot be decoded: copy it again."
+    assert cells["Name"] == "bad.pngbad.png cannot be decoded: copy it again. damaged"
     assert [text for text in cells.values() if text] == [cells["Name"], "failed"]
     assert set(page.values("a", "href")) >= {
         "./overlays/patient%201/a%20b.png",

@@ -32,7 +32,11 @@ def content_of(folder: Path, *, further: bool = False) -> dict[str, Any]:
         further=tuple(WINDOWS) if further else (),
     )  # fmt: skip
     done = report.record({**FOUND, **WINDOWS}, seconds=0.5, tell_frame=True)
-    cases = [done, report.record({"name": "b", "failure": "It is damaged."}), failed_record(done, "The disk is full.")]
+    cases = [
+        done,
+        report.record({"name": "b", "failure": "It is damaged.", "failure_code": "damaged", "study_uid": "1.2"}),
+        failed_record(done, "The disk is full.", "not_written"),
+    ]
     content = report.content(
         cases, volumes=[{"file": "segmentations/a.dcm", "cases": ["a.dcm"]}], notes=["No volume."],
         model=describe_model(None), settings={"overlap": 0.5}, complete=True,
@@ -64,6 +68,8 @@ def test_the_versions_are_one() -> None:
         (("unknown",), 1),
         (("cases", 0, "unknown"), 1),
         (("cases", 0, "status"), "maybe"),
+        (("cases", 1, "reason_code"), "bad"),
+        (("cases", 1, "study_uid"), "Doe"),
         (("cases", 0, "foreground_share"), [1.5, 0]),
         (("cases", 0, "spacing_mm"), [0.5]),
         (("cases", 0, "seconds"), "0.5"),

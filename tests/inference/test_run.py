@@ -84,7 +84,7 @@ def test_report_of_a_whole_run(tmp_path: Path) -> None:
         **{"status": "done", "error": None, "note": None, "frame": None, "height": 3, "width": 5, "spacing_mm": None},
         **{"foreground_pixels": [4], "foreground_share": [4 / 15], "area_mm2": None, "num_components": [2]},
         **{"overlay": None, "reliability": None, "volume": None, "controlled": None, "disagreement_map": None},
-        **dict.fromkeys(CALIBRATED),
+        **dict.fromkeys((*CALIBRATED, "reason_code", "segmentation", "structured_report", "secondary_capture")),
     }
     assert report["cases"] == [
         {"name": "x y/a.jpg", "mask": "masks/x y/a.png"} | shared,

@@ -69,7 +69,7 @@ def test_stack_is_written_when_its_last_slice_is_done(tmp_path: Path) -> None:
     (volume,) = journal.records(VOLUME).values()
     names = [case["name"] for case in cases]
     files = [{"file": "volumes/s.nii.gz", "cases": names}]
-    assert volume == {"name": "s_frame0001.nii.gz", "of": names, "files": files, "remarks": []}
+    assert volume == {"name": "s_frame0001.nii.gz", "of": names, "files": files, "remarks": [], "reason_code": None}
     voxels = np.asarray(nibabel.load(tmp_path / "volumes/s.nii.gz").dataobj)
     for case in cases:
         np.testing.assert_array_equal(voxels[..., case["frame"]].T, mask_of(case) // 255)
@@ -93,7 +93,9 @@ def test_volume_of_a_stack_that_has_grown_is_made_anew(tmp_path: Path) -> None:
     writer, journal = writer_of(tmp_path, cases[1:])  # one slice less, so that another names the volume
     for case in cases[1:]:
         files = [{"file": "volumes/old.nii.gz", "cases": []}]
-        journal.add(VOLUME, {"name": case["name"], "of": [case["name"]], "files": files, "remarks": []})
+        journal.add(
+            VOLUME, {"name": case["name"], "of": [case["name"]], "files": files, "remarks": [], "reason_code": None}
+        )
     (tmp_path / "volumes").mkdir()
     (tmp_path / "volumes/old.nii.gz").touch()
     writer, journal = writer_of(tmp_path, cases)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from pydicom import Dataset
+
+_IS_UID = re.compile(r"[0-9.]{1,64}")
 
 
 def macro(dataset: Dataset, frame: int, name: str) -> Dataset:
@@ -45,3 +48,17 @@ def numbers(value: Any, count: int) -> tuple[float, ...] | None:
     """
     found = tuple(float(number) for number in value) if value and not isinstance(value, (str, float, int)) else ()
     return found if len(found) == count and all(math.isfinite(number) for number in found) else None
+
+
+def uid_in(dataset: Dataset, keyword: str) -> str | None:
+    """Return a UID of a header, also one with a leading zero or of a wrong root, or None where there is none.
+
+    Args:
+        dataset: The header.
+        keyword: The attribute.
+    """
+    try:
+        found = str(dataset.get(keyword) or "")
+    except Exception:  # a damaged value makes pydicom raise nearly anything
+        return None
+    return found if _IS_UID.fullmatch(found) else None

@@ -50,7 +50,16 @@ DECODER_DEPENDENCIES: dict[Any, tuple[str, ...]] = dict.fromkeys(_OF_IMAGECODECS
 
 
 class UndecodedError(Exception):
-    """All decoders of a frame failed; the message says what they and others are called."""
+    """All decoders of a frame failed; the message says what they and others are called.
+
+    Args:
+        advice: The message, which ends a sentence.
+        code: One of `errors.REASONS`.
+    """
+
+    def __init__(self, advice: str, code: str) -> None:
+        super().__init__(advice)
+        self.code = code
 
 
 def decode(
@@ -81,7 +90,7 @@ def decode(
             return decoder.as_array(stream, index=frame, raw=True, **options)[0]
         except Exception:  # decoders raise anything; the next one may know more
             continue
-    raise UndecodedError(_advice(syntax, codestream))
+    raise UndecodedError(*_advice(syntax, codestream))
 
 
 def _decoders(syntax: uid.UID, codestream: Codestream | None) -> Iterator[Decoder]:
@@ -109,19 +118,21 @@ def _own(syntax: uid.UID, function: str) -> Decoder:
     return decoder
 
 
-def _advice(syntax: uid.UID, codestream: Codestream | None) -> str:
-    """Return the end of a sentence: what has been tried, and what might be installed."""
+def _advice(syntax: uid.UID, codestream: Codestream | None) -> tuple[str, str]:
+    """Return the end of a sentence: what has been tried, and what might be installed; and the reason's code."""
     if not is_known(syntax):
-        return f": pydicom does not know its transfer syntax {syntax.name}, so convert it to Explicit VR Little Endian"
+        told = f"pydicom does not know its transfer syntax {syntax.name}"
+        return f": {told}, so convert it to Explicit VR Little Endian", "unsupported"
     packages = () if _is_for_pillow(syntax, codestream) else _PACKAGES.get(syntax, ())
     tried = [package for package in packages if find_spec(_MODULES[package])]
     install = " or ".join(package for package in packages if package not in tried)
     if install and not tried:
         needs = f"its transfer syntax {syntax.name} needs a decoder that is not installed"
-        return f": {needs}, so install {install}, or convert it"
+        return f": {needs}, so install {install}, or convert it", "no_decoder"
     tried = tried or ["Pillow" if codestream else "pydicom"]
     more = f"install {install}, which may read it, or " if install else ""
-    return f" by {' or '.join(tried)}, here for its transfer syntax {syntax.name}: {more}copy it again or remove it"
+    of = f"{' or '.join(tried)}, here for its transfer syntax {syntax.name}"
+    return f" by {of}: {more}copy it again or remove it", "damaged"
 
 
 def is_available(syntax: str) -> bool:

@@ -37,7 +37,9 @@ def guarded(read: _Function) -> _Function:
             pass
         path = first if isinstance(first, str) else first.path
         # outside of the except, so that the text, which may hold a tag's value, is not even this error's context
-        raise InputError(f"{path} is damaged, or no DICOM image that pydicom can read: copy it again or remove it.")
+        raise InputError(
+            f"{path} is damaged, or no DICOM image that pydicom can read: copy it again or remove it.", code="damaged"
+        )
 
     return cast(_Function, wrapped)
 

@@ -85,7 +85,9 @@ def read_header(path: str, file: BoundedFile) -> Header:
     _check_kind(path, dataset, preamble, pixels_follow)
     syntax = dataset.file_meta.get("TransferSyntaxUID") or _GUESSED_SYNTAX[dataset.original_encoding]
     if uid.UID(syntax).name == syntax:
-        raise InputError(f"{path} has an unknown transfer syntax: convert it to Explicit VR Little Endian.")
+        raise InputError(
+            f"{path} has an unknown transfer syntax: convert it to Explicit VR Little Endian.", code="unsupported"
+        )
     dataset.file_meta.TransferSyntaxUID = syntax
     keyword, vr, length = _read_tag(stream, syntax.is_little_endian)
     header = Header(path, stream, dataset, syntax, keyword, vr, stream.tell(), *_shape(path, dataset))
@@ -118,23 +120,25 @@ def _inflate(path: str, data: bytes) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(data, int(min(max_pixels(), 2**31)))
     if not inflater.eof and inflater.unconsumed_tail:
-        raise InputError(f"{path} inflates to implausibly much: store it without the deflated transfer syntax.")
+        raise InputError(
+            f"{path} inflates to implausibly much: store it without the deflated transfer syntax.", code="damaged"
+        )
     if not inflater.eof:
-        raise InputError(f"{path} is cut short: copy it again or remove it.")
+        raise InputError(f"{path} is cut short: copy it again or remove it.", code="damaged")
     return inflated
 
 
 def _check_kind(path: str, dataset: Dataset, preamble: bool, pixels_follow: bool) -> None:
     sop_class = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
     if not sop_class and not preamble and not (pixels_follow and dataset.get("Rows")):
-        raise InputError(f"{path} is no DICOM file: convert it or remove it.")
+        raise InputError(f"{path} is no DICOM file: convert it or remove it.", code="unsupported")
     name = uid.UID(sop_class).name
     if sop_class == uid.MediaStorageDirectoryStorage:
         raise NotAnImageError(f"{path} is a DICOMDIR, not an image: name the folder, or the images it lists.")
     if pixels_follow and sop_class not in _PIXELS_BUT_NO_IMAGE:
         return
     if not sop_class or "Image Storage" in name:
-        raise InputError(f"{path} holds no pixel data: copy it again or remove it.")
+        raise InputError(f"{path} holds no pixel data: copy it again or remove it.", code="no_pixels")
     what = "of an unknown kind" if name == sop_class else name
     raise NotAnImageError(f"{path} is a DICOM file, but no image ({what}): leave it out.")
 
@@ -144,15 +148,19 @@ def _shape(path: str, dataset: Dataset) -> tuple[int, int, int]:
     num_frames = int(dataset.get("NumberOfFrames") or 1)
     rows, columns = (int(dataset.get(keyword) or 0) for keyword in ("Rows", "Columns"))
     if min(num_frames, rows, columns) < 1:
-        raise InputError(f"{path} has no sound number of frames, rows and columns: export it again or remove it.")
+        raise InputError(
+            f"{path} has no sound number of frames, rows and columns: export it again or remove it.", code="damaged"
+        )
     if rows * columns > max_pixels():
-        raise InputError(f"{path} has too many pixels for one image: cut it into tiles.")
+        raise InputError(f"{path} has too many pixels for one image: cut it into tiles.", code="too_large")
     photometric, samples = dataset.get("PhotometricInterpretation"), int(dataset.get("SamplesPerPixel") or 1)
     if (photometric not in (*_GREYS, PALETTE) or samples != 1) and (photometric not in COLOURS or samples != 3):
-        raise InputError(f"{path} is neither grey nor palette nor RGB nor YBR colour: convert it to RGB.")
+        raise InputError(
+            f"{path} is neither grey nor palette nor RGB nor YBR colour: convert it to RGB.", code="unsupported"
+        )
     is_native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated  # a frame tells its bits itself
     if is_native and str(photometric).startswith("YBR_FULL") and int(dataset.get("BitsAllocated") or 8) > 8:
-        raise InputError(f"{path} holds YBR colour of more than 8 bits: convert it to RGB.")
+        raise InputError(f"{path} holds YBR colour of more than 8 bits: convert it to RGB.", code="unsupported")
     return num_frames, rows, columns
 
 
@@ -180,7 +188,9 @@ def _check_length(image: Header, length: int, bits: int) -> None:
     excess = held - expected - expected % 2
     if length == _UNDEFINED_LENGTH or held < expected or excess >= max(expected // image.num_frames, 1):
         much = "more" if length != _UNDEFINED_LENGTH and held > expected else "less"
-        raise InputError(f"{image.path} holds {much} pixel data than its header says: copy it again or remove it.")
+        raise InputError(
+            f"{image.path} holds {much} pixel data than its header says: copy it again or remove it.", code="damaged"
+        )
 
 
 def _check_fragments(image: Header) -> None:
@@ -188,11 +198,13 @@ def _check_fragments(image: Header) -> None:
     parse_basic_offsets(stream)
     num_fragments, offsets = parse_fragments(stream)
     if num_fragments < image.num_frames:
-        raise InputError(f"{image.path} holds fewer frames than its header says: copy it again or remove it.")
+        raise InputError(
+            f"{image.path} holds fewer frames than its header says: copy it again or remove it.", code="damaged"
+        )
     stream.seek(offsets[-1] + 4)
     (length,) = struct.unpack("<L", stream.read(4))
     if offsets[-1] + 8 + length > stream.seek(0, os.SEEK_END):
-        raise InputError(f"{image.path} is cut short: copy it again or remove it.")
+        raise InputError(f"{image.path} is cut short: copy it again or remove it.", code="damaged")
 
 
 def check_frame(image: Header, frame: int) -> None:
@@ -206,4 +218,4 @@ def check_frame(image: Header, frame: int) -> None:
         InputError: It has not.
     """
     if not 0 <= frame < image.num_frames:
-        raise InputError(f"{image.path} has no frame {frame}: they are counted from 0.")
+        raise InputError(f"{image.path} has no frame {frame}: they are counted from 0.", code="no_such_frame")

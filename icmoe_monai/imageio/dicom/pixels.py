@@ -145,7 +145,9 @@ def _paint(image: Header, stored: np.ndarray) -> np.ndarray:
     last = first + (num_entries or 2**16) - 1
     colours = apply_color_lut(stored.astype(np.int32).clip(first, last), image.dataset)[..., :3]
     if colours.dtype.itemsize == 1 and last - first > 255:  # pydicom 3 counts a table's entries in the table's own bits
-        raise InputError(f"{image.path} has a palette of more than 256 colours of 8 bits: convert it to RGB.")
+        raise InputError(
+            f"{image.path} has a palette of more than 256 colours of 8 bits: convert it to RGB.", code="unsupported"
+        )
     segmented = "SegmentedRedPaletteColorLookupTableData" in image.dataset
     if colours.dtype.itemsize == 2 and not image.syntax.is_little_endian and not segmented:
         colours = colours.byteswap()

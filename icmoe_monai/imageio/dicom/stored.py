@@ -50,10 +50,10 @@ def read_stored(image: Header, frame: int) -> Stored:
     try:
         values = decode(image.syntax, image.stream, frame=frame, codestream=codestream, options=_options(image))
     except UndecodedError as error:
-        advice = str(error)
+        advice, code = str(error), error.code
     else:
         return _in_rgb(image, _used_bits(image, values, codestream), codestream)
-    raise InputError(f"{image.path} cannot be decoded{advice}.")
+    raise InputError(f"{image.path} cannot be decoded{advice}.", code=code)
 
 
 def _options(image: Header) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _check_coded(image: Header, frame: int) -> Codestream:
     elif found.precision > allocated:
         told = f"more bits than its header says ({found.precision}, not {allocated})"
     if told:
-        raise InputError(f"{image.path} holds a frame of {told}: export it again.")
+        raise InputError(f"{image.path} holds a frame of {told}: export it again.", code="damaged")
     return found
 
 
@@ -120,5 +120,5 @@ def _in_rgb(image: Header, stored: Stored, codestream: Codestream | None) -> Sto
     if (colour or image.dataset.PhotometricInterpretation) not in (YBR, "YBR_FULL_422"):
         return stored
     if stored.bits > 8:
-        raise InputError(f"{image.path} holds YBR colour of more than 8 bits: convert it to RGB.")
+        raise InputError(f"{image.path} holds YBR colour of more than 8 bits: convert it to RGB.", code="unsupported")
     return stored._replace(values=convert_color_space(stored.values.astype(np.uint8), YBR, RGB))

@@ -114,9 +114,13 @@ def read_layout(path: str, file: BoundedFile | None = None) -> Layout:
     try:
         dtype, scale = header.get_data_dtype(), header.get_slope_inter()
     except Exception:
-        raise InputError(f"{path} stores its voxels in an unknown way: save it again, for example as int16.") from None
+        raise InputError(
+            f"{path} stores its voxels in an unknown way: save it again, for example as int16.", code="unsupported"
+        ) from None
     if dtype.kind not in "iufV" or (dtype.kind == "V" and not dtype.names):
-        raise InputError(f"{path} stores no real numbers and no colours: save it as int16, float32 or RGB24.")
+        raise InputError(
+            f"{path} stores no real numbers and no colours: save it as int16, float32 or RGB24.", code="unsupported"
+        )
     _check_bytes(path, file, header, math.prod(shape) * channels * dtype.itemsize)
     slope, inter = scale
     scaled = None if slope is None or (slope, inter) == (1, 0) else (float(slope), float(inter or 0))
@@ -137,9 +141,11 @@ def unpacked(path: str, file: BoundedFile) -> Iterator[BinaryIO]:
     try:
         yield cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")) if _is_packed(file) else file
     except (OSError, EOFError, zlib.error):
-        raise InputError(f"{path} cannot be read or decompressed: copy it again or remove it.") from None
+        raise InputError(
+            f"{path} cannot be read or decompressed: copy it again or remove it.", code="damaged"
+        ) from None
     except MemoryError:
-        raise InputError(f"{path} does not fit into memory: cut it into smaller volumes.") from None
+        raise InputError(f"{path} does not fit into memory: cut it into smaller volumes.", code="too_large") from None
 
 
 def cut_short(path: str) -> InputError:
@@ -148,7 +154,9 @@ def cut_short(path: str) -> InputError:
     Args:
         path: The file.
     """
-    return InputError(f"{path} is cut short, its header announces more voxels: copy it again or remove it.")
+    return InputError(
+        f"{path} is cut short, its header announces more voxels: copy it again or remove it.", code="damaged"
+    )
 
 
 def _is_packed(file: BoundedFile) -> bool:
@@ -162,17 +170,19 @@ def _read_header(path: str, file: BoundedFile) -> Nifti1Header:
     for length, (kind, magic) in HEADERS.items():
         if any(int.from_bytes(block[:4], order) == length for order in ("little", "big")) and len(block) >= length:
             return _checked_header(path, kind(block[:length], check=False), magic)
-    raise InputError(f"{path} is no NIfTI volume: convert it to .nii or .nii.gz or remove it.")
+    raise InputError(f"{path} is no NIfTI volume: convert it to .nii or .nii.gz or remove it.", code="unsupported")
 
 
 def _checked_header(path: str, header: Nifti1Header, magic: bytes) -> Nifti1Header:
     if header["magic"].item() != magic:
-        raise InputError(f"{path} is no NIfTI volume in one file: convert it to .nii or .nii.gz or remove it.")
+        raise InputError(
+            f"{path} is no NIfTI volume in one file: convert it to .nii or .nii.gz or remove it.", code="unsupported"
+        )
     try:
         header.check_fix(logger=_MUTE, error_level=logging.ERROR)
         header.get_best_affine()
     except Exception:  # nibabel raises a dozen types, with values of the header in their texts
-        raise InputError(f"{path} has a damaged header: copy it again or remove it.") from None
+        raise InputError(f"{path} has a damaged header: copy it again or remove it.", code="damaged") from None
     return header
 
 
@@ -186,12 +196,20 @@ def _num_channels(header: Nifti1Header, lengths: Sequence[int]) -> int:
 
 def _stack_shape(path: str, lengths: Sequence[int]) -> tuple[int, int, int]:
     if len(lengths) < 2 or min(lengths) < 1:
-        raise InputError(f"{path} has a damaged header, which names no size of its slices: copy it again or remove it.")
+        raise InputError(
+            f"{path} has a damaged header, which names no size of its slices: copy it again or remove it.",
+            code="damaged",
+        )
     width, height, depth = (*lengths, 1)[:3]
     if max(lengths[3:], default=1) > 1:
-        raise InputError(f"{path} has {len(lengths)} dimensions, not 3: save each of its volumes as a file of its own.")
+        raise InputError(
+            f"{path} has {len(lengths)} dimensions, not 3: save each of its volumes as a file of its own.",
+            code="unsupported",
+        )
     if width * height > max_pixels():
-        raise InputError(f"{path} has too many pixels for one picture ({width} x {height}): cut it into tiles.")
+        raise InputError(
+            f"{path} has too many pixels for one picture ({width} x {height}): cut it into tiles.", code="too_large"
+        )
     return width, height, depth
 
 
@@ -199,7 +217,9 @@ def _check_bytes(path: str, file: BoundedFile, header: Nifti1Header, num_bytes: 
     """Refuse what the file cannot hold, before anything is allocated."""
     if num_bytes > _MAX_VOLUME_BYTES:
         limit = _MAX_VOLUME_BYTES >> 30
-        raise InputError(f"{path} holds more than {limit} GiB of voxels: cut it into smaller volumes.")
+        raise InputError(
+            f"{path} holds more than {limit} GiB of voxels: cut it into smaller volumes.", code="too_large"
+        )
     ratio = _GZIP_MAX_RATIO if _is_packed(file) else 1
     offset = float(header["vox_offset"])
     if not 0 <= offset + num_bytes <= file.num_bytes * ratio:

@@ -137,7 +137,8 @@ class NiftiFile(ImageFile):
         layout = self._layout
         if not 0 <= frame < layout.shape[2]:
             raise InputError(
-                f"{self.path} has {layout.shape[2]} slices, and none has the number {frame} from 0: correct it."
+                f"{self.path} has {layout.shape[2]} slices, and none has the number {frame} from 0: correct it.",
+                code="no_such_frame",
             )
         return layout.turn.apply(_read_voxels(self._source)[:, :, frame])
 

@@ -160,7 +160,8 @@ def _by_imagecodecs(page: Page, index: int, data: bytes, shape: tuple[int, int, 
             name = f"{name} of {page.bits} bits and {page.samples} channels"
         raise UnsupportedError(
             f"{page.path} is compressed by {name}, whose decoder is not installed: pip install imagecodecs, or save "
-            "the image with deflate compression."
+            "the image with deflate compression.",
+            code="no_decoder",
         ) from error
     part = np.asarray(decoded)
     return part.reshape(part.shape[-3:])[: shape[0], : shape[1]]

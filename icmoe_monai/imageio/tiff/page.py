@@ -29,6 +29,8 @@ _COLOURS = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR)
 class UnsupportedError(InputError):
     """A sound file of a kind that is not read here; the sentence says what to make of it."""
 
+    code = "unsupported"
+
 
 @dataclass(frozen=True)
 class Page:
@@ -148,7 +150,8 @@ def check_size(page: Page) -> None:
     height, width = page.shape
     if height * width > max_pixels():
         raise UnsupportedError(
-            f"{page.path} has too many pixels for one picture ({width} x {height}): cut it into tiles."
+            f"{page.path} has too many pixels for one picture ({width} x {height}): cut it into tiles.",
+            code="too_large",
         )
 
 

@@ -52,7 +52,7 @@ class TiffFile(ImageFile):
     def __init__(self, path: str, file: BoundedFile) -> None:
         super().__init__(path, file)
         if not file.head().startswith(self.magics):
-            raise InputError(f"{path} is no TIFF: convert it to one or remove it.")
+            raise InputError(f"{path} is no TIFF: convert it to one or remove it.", code="unsupported")
         with self._told():
             self._tiff = tifffile.TiffFile(file)
             self._offsets = _find_directories(_Source(path, file.modified_ns, file.num_bytes, self._tiff))
@@ -124,7 +124,10 @@ class TiffFile(ImageFile):
     def _turn_to(self, frame: int) -> Page:
         if self._page is None or self._page[0] != frame:
             if not 0 <= frame < len(self._offsets):
-                raise InputError(f"{self.path} has {len(self._offsets)} pages, and none has the number {frame} from 0.")
+                raise InputError(
+                    f"{self.path} has {len(self._offsets)} pages, and none has the number {frame} from 0.",
+                    code="no_such_frame",
+                )
             self.file.seek(self._offsets[frame])
             self._page = (frame, check_page(self.path, tifffile.TiffPage(self._tiff, frame)))
         return self._page[1]
@@ -157,12 +160,15 @@ class TiffFile(ImageFile):
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise InputError(
-                f"{self.path} is compressed in strips that are too large: save it as a tiled TIFF."
+                f"{self.path} is compressed in strips that are too large: save it as a tiled TIFF.",
+                code="too_large",
             ) from None
         except MemoryError:
-            raise InputError(f"{self.path} does not fit into memory: cut it into tiles.") from None
+            raise InputError(f"{self.path} does not fit into memory: cut it into tiles.", code="too_large") from None
         except Exception as error:
-            raise InputError(f"{self.path} cannot be decoded ({kind_of(error)}): copy it again or remove it.") from None
+            raise InputError(
+                f"{self.path} cannot be decoded ({kind_of(error)}): copy it again or remove it.", code="damaged"
+            ) from None
 
 
 @dataclass(frozen=True)

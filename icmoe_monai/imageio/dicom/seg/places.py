@@ -7,7 +7,6 @@ are several objects, one for each phase and direction. An image without a place 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ from pydicom import Dataset
 
 from icmoe_monai.imageio.dicom.attributes import first_number, macro, numbers
 
-_IS_UID = re.compile(r"[0-9.]{1,64}")
 _MAX_TILT = 1e-4  # of one object's orientations against each other, as direction cosines
 _MAX_SKEW = 0.01  # of directions that are no unit vectors at right angles but can be mended
 _MAX_APART = 1e-3  # mm between planes that count as the same place
@@ -61,20 +59,6 @@ def place_of(image: Dataset, frame: int) -> Place | None:
         return None
     thickness, gap = (_positive(image, frame, keyword) for keyword in ("SliceThickness", "SpacingBetweenSlices"))
     return Place(position, orientation, spacing, thickness, gap)
-
-
-def uid_in(dataset: Dataset, keyword: str) -> str | None:
-    """Return a UID of a header, also one with a leading zero or of a wrong root, or None where there is none.
-
-    Args:
-        dataset: The header.
-        keyword: The attribute.
-    """
-    try:
-        found = str(dataset.get(keyword) or "")
-    except Exception:  # a damaged value makes pydicom raise nearly anything
-        return None
-    return found if _IS_UID.fullmatch(found) else None
 
 
 def group_places(places: Sequence[Place | None], spaces: Sequence[tuple[Any, ...]]) -> list[list[int]]:

@@ -15,10 +15,11 @@ from highdicom.utils import get_plane_positions_of_image
 from pydicom.dataset import Dataset
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.attributes import uid_in
 from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.dicom.scale import read_scale
 from icmoe_monai.imageio.dicom.seg.identity import uid_of
-from icmoe_monai.imageio.dicom.seg.places import Place, group_places, place_of, uid_in, unplaced
+from icmoe_monai.imageio.dicom.seg.places import Place, group_places, place_of, unplaced
 
 _INSTEAD = "the PNG masks hold the result"
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -27,7 +28,9 @@ _OWN_SCALE = f"{_OWN_SPACE}, in which a pixel counts as 1 mm"
 
 
 class NoSegmentationError(InputError):
-    """The source images allow no valid DICOM Segmentation; the message says why, and what holds the result."""
+    """The source images allow no valid DICOM object; the message says why, and what holds the result."""
+
+    code = "no_object"
 
 
 class Image(NamedTuple):
@@ -101,7 +104,7 @@ def plan_segmentations(sources: Sequence[tuple[str, int]]) -> list[Part]:
 
 def _read(path: str) -> Image:
     if not os.path.isfile(path):
-        raise InputError(f"{path} is not a file: correct the path.")
+        raise InputError(f"{path} is not a file: correct the path.", code="unreadable")
     try:
         with open(path, "rb") as file:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
