@@ -164,6 +164,8 @@ SCHEMAS: dict[str, Schema] = {
     "disagreement_maps": _SWITCH,
     "dicom_seg": _one_of(DICOM_SEG),
     "empty_segmentations": _SWITCH,
+    "structured_reports": _SWITCH,
+    "secondary_captures": _SWITCH,
     "trace": _SWITCH,
     "review_below": _or_none(_SHARE),
     # `read_anonymous` says the rest, and does not repeat a secret

@@ -20,20 +20,27 @@ from icmoe_monai.imageio.dicom.seg import (
     write_segmentation,
 )
 from icmoe_monai.imageio.read import split_suffix
+from icmoe_monai.inference.companions import CompanionWriter, Subject, Written, files_beside
+from icmoe_monai.inference.folders import SEGMENTATIONS
 from icmoe_monai.inference.journal import VOLUME, Journal
 from icmoe_monai.utils.files import dump_json
 from icmoe_monai.version import __version__
 
 DICOM_SEG = ("binary", "fractional", "none")
-FOLDER = "segmentations"
 _ALGORITHM = {"name": "IC-MoE for MONAI", "version": __version__}
 # Settings that change nothing of what an object holds.
-_BESIDE_IT = ("overlays", "probability_maps", "disagreement_maps", "review_below", "empty_segmentations", "anonymous")
+_BESIDE_IT = (
+    *("overlays", "probability_maps", "disagreement_maps", "review_below", "empty_segmentations", "anonymous"),
+    *("structured_reports", "secondary_captures", "trace"),
+)
+_DIGESTS = {"sha256": "weights", "trunk_sha256": "encoder", "pyramid_sha256": "image pyramid"}
 _Map = Callable[[Mapping[str, Any]], np.ndarray]
 
 
 class SegmentationWriter:
     """Write `<output_dir>/segmentations/<name>.dcm`, one object for each part of a volume in which something was found.
+
+    Beside it, Structured Reports and Secondary Captures are written where they are asked for.
 
     An object is called after its first case, with `_series` where it holds several files. All objects of a study are
     one series (one for each Frame of Reference), and the UIDs are a function of source, model and settings.
@@ -43,6 +50,8 @@ class SegmentationWriter:
         journal: The run's journal, whose model and settings tell its objects from those of others.
         segments: The foreground classes.
         empty: Whether objects are written in which nothing was found.
+        structured_reports: Whether reports are written.
+        secondary_captures: Whether captures are written.
         classes: Returns a case's class map, uint8 (H, W).
         probabilities: Returns a case's probabilities, (S, H, W), which are then written instead of classes; or None.
     """
@@ -54,32 +63,45 @@ class SegmentationWriter:
         journal: Journal,
         segments: Sequence[Segment],
         empty: bool,
+        structured_reports: bool = False,
+        secondary_captures: bool = False,
         classes: _Map,
         probabilities: _Map | None = None,
     ) -> None:
         self.journal = journal
         self.segments = segments
         self.empty = empty
+        self._companions = CompanionWriter(
+            journal=journal,
+            segments=segments,
+            structured_reports=structured_reports,
+            secondary_captures=secondary_captures,
+            empty=empty,
+            classes=classes,
+        )
         self._classes = classes
         self._probabilities = probabilities
         self._numbers = {case["name"]: number for number, case in enumerate(cases, start=1)}
         self._files: dict[str, str] = {}  # by the UID of the object
         self._stems = {split_suffix(case["name"])[0] for case in cases}
 
-    def write(self, cases: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    @property
+    def kinds(self) -> list[str]:
+        """What kinds of DICOM objects are written."""
+        return ["Segmentation", *self._companions.kinds]
+
+    def write(self, cases: Sequence[Mapping[str, Any]]) -> Written:
         """Write the objects of a volume.
 
         Args:
             cases: The volume's cases, with their masks on the disk.
 
-        Returns:
-            `file`, `cases` (their names) and `uid` of each object; and what shall be told, as sentences that go on
-            from the name of the first case.
-
         Raises:
             NoSegmentationError: The source images allow no valid object.
         """
-        files, remarks = [], []
+        files: list[dict[str, Any]] = []
+        remarks: list[str] = []
+        code = None
         for part in plan_segmentations([(case["source"], case["frame"]) for case in cases]):
             members = [cases[n] for n in part.members]
             if not self.empty and not any(self._classes(case).any() for case in members):
@@ -92,7 +114,13 @@ class SegmentationWriter:
             if left_out:
                 told = ", ".join(left_out)
                 remarks.append(f"has no valid {told}, so that its DICOM Segmentation has none")
-        return files, list(dict.fromkeys(remarks))
+            numbers = [self._numbers[case["name"]] for case in members]
+            subject = Subject(file, part, members, numbers, self._algorithm(), self._series())
+            beside = self._companions.write(subject)
+            files += beside.files
+            remarks += beside.remarks
+            code = code or beside.reason_code
+        return Written(files, list(dict.fromkeys(remarks)), code)
 
     def _uid_of(self, part: Part, file: str) -> str:
         """Return an object's UID, which no other file of the run has, also if its source is there twice."""
@@ -118,6 +146,15 @@ class SegmentationWriter:
             number=self._numbers[cases[0]["name"]],
         )
 
+    def _algorithm(self) -> dict[str, Any]:
+        """Return what found it, and which weights and settings that has."""
+        model = self.journal.model
+        digests = [f"{what}, SHA-256: {model[key]}" for key, what in _DIGESTS.items() if model.get(key)]
+        return {
+            **_ALGORITHM,
+            "parameters": [*digests, f"all that determines a mask, SHA-256: {self._series().made_by}"],
+        }
+
     def _series(self) -> Series:
         model = {key: value for key, value in sorted(self.journal.model.items()) if key.endswith("sha256")}
         settings = {key: value for key, value in sorted(self.journal.settings.items()) if key not in _BESIDE_IT}
@@ -131,27 +168,33 @@ class SegmentationWriter:
         Args:
             cases: The volume's cases.
         """
-        return [self._file_of(case, is_series=is_series) for case in cases for is_series in (False, True)]
+        files = [self._file_of(case, is_series=is_series) for case in cases for is_series in (False, True)]
+        return [*files, *files_beside(files, cases)]
 
     def _file_of(self, case: Mapping[str, Any], *, is_series: bool) -> str:
         stem = split_suffix(case["name"])[0]
         if is_series:
             numbered = (f"{stem}_series_{number}" for number in count(2))
             stem = next(name for name in chain([f"{stem}_series"], numbered) if name not in self._stems)
-        return Path(FOLDER, f"{stem}.dcm").as_posix()
+        return Path(SEGMENTATIONS, f"{stem}.dcm").as_posix()
 
 
-def check_kind(dicom_seg: str, *, probability_maps: bool) -> None:
+def check_kind(dicom_seg: str, *, probability_maps: bool, beside: bool = False) -> None:
     """Check what kind of objects is asked for.
 
     Args:
         dicom_seg: One of `DICOM_SEG`; "fractional" holds probabilities, and needs their maps.
         probability_maps: Whether probability maps are written.
+        beside: Whether objects that go with it are asked for.
 
     Raises:
-        InputError: If it is unknown, or lacks its probability maps.
+        InputError: If it is unknown, or lacks its probability maps, or what goes with it.
     """
     if dicom_seg not in DICOM_SEG:
         raise InputError(f"dicom_seg must be one of {', '.join(DICOM_SEG)}, got {dicom_seg!r}.")
+    if dicom_seg == "none" and beside:
+        raise InputError(
+            "structured_reports and secondary_captures go with DICOM Segmentations: leave out --dicom_seg."
+        )
     if dicom_seg == "fractional" and not probability_maps:
         raise InputError("dicom_seg fractional is made from the probability maps: add --probability_maps True.")

@@ -6,7 +6,6 @@ one volume at a time is in memory and a resumed run need not segment a case agai
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count
@@ -26,19 +25,19 @@ from icmoe_monai.inference.anonymity import read_anonymous
 from icmoe_monai.inference.journal import CASE, VOLUME, Journal
 from icmoe_monai.inference.segmentations import SegmentationWriter, check_kind
 from icmoe_monai.inference.writing import probability_paths
+from icmoe_monai.utils.files import is_of_the_disk
 
 _NO_FILE = "has no volume: its file could not be made ({}). {}"
-_ANONYMOUS = "has no DICOM Segmentation, which would hold the patient's data: the run is anonymous. {}"
+_ANONYMOUS = "has no DICOM {}, which would hold the patient's data: the run is anonymous. {}"
 _INSTEAD = "The PNG masks hold the result"
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _MOST_NAMED = 3
 
 
 class VolumeWriter:
     """Write `<output_dir>/segmentations/<name>.dcm` and `<output_dir>/volumes/<name>.nii.gz` as their cases are done.
 
-    A DICOM Segmentation refers to its source images and holds the patient's and study's data, as the standard asks for:
-    none is written in an anonymous run. Where none can be valid, the volume's record says so, and the masks are the
+    A DICOM object refers to its source images and holds the patient's and study's data, as the standard asks for: none
+    is written in an anonymous run. Where none can be valid, the volume's record says so, and the masks are the
     result.
 
     Args:
@@ -52,12 +51,14 @@ class VolumeWriter:
         dicom_seg: binary, fractional or none; fractional holds probabilities and needs `probability_maps` in
             SaveImage2Dd.
         empty_segmentations: Whether DICOM Segmentations are written in which nothing was found.
+        structured_reports: Whether DICOM Structured Reports are written beside the segmentations.
+        secondary_captures: Whether DICOM Secondary Captures with outlines are written beside the segmentations.
         probability_maps: Whether probability maps are written.
         anonymous: Whether the run is anonymous.
 
     Raises:
-        InputError: If `dicom_seg` is unknown or lacks its probability maps, `segments` does not fit `out_channels`, or
-            a DICOM Segmentation is to be written and a class has no codes.
+        InputError: If `dicom_seg` is unknown, or lacks its probability maps or what goes beside it; `segments` does not
+            fit `out_channels`; or a DICOM Segmentation is to be written and a class has no codes.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class VolumeWriter:
         out_channels: int = 1,
         dicom_seg: str = "binary",
         empty_segmentations: bool = False,
+        structured_reports: bool = False,
+        secondary_captures: bool = False,
         probability_maps: bool = False,
         anonymous: bool | str = False,
     ) -> None:
-        check_kind(dicom_seg, probability_maps=probability_maps)
+        check_kind(dicom_seg, probability_maps=probability_maps, beside=structured_reports or secondary_captures)
         if len(segments) != max(out_channels, 2) - 1:
             num_classes = max(out_channels, 2) - 1
             raise InputError(f"segments must describe {num_classes} foreground classes, got {len(segments)}.")
@@ -95,6 +98,8 @@ class VolumeWriter:
             journal=journal,
             segments=_with_codes(segments) if self._dicom and not self.anonymous else [],
             empty=empty_segmentations,
+            structured_reports=structured_reports,
+            secondary_captures=secondary_captures,
             classes=self._classes,
             probabilities=self._probabilities if dicom_seg == "fractional" else None,
         )
@@ -141,19 +146,19 @@ class VolumeWriter:
         name = self.volumes[key][0]["name"]
         self._unlink([self._nifti[key]] if key in self._nifti else self._segmentations.files_of(self.volumes[key]))
         files: list[dict[str, Any]] = []
-        code = None
+        code: str | None = None
         try:
             if key in self._nifti:
                 files, remarks = self._write_nifti(self._nifti[key], cases, self.volumes[key]), []
             elif self.anonymous:
-                remarks = [_ANONYMOUS.format(_INSTEAD)]
+                remarks = [_ANONYMOUS.format(" and no ".join(self._segmentations.kinds), _INSTEAD)]
             else:
-                files, remarks = self._segmentations.write(cases)
+                files, remarks, code = self._segmentations.write(cases)
         except (InputError, ValueError, TypeError, RuntimeError, OSError) as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_DISK:
+            if is_of_the_disk(error):
                 raise
             remarks, code = [self._told(error, key)], NoSegmentationError.code
-        if not files and remarks:
+        if remarks and (code or not files):
             logging.getLogger(__name__).warning("%s %s.", name, remarks[0])
         of = [case["name"] for case in self.volumes[key]]
         record = {"name": name, "of": of, "files": files, "remarks": remarks, "reason_code": code}

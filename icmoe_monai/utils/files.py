@@ -24,6 +24,7 @@ from icmoe_monai.errors import InputError, kind_of
 
 _CHUNK = 1 << 20
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}(\.\w+)?")
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 # A spreadsheet takes a text that begins so for a formula, whatever white space stands before it.
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
@@ -120,6 +121,15 @@ def is_of_one_name(error: InputError) -> bool:
         error: Error of `refusal`, raised from the system's exception, or any other.
     """
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_ONE_NAME
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Return whether the system refused a file because of the disk, so that no other can be written.
+
+    Args:
+        error: Error of `refusal`, raised from the system's exception, or any other.
+    """
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_THE_DISK
 
 
 def check_file(path: str) -> None:

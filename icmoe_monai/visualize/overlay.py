@@ -77,6 +77,27 @@ def draw_overlay(
     return canvas
 
 
+def draw_contours(picture: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Draw the contours of the classes over a picture, on its own pixels, and nothing else.
+
+    Args:
+        picture: The picture, uint8, (H, W, 3).
+        classes: The class map, uint8, (H, W); 0 is background.
+
+    Returns:
+        Another picture, uint8, (H, W, 3).
+
+    Example:
+        >>> classes = np.zeros((30, 40), dtype=np.uint8)
+        >>> classes[10:20, 5:9] = 1
+        >>> draw_contours(np.full((30, 40, 3), 90, np.uint8), classes)[15, 3:6].tolist()
+        [[0, 0, 0], [230, 159, 0], [90, 90, 90]]
+    """
+    canvas = Image.fromarray(np.ascontiguousarray(picture))
+    _draw_contours(canvas, classes, np.setdiff1d(classes, [0]))
+    return np.asarray(canvas)
+
+
 def thumbnail(
     overlay: Image.Image,
     *,

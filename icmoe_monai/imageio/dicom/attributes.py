@@ -62,3 +62,16 @@ def uid_in(dataset: Dataset, keyword: str) -> str | None:
     except Exception:  # a damaged value makes pydicom raise nearly anything
         return None
     return found if _IS_UID.fullmatch(found) else None
+
+
+def text_in(dataset: Dataset, keyword: str) -> str:
+    """Return a code string of a header in capitals, "" where there is none.
+
+    Args:
+        dataset: The header.
+        keyword: The attribute.
+    """
+    try:
+        return str(dataset.get(keyword) or "").upper()
+    except Exception:  # a damaged value makes pydicom raise nearly anything
+        return ""

@@ -15,7 +15,7 @@ _FIRST_SERIES_NUMBER, _NUM_SERIES_NUMBERS = 1000, 9000  # behind those of the st
 
 
 class Series(NamedTuple):
-    """The series of one run's objects: one for each study and Frame of Reference.
+    """The series of one run's objects of one kind: one for each study and Frame of Reference.
 
     Attributes:
         made_by: What tells this run's objects from those of another model or settings, such as a digest of both.
@@ -25,6 +25,16 @@ class Series(NamedTuple):
     made_by: str
     description: str
 
+    def of_kind(self, kind: str, description: str, *, made_by: str = "") -> Series:
+        """Return the series of objects of another kind that go with these.
+
+        Args:
+            kind: What they are.
+            description: What people read.
+            made_by: What else tells this run's from those of another.
+        """
+        return Series(f"{kind}\n{self.made_by}\n{made_by}", description)
+
     def uid(self, study: str, frame_of_reference: str) -> str:
         """Return the series' UID.
 
@@ -33,7 +43,7 @@ class Series(NamedTuple):
 
         Args:
             study: The study's UID.
-            frame_of_reference: The UID of the objects' Frame of Reference.
+            frame_of_reference: The UID of the objects' Frame of Reference; "" of objects without one.
         """
         return uid_of("Series", study, frame_of_reference, self.made_by)
 

@@ -62,6 +62,7 @@ class Part(NamedTuple):
         frame_of_reference: UID of the space in which the places are.
         has_scale: Whether mm are mm; else a pixel counts as 1 mm.
         remark: What shall be told of it, going on from the source's name, or "".
+        is_unplaced: Whether the place is one of its own, for the image does not tell it.
     """
 
     members: tuple[int, ...]
@@ -71,6 +72,7 @@ class Part(NamedTuple):
     frame_of_reference: str
     has_scale: bool
     remark: str
+    is_unplaced: bool = False
 
 
 def plan_segmentations(sources: Sequence[tuple[str, int]]) -> list[Part]:
@@ -132,7 +134,7 @@ def refused(path: str, reason: str) -> NoSegmentationError:
         path: The source.
         reason: Why, going on from the source's path.
     """
-    return NoSegmentationError(f"{path} {reason}, so there can be no DICOM SEG: {_INSTEAD}.")
+    return NoSegmentationError(f"{path} {reason}, so there can be no such object: {_INSTEAD}.")
 
 
 def references_of(part: Part) -> list[tuple[str, str, int | None]]:
@@ -178,6 +180,7 @@ def _part(
         frame_of_reference=space,
         has_scale=remark != _OWN_SCALE,
         remark=remark,
+        is_unplaced=len(placed) == 1 and places[0] is None,
     )
 
 

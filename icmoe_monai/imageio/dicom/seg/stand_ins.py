@@ -76,12 +76,22 @@ def _slide(source: Image, taken: Dataset) -> Dataset:
 
 
 def _complete(image: Dataset, source: Image) -> None:
-    """Give an image the source's study, series and size, and tell whether it was compressed with loss."""
+    """Give an image the source's study, series and size, and tell of its compression."""
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         setattr(image, keyword, str(source.dataset[keyword].value))
     image.Rows, image.Columns = source.dataset.Rows, source.dataset.Columns
+    tell_compression(image, source)
+
+
+def tell_compression(image: Dataset, source: Image) -> None:
+    """Write into an image's header whether the source it was made from was compressed with loss, by what and how far.
+
+    Args:
+        image: The header; changed in place.
+        source: The source.
+    """
     for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if keyword in image:
             del image[keyword]

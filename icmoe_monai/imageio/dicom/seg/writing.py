@@ -9,8 +9,7 @@ Letters: N frames of an object; H, W their size; S segments, which are the foreg
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,15 @@ from highdicom.seg import Segmentation, segread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.dicom.seg.identity import Series, uid_of
+from icmoe_monai.imageio.dicom.seg.making import NOT_REVIEWED, equipment, refusing, taken_for
 from icmoe_monai.imageio.dicom.seg.modules import settle
 from icmoe_monai.imageio.dicom.seg.pixels import MAX_FRACTIONAL, at_frames, has_pixels, stack
 from icmoe_monai.imageio.dicom.seg.segments import MAX_TEXT, Segment, as_segment, describe
-from icmoe_monai.imageio.dicom.seg.sources import Part, references_of, refused
+from icmoe_monai.imageio.dicom.seg.sources import Part, references_of
 from icmoe_monai.imageio.dicom.seg.stand_ins import stand_ins_of
-from icmoe_monai.imageio.dicom.seg.takeover import take_over
 from icmoe_monai.utils.files import write_atomically
-from icmoe_monai.version import __version__
-
-_UTF8 = "ISO_IR 192"
-_NOT_REVIEWED = "Found by an algorithm, not reviewed"
 
 
 def write_segmentation(
@@ -77,17 +71,13 @@ def write_segmentation(
     size = (int(image.dataset.Rows), int(image.dataset.Columns))
     pixels = stack(classes, probabilities, size, len(part.members), len(described))
     with silence():
-        with _refusing(image.path):
-            taken, emptied = take_over(image.dataset)
-            if not all(str(text).isascii() for text in (*taken.iterall(), described, dict(algorithm))):
-                taken.SpecificCharacterSet = _UTF8  # pydicom decodes texts as they were read
-            elif "SpecificCharacterSet" in taken:
-                del taken.SpecificCharacterSet
+        with refusing(image.path, "Segmentation"):
+            taken, emptied = taken_for(image.dataset, described, dict(algorithm))
             segmentation = _build(part, taken, pixels, described, algorithm, series, uid, number)
             left_out = settle(segmentation, taken, emptied)
 
         def write(temporary: Path) -> None:
-            with _refusing(image.path):
+            with refusing(image.path, "Segmentation"):
                 segmentation.save_as(temporary)
                 is_same = has_pixels(segread(temporary), references_of(part), pixels, len(described))
             if not is_same:
@@ -95,18 +85,6 @@ def write_segmentation(
 
         write_atomically(path, write)
     return left_out
-
-
-@contextmanager
-def _refusing(path: str) -> Iterator[None]:
-    """Turn what highdicom raises about a source, with its values in the text, into a sentence without them."""
-    try:
-        yield
-    except (InputError, OSError):
-        raise
-    except Exception as error:
-        reason = f"cannot be described by a DICOM Segmentation (highdicom: {type(error).__name__})"
-        raise refused(path, reason) from None  # not even a traceback shall show the values
 
 
 def _build(
@@ -134,15 +112,12 @@ def _build(
         series_number=series.number(study, space),
         sop_instance_uid=uid,
         instance_number=number,
-        manufacturer="icmoe_monai",
-        manufacturer_model_name=name,
-        software_versions=__version__,
-        device_serial_number="0",
         series_description=series.description[:MAX_TEXT],
         content_label="SEGMENTATION",
-        content_description=_NOT_REVIEWED + ("" if part.has_scale else "; 1 mm stands for a pixel"),
+        content_description=NOT_REVIEWED + ("" if part.has_scale else "; 1 mm stands for a pixel"),
         omit_empty_frames=True,
         transfer_syntax_uid=ExplicitVRLittleEndian,
+        **equipment(name),
     )
     for item in (*segmentation.DimensionOrganizationSequence, *segmentation.get("DimensionIndexSequence", [])):
         item.DimensionOrganizationUID = uid_of("Dimensions", uid)
