@@ -14,6 +14,7 @@ from dicom_seg import ABNORMAL, ALGORITHM, LESION, MASS, class_map, errors_of, n
 from dicom_sources import HEIGHT, SC, VL, WIDTH, cine, ct, enhanced_mr, save, slide, source
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from skimage.color import lab2rgb
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.dicom.seg import (
@@ -91,6 +92,9 @@ def test_patient_study_segments_and_algorithm_are_told(tmp_path: Path, series: l
     assert len({first.SOPInstanceUID, second.SOPInstanceUID, first.SeriesInstanceUID, second.SeriesInstanceUID}) == 4
     lesion, mass = first.SegmentSequence
     assert (lesion.SegmentNumber, lesion.SegmentLabel, lesion.SegmentAlgorithmType) == (1, "lesion", "AUTOMATIC")
+    scaled = np.divide(lesion.RecommendedDisplayCIELabValue, 65535)  # PS3.3 C.10.7.1.1
+    assert lab2rgb(scaled * [100, 255, 255] - [0, 128, 128]) == pytest.approx(np.divide((230, 159, 0), 255), abs=0.01)
+    assert (first["ContentCreatorName"].VM, first.ContentDescription) == (0, "Found by an algorithm, not reviewed")
     assert lesion.SegmentedPropertyTypeCodeSequence[0].CodeValue == "52988006"
     assert lesion.AnatomicRegionSequence[0].CodeMeaning == "Skin"
     assert mass.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning == "Morphologically Abnormal Structure"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pydicom
 import pytest
-from dicom_seg import LESION, class_map, errors_of, needs_dciodvfy, write_all
+from dicom_seg import class_map, errors_of, needs_dciodvfy, write_all
 from dicom_sources import CR, HEIGHT, RETIRED_US, SC, VL, WIDTH, cine, ct, enhanced_mr, item, save, slide, source
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGBaseline8Bit, generate_uid
@@ -20,7 +17,6 @@ from icmoe_monai.imageio.dicom.seg import plan_segmentations
 from icmoe_monai.imageio.dicom.seg.places import Place, group_places, place_of, thickness_of
 
 SAGITTAL = [0, 1, 0, 0, 0, -1]
-DCMQI = shutil.which("segimage2itkimage")
 
 
 def saved(folder: Path, *images: Dataset) -> list[str]:
@@ -269,33 +265,3 @@ def test_many_phases_are_grouped_in_no_time() -> None:
     assert [len(group) for group in groups] == [50] * 60
     assert groups[1] == list(range(50, 100))
     assert thickness_of([planes[n] for n in groups[0]]) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(DCMQI is None, reason="segimage2itkimage (dcmqi) is not installed")
-@pytest.mark.parametrize(
-    "kind", ["series", "phases", "frames", "directions", "CR", "photograph", "retired ultrasound", "cine"]
-)
-def test_dcmqi_loads_what_is_written(tmp_path: Path, kind: str) -> None:
-    images = {
-        "series": [ct(n, 2.5 * n) for n in range(4)],
-        "phases": [ct(n, 2.5 * (n // 2)) for n in range(4)],
-        "frames": [enhanced_mr(4)],
-        "directions": [enhanced([SAGITTAL, [1, 0, 0, 0, 1, 0]], [[0, 0, 0], [0, 0, 0]])],
-    }
-    if kind not in images:
-        make, arguments, attributes = WITHOUT_A_PLACE[kind]
-        images[kind] = [make(*arguments, **attributes)]
-    num_frames = int(images[kind][0].get("NumberOfFrames", 1))
-    sources = [(path, n) for path in saved(tmp_path, *images[kind]) for n in range(num_frames)]
-    parts = plan_segmentations(sources)
-    write_all(tmp_path, sources, segments=[LESION, LESION])
-    for n, part in enumerate(parts):
-        folder = tmp_path / f"itk{n}"
-        folder.mkdir()
-        command = [str(DCMQI), "--inputDICOM", str(tmp_path / f"seg{n}.dcm"), "--outputDirectory", str(folder)]
-        subprocess.run([*command, "-t", "nii"], check=True, capture_output=True)
-        for segment in (1, 2):
-            voxels = np.asarray(nibabel.load(folder / f"{segment}.nii.gz").dataobj) > 0
-            meant = sum(int((class_map(HEIGHT, WIDTH, shift=k) == segment).sum()) for k in part.members)
-            assert (voxels.shape, int(voxels.sum())) == ((WIDTH, HEIGHT, len(part.members)), meant)

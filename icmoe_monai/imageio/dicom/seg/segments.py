@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from highdicom import AlgorithmIdentificationSequence
+from highdicom.color import CIELabColor
 from highdicom.seg import SegmentDescription
 from highdicom.sr import CodedConcept
 from pydicom.sr.codedict import codes
+from skimage.color import rgb2lab
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.visualize.overlay import class_colour
 
 MAX_TEXT = 64  # characters of a label, a code's meaning or a name in DICOM
 
@@ -85,4 +89,10 @@ def describe(number: int, segment: Segment, *, algorithm: Mapping[str, Any], tra
         tracking_uid=tracking_uid,
         tracking_id=f"{segment.label} {number}"[:MAX_TEXT],
         anatomic_regions=[CodedConcept(*segment.anatomy)] if segment.anatomy else None,
+        display_color=_colour(number),
     )
+
+
+def _colour(number: int) -> CIELabColor:
+    """Return the colour that viewers shall show a segment in: that of the overlays."""
+    return CIELabColor(*rgb2lab(np.divide(class_colour(number), 255)).tolist())

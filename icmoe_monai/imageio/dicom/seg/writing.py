@@ -119,6 +119,7 @@ def _build(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **equipment(name),
     )
+    segmentation.ContentCreatorName = None  # has to be there, if only empty
     for item in (*segmentation.DimensionOrganizationSequence, *segmentation.get("DimensionIndexSequence", [])):
         item.DimensionOrganizationUID = uid_of("Dimensions", uid)
     if part.places:

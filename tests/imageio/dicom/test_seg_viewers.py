@@ -1,0 +1,137 @@
+"""DICOM Segmentations in other programs: highdicom, dcmqi (3D Slicer), and cornerstone's adapter (OHIF)."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_seg import LESION, MASS, class_map, write, write_all
+from dicom_sources import CR, HEIGHT, RETIRED_US, SC, VL, WIDTH, cine, ct, enhanced_mr, item, save, slide, source
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from seg_viewers import needs_dcmqi, open_as_ohif, open_by_dcmqi
+
+from icmoe_monai.imageio.dicom.seg import plan_segmentations
+
+RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+SAGITTAL = [0, 1, 0, 0, 0, -1]
+
+
+def directions() -> Dataset:
+    """An enhanced MR with a sagittal and an axial frame."""
+    image = enhanced_mr(2)
+    del image.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+    for group, orientation in zip(image.PerFrameFunctionalGroupsSequence, (SAGITTAL, [1, 0, 0, 0, 1, 0]), strict=True):
+        group.PlaneOrientationSequence = [item(ImageOrientationPatient=orientation)]
+        group.PlanePositionSequence = [item(ImagePositionPatient=[0, 0, 0])]
+    return image
+
+
+MADE: dict[str, Callable[[], Sequence[Dataset]]] = {
+    "series": lambda: [ct(n, 2.5 * n) for n in range(4)],
+    "oblique": lambda: [ct(n, 2.5 * n, ImageOrientationPatient=[0.8, 0.6, 0, 0, 0, -1]) for n in range(2)],
+    "phases": lambda: [ct(n, 2.5 * (n // 2)) for n in range(4)],
+    "frames": lambda: [enhanced_mr(4)],
+    "radiograph": lambda: [source(CR, Modality="CR", PixelSpacing=[0.2, 0.2])],
+    "dermoscopy": lambda: [source(VL, Modality="XC", **RGB)],
+    "secondary capture": lambda: [source(SC, **RGB)],
+    "retired ultrasound": lambda: [source(RETIRED_US, Modality="US")],
+    "cine": lambda: [cine(3)],
+}
+SHIPPED = ("CT_small.dcm", "MR_small_bigendian.dcm", "examples_palette.dcm", "examples_rgb_color.dcm")
+
+
+def paths_of(kind: str, folder: Path) -> list[str]:
+    if kind in MADE:
+        return [save(folder / f"{n}.dcm", image) for n, image in enumerate(MADE[kind]())]
+    path = get_testdata_file(kind, download=False)
+    assert isinstance(path, str)
+    return [path]
+
+
+def masks_of(segmentation: Any, sources: Sequence[tuple[str, int]]) -> np.ndarray:
+    """What highdicom reads of each source image, as class numbers (N, H, W)."""
+    masks = []
+    for path, frame in sources:
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        if "NumberOfFrames" in header:
+            found = segmentation.get_pixels_by_source_frame(
+                header.SOPInstanceUID, [frame + 1], combine_segments=True, assert_missing_frames_are_empty=True,
+                ignore_spatial_locations=True,
+            )  # fmt: skip
+        else:
+            found = segmentation.get_pixels_by_source_instance(
+                [header.SOPInstanceUID], combine_segments=True, assert_missing_frames_are_empty=True,
+                ignore_spatial_locations=True,
+            )  # fmt: skip
+        masks.append(found[0])
+    return np.stack(masks)
+
+
+@pytest.mark.slow
+@needs_dcmqi
+@pytest.mark.parametrize("kind", [*MADE, *SHIPPED])
+def test_every_viewer_shows_the_mask(tmp_path: Path, kind: str) -> None:
+    paths = paths_of(kind, tmp_path)
+    header = pydicom.dcmread(paths[0], stop_before_pixels=True)
+    num_frames, size = int(header.get("NumberOfFrames", 1)), (header.Rows, header.Columns)
+    sources = [(path, n) for path in paths for n in range(num_frames)]
+    parts = plan_segmentations(sources)
+    written = write_all(tmp_path, sources)
+    jobs = [{"seg": str(tmp_path / f"seg{n}.dcm"), "sources": paths} for n in range(len(parts))]
+    opened = open_as_ohif(jobs, tmp_path)
+    for n, (part, (segmentation, _), shown) in enumerate(zip(parts, written, opened, strict=True)):
+        meant = np.zeros((len(sources), *size), np.uint8)
+        for k in part.members:
+            meant[k] = class_map(*size, shift=k)
+        members = meant[list(part.members)]
+        # highdicom
+        np.testing.assert_array_equal(masks_of(segmentation, [sources[k] for k in part.members]), members)
+        # OHIF: of each frame of each image, also of those in which this object shows nothing
+        assert "error" not in shown, shown["error"]
+        assert (shown["frames"], shown["labels"]) == (segmentation.NumberOfFrames, [LESION.label, MASS["label"]])
+        np.testing.assert_array_equal(shown["pixels"], meant[None])
+        # dcmqi: planes by their place, whatever their order
+        voxels = open_by_dcmqi(tmp_path / f"seg{n}.dcm", tmp_path / f"itk{n}")
+        assert list(voxels) == [LESION.label, MASS["label"]]
+        for number, volume in enumerate(voxels.values(), start=1):
+            planes = [(volume[:, :, z].T > 0).tobytes() for z in range(volume.shape[2])]
+            assert sorted(planes) == sorted((mask == number).tobytes() for mask in members)
+
+
+@pytest.mark.slow
+@needs_dcmqi
+def test_what_a_viewer_does_not_open_is_as_the_page_says(tmp_path: Path) -> None:
+    tiles = slide(2)
+    paths = {"slide": save(tmp_path / "slide.dcm", tiles), "ct": save(tmp_path / "ct.dcm", ct(1, 0))}
+    write(tmp_path / "slide_seg.dcm", [(paths["slide"], n) for n in range(2)], [class_map(HEIGHT, WIDTH)] * 2)
+    probabilities = np.zeros((2, HEIGHT, WIDTH), np.float32)
+    probabilities[0, 3:9, 4:9] = 0.6
+    write(tmp_path / "fractional.dcm", [(paths["ct"], 0)], None, probabilities=[probabilities])
+    jobs = [{"seg": str(tmp_path / name), "sources": [path]}
+            for name, path in zip(("slide_seg.dcm", "fractional.dcm"), paths.values(), strict=True)]  # fmt: skip
+    on_slide, fractional = open_as_ohif(jobs, tmp_path)
+    assert "ImageOrientationPatient" in on_slide["error"]
+    assert fractional["error"] == "Fractional segmentations are not yet supported"
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        open_by_dcmqi(tmp_path / "slide_seg.dcm", tmp_path / "itk")
+    assert "Plane Orientation (Patient) is missing" in raised.value.stdout + raised.value.stderr
+    found = open_by_dcmqi(tmp_path / "fractional.dcm", tmp_path / "itk_fractional")["lesion"]
+    assert set(np.unique(found)) == {0, 153}
+
+
+@pytest.mark.slow
+@needs_dcmqi
+def test_of_a_file_in_several_directions_ohif_opens_the_first(tmp_path: Path) -> None:
+    path = save(tmp_path / "0.dcm", directions())
+    write_all(tmp_path, [(path, 0), (path, 1)])
+    first, second = open_as_ohif([{"seg": str(tmp_path / f"seg{n}.dcm"), "sources": [path]} for n in (0, 1)], tmp_path)
+    np.testing.assert_array_equal(first["pixels"][0, 0], class_map(HEIGHT, WIDTH, shift=0))
+    assert second["error"].startswith("Segmentations orthogonal to the acquisition plane")
+    for n in (0, 1):
+        assert open_by_dcmqi(tmp_path / f"seg{n}.dcm", tmp_path / f"itk{n}")["lesion"].any()
