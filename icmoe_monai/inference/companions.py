@@ -118,7 +118,7 @@ class CompanionWriter:
             except (InputError, ValueError, TypeError, RuntimeError) as error:
                 if is_of_the_disk(error):
                     raise
-                remarks.append(_NO_OBJECT.format(kind, type(error).__name__))
+                remarks.append(_told(error, subject) or _NO_OBJECT.format(kind, type(error).__name__))
         return Written(files, remarks, NoSegmentationError.code if remarks else None)
 
     def _report(self, subject: Subject, segmentation: Dataset) -> Iterator[dict[str, Any]]:
@@ -179,6 +179,15 @@ def files_beside(segmentations: Sequence[str], cases: Sequence[Mapping[str, Any]
         cases: The cases in them.
     """
     return [*map(_beside, segmentations), *map(_of_case, cases)]
+
+
+def _told(error: Exception, subject: Subject) -> str:
+    """Return why a source allows no object, as a sentence that goes on from its name; "" of other errors."""
+    if not isinstance(error, NoSegmentationError):
+        return ""
+    sources = [case["source"] for case in subject.cases]
+    path = max((source for source in sources if str(error).startswith(source)), key=len, default="")
+    return str(error).removeprefix(path).strip(" .")
 
 
 def _beside(file: str) -> str:

@@ -30,12 +30,14 @@ def class_map(height: int, width: int, *, shift: int = 0, num_classes: int = 3) 
     return classes
 
 
-def write_all(folder: Path, sources: Sequence[tuple[str, int]], **options: Any) -> list[tuple[Any, list[str]]]:
+def write_all(
+    folder: Path, sources: Sequence[tuple[str, int]], *, num_classes: int = 3, **options: Any
+) -> list[tuple[Any, list[str]]]:
     """Write an object for each part of the sources, and return them as highdicom reads them, with what is left out."""
     written = []
     for n, part in enumerate(plan_segmentations(sources)):
         size = (part.images[0].dataset.Rows, part.images[0].dataset.Columns)
-        classes = [class_map(*size, shift=m) for m in part.members]
+        classes = [class_map(*size, shift=m, num_classes=num_classes) for m in part.members]
         options = {"segments": [LESION, MASS], "algorithm": ALGORITHM, "series": SERIES, **options}
         uid = options["series"].instance_uid(references_of(part))
         left_out = write_segmentation(folder / f"seg{n}.dcm", part, classes=classes, uid=uid, number=n + 1, **options)

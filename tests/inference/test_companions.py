@@ -58,13 +58,15 @@ def run(folder: Path, images: Sequence[Dataset], *, of_journal: dict | None = No
     journal = Journal(output_dir=output, **(of_journal or {}))
     journal.missing(cases)
     journal.begin()
-    writer = VolumeWriter(cases=cases, journal=journal, segments=SEGMENTS, out_channels=3, **{**BOTH, **options})
+    options = {"segments": SEGMENTS, "out_channels": 3, **BOTH, **options}
+    writer = VolumeWriter(cases=cases, journal=journal, **options)
     writer.start()
     (output / "masks").mkdir(exist_ok=True)
     for n, case in enumerate(cases):
-        mask, path = mask_of(n), f"masks/{n}.png"
+        mask, path = mask_of(n) % max(2, options["out_channels"]), f"masks/{n}.png"
         Image.fromarray(mask).save(output / path)
-        measures = measure(mask, num_classes=3, source=case["source"], frame=case["frame"])
+        num_classes = max(2, options["out_channels"])
+        measures = measure(mask, num_classes=num_classes, source=case["source"], frame=case["frame"])
         told = {"stamp": case["stamp"], "mask": path, "predicted_dice": 0.87654321, "review": n == 0}
         journal.add(CASE, {"name": case["name"], "status": "done", **told, **measures})
         writer.add(case["name"])
@@ -114,10 +116,12 @@ def test_the_objects_are_valid_and_in_the_same_study(tmp_path: Path, kind: str) 
             if item.PurposeOfReferenceCodeSequence[0].CodeValue == "109101"} == {"nobody"}  # fmt: skip
 
 
+@pytest.mark.parametrize("num_segments", [1, 2])
 @pytest.mark.parametrize("kind", ["series", "frames", "radiograph"])
-def test_a_report_tells_of_each_frame_and_segment(tmp_path: Path, kind: str) -> None:
+def test_a_report_tells_of_each_frame_and_segment(tmp_path: Path, kind: str, num_segments: int) -> None:
     images = KINDS[kind]()
-    journal = run(tmp_path, images, of_journal={"checkpoint": None, "settings": {"voting": "mean"}})
+    options = {"segments": SEGMENTS[:num_segments], "out_channels": 2 * num_segments - 1}
+    journal = run(tmp_path, images, of_journal={"checkpoint": None, "settings": {"voting": "mean"}}, **options)
     (segmentation,), (report,) = objects(journal, "seg"), objects(journal, "struct")
     assert (report.CompletionFlag, report.PreliminaryFlag, report.VerificationFlag) == (
         "COMPLETE", "PRELIMINARY", "UNVERIFIED"
@@ -134,7 +138,9 @@ def test_a_report_tells_of_each_frame_and_segment(tmp_path: Path, kind: str) -> 
         )  # fmt: skip
         frame = int(item.ReferencedFrameNumber) - 1
         functional = segmentation.PerFrameFunctionalGroupsSequence[frame]
-        number = functional.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        shared = segmentation.SharedFunctionalGroupsSequence[0]
+        of_segment = functional if num_segments > 1 else shared
+        number = of_segment.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         meant = functional.DerivationImageSequence[0].SourceImageSequence[0]
         told = group.referenced_segmentation_frame.source_image_for_segmentation.ReferencedSOPSequence[0]
         assert told.ReferencedSOPInstanceUID == meant.ReferencedSOPInstanceUID
@@ -244,6 +250,21 @@ def test_what_cannot_be_made_is_told_and_the_segmentation_stays(
     assert [file["file"] for file in record["files"]] == ["segmentations/i0.dcm", "secondary_captures/i0.dcm"]
     (note,) = tell_remarks([record])
     assert note == "i0.dcm has no DICOM Structured Report, which could not be made (RuntimeError)."
+
+
+def test_what_highdicom_refuses_is_told_without_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise KeyError("Jane Doe")
+
+    monkeypatch.setattr("icmoe_monai.imageio.dicom.seg.reports.ComprehensiveSR", fail)
+    monkeypatch.setattr("icmoe_monai.imageio.dicom.seg.captures.SCImage.from_ref_dataset", fail)
+    (record,) = run(tmp_path, [grey()]).records(VOLUME).values()
+    assert [file["file"] for file in record["files"]] == ["segmentations/i0.dcm"]
+    assert record["remarks"] == [
+        f"cannot be described by a DICOM {kind} (highdicom: KeyError), so there can be no such object: the PNG masks "
+        "hold the result"
+        for kind in ("Structured Report", "Secondary Capture")
+    ]
 
 
 def test_on_a_slide_there_is_the_segmentation_alone(tmp_path: Path) -> None:

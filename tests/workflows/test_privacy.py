@@ -121,15 +121,18 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("anonymous", [False, True], ids=["named", "anonymous"])
 def test_inference_tells_nothing_that_files_hold(planted: Path, anonymous: bool, tmp_path: Path) -> None:
-    options = {"probability_maps": True, "disagreement_maps": True, "empty_segmentations": True, "anonymous": anonymous}
+    options = {"probability_maps": True, "disagreement_maps": True, "empty_segmentations": True, "anonymous": anonymous,
+               "structured_reports": True, "secondary_captures": True}  # fmt: skip
     run(PLAIN, "infer", tmp_path, dataset_dir=str(planted), recipe="none", **options)
     report = (tmp_path / "report.json").read_text()
     assert report.count('"done"') >= 8
     assert report.count('"failed"') >= 8
     assert (tmp_path / "volumes").is_dir()
-    assert (tmp_path / "segmentations").is_dir() != anonymous
-    assert found_in(tmp_path, but=("segmentations",)) == []
-    assert anonymous or found_in(tmp_path / "segmentations")  # which copies the patient, as the standard asks for
+    objects = ("segmentations", "structured_reports", "secondary_captures")
+    assert all((tmp_path / folder).is_dir() != anonymous for folder in objects)
+    assert found_in(tmp_path, but=objects) == []
+    # these copy the patient, as the standard asks for
+    assert anonymous or all(found_in(tmp_path / folder) for folder in objects)
 
 
 @pytest.mark.parametrize("anonymous", [False, True], ids=["named", "anonymous"])

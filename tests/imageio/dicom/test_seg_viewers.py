@@ -34,6 +34,7 @@ def directions() -> Dataset:
 
 MADE: dict[str, Callable[[], Sequence[Dataset]]] = {
     "series": lambda: [ct(n, 2.5 * n) for n in range(4)],
+    "one segment": lambda: [ct(n, 2.5 * n) for n in range(2)],
     "oblique": lambda: [ct(n, 2.5 * n, ImageOrientationPatient=[0.8, 0.6, 0, 0, 0, -1]) for n in range(2)],
     "phases": lambda: [ct(n, 2.5 * (n // 2)) for n in range(4)],
     "frames": lambda: [enhanced_mr(4)],
@@ -82,23 +83,25 @@ def test_every_viewer_shows_the_mask(tmp_path: Path, kind: str) -> None:
     num_frames, size = int(header.get("NumberOfFrames", 1)), (header.Rows, header.Columns)
     sources = [(path, n) for path in paths for n in range(num_frames)]
     parts = plan_segmentations(sources)
-    written = write_all(tmp_path, sources)
+    segments = [LESION] if kind == "one segment" else [LESION, MASS]
+    written = write_all(tmp_path, sources, segments=segments, num_classes=len(segments) + 1)
+    labels = [LESION.label, MASS["label"]][: len(segments)]
     jobs = [{"seg": str(tmp_path / f"seg{n}.dcm"), "sources": paths} for n in range(len(parts))]
     opened = open_as_ohif(jobs, tmp_path)
     for n, (part, (segmentation, _), shown) in enumerate(zip(parts, written, opened, strict=True)):
         meant = np.zeros((len(sources), *size), np.uint8)
         for k in part.members:
-            meant[k] = class_map(*size, shift=k)
+            meant[k] = class_map(*size, shift=k, num_classes=len(segments) + 1)
         members = meant[list(part.members)]
         # highdicom
         np.testing.assert_array_equal(masks_of(segmentation, [sources[k] for k in part.members]), members)
         # OHIF: of each frame of each image, also of those in which this object shows nothing
         assert "error" not in shown, shown["error"]
-        assert (shown["frames"], shown["labels"]) == (segmentation.NumberOfFrames, [LESION.label, MASS["label"]])
+        assert (shown["frames"], shown["labels"]) == (segmentation.NumberOfFrames, labels)
         np.testing.assert_array_equal(shown["pixels"], meant[None])
         # dcmqi: planes by their place, whatever their order
         voxels = open_by_dcmqi(tmp_path / f"seg{n}.dcm", tmp_path / f"itk{n}")
-        assert list(voxels) == [LESION.label, MASS["label"]]
+        assert list(voxels) == labels
         for number, volume in enumerate(voxels.values(), start=1):
             planes = [(volume[:, :, z].T > 0).tobytes() for z in range(volume.shape[2])]
             assert sorted(planes) == sorted((mask == number).tobytes() for mask in members)

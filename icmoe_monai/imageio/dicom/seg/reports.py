@@ -33,7 +33,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
-from icmoe_monai.imageio.dicom.attributes import text_in
+from icmoe_monai.imageio.dicom.attributes import macro, text_in
 from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.dicom.seg.identity import Series, uid_of
 from icmoe_monai.imageio.dicom.seg.making import as_evidence, equipment, finish, reference_of, refusing, taken_for
@@ -194,11 +194,14 @@ def _regions(
 def _frames_of(segmentation: Dataset) -> dict[tuple[tuple[str, int | None], int], int]:
     """Return the numbers of a segmentation's frames, from 1, by the source's UID and frame, and the segment."""
     frames = {}
-    for number, group in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):
-        (source,) = group.DerivationImageSequence[0].SourceImageSequence
+    for n in range(int(segmentation.NumberOfFrames)):
+        (source,) = macro(segmentation, n, "DerivationImageSequence").SourceImageSequence
+        segment = macro(
+            segmentation, n, "SegmentIdentificationSequence"
+        ).ReferencedSegmentNumber  # shared by all of one
         frame = source.get("ReferencedFrameNumber")
         key = str(source.ReferencedSOPInstanceUID), None if frame is None else int(frame)
-        frames[key, int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)] = number
+        frames[key, int(segment)] = n + 1
     return frames
 
 
