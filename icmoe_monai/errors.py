@@ -46,6 +46,18 @@ REASONS = {
     "not_finite": "the network's prediction is NaN: the checkpoint or the image is damaged",
     "not_written": "the system refuses a file of the result, such as for its name",
     "no_object": "the source allows no DICOM object that refers to it, or no volume; the mask is there",
+    # of an archive, or of another node in the network
+    "unreachable": "the archive did not answer: it is down, or the network or its name is wrong",
+    "timed_out": "the archive took longer than the time that it was given: try again later",
+    "not_trusted": "the archive's certificate is not trusted, or it does not encrypt: give its authority's",
+    "no_access": "the archive refuses these credentials, or what they may do",
+    "not_found": "the archive has no such study, series or instance",
+    "busy": "the archive was too busy, also after waiting: try again later",
+    "archive_error": "the archive answered with an error of its own",
+    "bad_answer": "the archive's answer is cut short, or not what the standard says",
+    "rejected": "the archive did not take the object; the sentence holds the standard's failure reason",
+    "not_confirmed": "the archive neither confirmed nor rejected the object, and does not have it",
+    "not_whole": "images of the object's series could not be retrieved, so that it was not stored",
     "other": "none of these; the sentence tells what",
 }
 

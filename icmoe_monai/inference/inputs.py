@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +79,7 @@ def find_inputs(
     anonymous: bool | str = False,
     large: bool = False,
     trace: bool = False,
+    failed: Sequence[Mapping[str, str]] | None = None,
 ) -> Inputs:
     """List the images of an inference run; of several processes the first searches, and all use its result.
 
@@ -91,6 +92,8 @@ def find_inputs(
             True takes one from `<output_dir>/.salt`, which must not leave with the results.
         large: Take the kinds of files that `slides.images` reads, each as one case; their headers are not read.
         trace: Read the UIDs of DICOM images, for the report.
+        failed: Images that could not even be brought to the folder, each with its `name` in it, `failure`, a sentence,
+            and `failure_code`. Where this is given, there may be no image at all.
 
     Returns:
         The cases, sorted by name and within a series by position, and the files left out.
@@ -127,12 +130,13 @@ def find_inputs(
             raise InputError(f"dataset_dir {dataset_dir} does not exist: correct the path.")
         check_output_dir(root, Path(output_dir))
         files, left_out = _files_of(root, Path(output_dir), rename, large)
+        files += [_not_there(root, one, rename) for one in failed or ()]
     if not large:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             files = list(pool.map(_look_at, files))
     left_out += [{"name": file.name, "reason": file.no_image} for file in files if file.no_image]
     cases = _refuse_second_of_a_name([case for file in _in_order(files) for case in _cases_of(file, trace)])
-    if not cases:
+    if not cases and failed is None:
         raise InputError(f"No images in {dataset_dir} or its subfolders: put files with {_kinds(large)} files there."
                          f"{_tell(left_out)}")  # fmt: skip
     if left_out:
@@ -187,6 +191,12 @@ def _found(path: Path, root: Path, rename: _Rename) -> _File:
         return _File(path, name)
     sentence = f"{name} is a link that leads out of dataset_dir: put the file itself there."
     return _File(path, name, failure=sentence, failure_code="leads_out")
+
+
+def _not_there(root: Path, failed: Mapping[str, str], rename: _Rename) -> _File:
+    name = rename(failed["name"])
+    sentence = f"{name} could not be retrieved. {failed['failure']}"
+    return _File(root / failed["name"], name, failure=sentence, failure_code=failed["failure_code"])
 
 
 def _search(root: Path, output_dir: Path, rename: _Rename, large: bool) -> tuple[list[_File], list[dict[str, str]]]:

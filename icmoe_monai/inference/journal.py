@@ -26,7 +26,7 @@ from icmoe_monai.utils.files import dump_json, inside, without_folders, write_at
 from icmoe_monai.version import __version__
 from icmoe_monai.weights.frozen import describe_model
 
-CASE, VOLUME = "case", "volume"
+CASE, VOLUME, SENT = "case", "volume", "sent"
 JOURNAL, _PART = "cases.jsonl", "cases.{}.jsonl"
 _IS_PART = re.compile(r"cases\.([1-9][0-9]*)\.jsonl")
 _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
@@ -86,7 +86,7 @@ class Journal:
         self.model: dict[str, Any] = {}
         self._header: dict[str, Any] | None = None
         self._named: NamedResults | None = None
-        self._records: dict[str, dict[str, dict[str, Any]]] = {CASE: {}, VOLUME: {}}
+        self._records: dict[str, dict[str, dict[str, Any]]] = {CASE: {}, VOLUME: {}, SENT: {}}
 
     def missing(self, cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return the cases that have no result yet and are not known to fail.
@@ -140,7 +140,7 @@ class Journal:
         """Add a record to the file, in place of an earlier record of the same kind and `name`.
 
         Args:
-            kind: CASE or VOLUME.
+            kind: CASE, VOLUME or SENT.
             record: Plain values with a `name`.
         """
         self._append(kind, record)
@@ -289,6 +289,7 @@ def _fault_of(kind: Any, record: Any) -> str:
     sound = {
         CASE: (_is_case, "holds values that no case has"),
         VOLUME: (_is_volume, f"does not tell of a volume in {' or '.join(_FOLDERS)} and its cases"),
+        SENT: (_is_sent, "does not tell of a file that was sent"),
         _FORGOTTEN: (lambda one: one.get("kind") in [CASE, VOLUME], "forgets nothing"),
     }
     is_sound, fault = sound.get(kind, (bool, ""))
@@ -302,6 +303,15 @@ def _is_volume(record: Mapping[str, Any]) -> bool:
         and record.get("reason_code") in (None, *REASONS)
         and all(isinstance(file, dict) and _are_texts(file.get("cases")) for file in files)
         and all(isinstance(file.get("file"), str) and file["file"].startswith(_FOLDERS) for file in files)
+    )
+
+
+def _is_sent(record: Mapping[str, Any]) -> bool:
+    return (
+        record.get("status") in ("done", "failed")
+        and record.get("reason_code") in (None, *REASONS)
+        and all(isinstance(record.get(key), str) for key in ("file", "sha256"))
+        and isinstance(record.get("error"), (str, type(None)))
     )
 
 

@@ -20,6 +20,7 @@ SCHEMA = 2  # of report.json, as docs/report.schema.json describes it; raised wh
 CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
 UIDS = Identifiers._fields  # of a DICOM image, in a run with `trace`
 _KEPT_OF_A_FAILURE = ("name", "stamp", "frame", "seconds", *UIDS)
+_OF_WHAT_WAS_SENT = ("file", "status", "reason_code", "error")
 
 
 class InferenceReport:
@@ -102,6 +103,7 @@ class InferenceReport:
         volumes: Sequence[Mapping[str, Any]] = (),
         no_objects: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
+        sent: Sequence[Mapping[str, Any]] = (),
         model: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         complete: bool = False,
@@ -114,6 +116,7 @@ class InferenceReport:
             volumes: Files of volumes: `file`, in one of the folders of `OBJECTS`, and `cases`, their names.
             no_objects: Code of the reason why a case has not the files that it should have, by its name.
             notes: Sentences on files that were not made, such as volumes, or lack something of their source.
+            sent: What came of each file that was to be sent: `file`, `status`, `reason_code` and `error`.
             model: The model that made the masks, as `describe_model` returns it.
             settings: Plain values of the settings that determine the masks.
             complete: Whether every case was tried.
@@ -143,6 +146,7 @@ class InferenceReport:
             "labels": self.labels,
             "left_out": self.left_out,
             "notes": list(notes),
+            "sent": [{key: one[key] for key in _OF_WHAT_WAS_SENT} for one in sent],
             "cases": told,
         }
 

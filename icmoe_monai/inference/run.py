@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 from ignite.engine import Engine, Events
 from monai.engines.evaluator import SupervisedEvaluator
 
 from icmoe_monai.errors import FailedCasesError, InputError, find_input_error
-from icmoe_monai.inference.journal import CASE, VOLUME, Journal
+from icmoe_monai.inference.journal import CASE, SENT, VOLUME, Journal
 from icmoe_monai.inference.report import InferenceReport, failed_record
 from icmoe_monai.inference.report_page import MOST_THUMBNAILS
 from icmoe_monai.inference.volumes import VolumeWriter, tell_remarks
@@ -26,6 +26,13 @@ _SECONDS_BETWEEN_REPORTS = 30.0
 _MOST_NOTES = 20  # of cases, in the report's list of notes
 _logger = logging.getLogger(__name__)
 _MOST_WAITING = 4  # cases whose files are not written yet; each holds its picture in memory
+
+
+class Sender(Protocol):
+    """Whatever sends a run's files on."""
+
+    def send(self, journal: Journal) -> None:
+        """Send what was not sent yet, and record each file in the journal."""
 
 
 class InferenceRun:
@@ -46,6 +53,7 @@ class InferenceRun:
         cases: All cases, in the order of the report.
         report: Report of the run, which makes the records and writes the files.
         volumes: Writer of the volumes, called with each recorded case; None for no volumes.
+        sender: Sends the volumes' files on, at the end of a run in which every case was tried; None for nobody.
 
     Example:
         >>> import json, tempfile
@@ -68,11 +76,13 @@ class InferenceRun:
         cases: Sequence[Mapping[str, Any]],
         report: InferenceReport,
         volumes: VolumeWriter | None = None,
+        sender: Sender | None = None,
     ) -> None:
         self.journal = journal
         self.cases = {case["name"]: case for case in cases}
         self.report = report
         self.volumes = volumes
+        self.sender = sender
         self._num_frames = Counter(case.get("source") for case in cases)
         self._writing: deque[tuple[dict[str, Any], Future | None]] = deque()
         self._thumbnails: dict[str, bytes] = {}
@@ -121,18 +131,13 @@ class InferenceRun:
         """Write the whole report; it stays incomplete if `engine.terminate()` cut the run short.
 
         Raises:
-            FailedCasesError: If cases failed.
+            FailedCasesError: If cases failed, or files could not be sent.
         """
         self._note()
         self._complete = not engine.should_terminate
         content = self._finish(None)
-        failed = [case for case in content["cases"] if case["status"] == "failed"]
-        if failed and self._complete and is_first():
-            others = "the others are done" if len(failed) < len(content["cases"]) else "so there are no masks"
-            raise FailedCasesError(
-                f"{len(failed)} of {len(content['cases'])} images could not be used, {others}; report.json says why. "
-                f"The first: {failed[0]['error']}"
-            )
+        if self._complete and is_first() and (told := [*_failed_cases(content), *_not_sent(content)]):
+            raise FailedCasesError(" ".join(told))
 
     def exception_raised(self, engine: Engine, error: BaseException) -> None:
         """Write the report so far, then raise the exception again, which ignite would otherwise drop."""
@@ -187,11 +192,15 @@ class InferenceRun:
         if not is_repeated:
             stopped_by = self._take_over(stopped_by)
             self._complete = self._complete and stopped_by is None
-        content = self._content(stopped_by)
-        if is_first():
-            self.report.write(content, thumbnails=self._thumbnails)
-            if not is_repeated:
-                _logger.info("The report: %s", self.report.output_dir / "report.html")
+        try:
+            if self.sender is not None and self._complete and not is_repeated and is_first():
+                self.sender.send(self.journal)
+        finally:  # also if that was stopped
+            content = self._content(stopped_by)
+            if is_first():
+                self.report.write(content, thumbnails=self._thumbnails)
+                if not is_repeated:
+                    _logger.info("The report: %s", self.report.output_dir / "report.html")
         if not is_repeated:
             collect(None)  # where one process has ended with an error, torchrun ends the others
         return content
@@ -215,6 +224,8 @@ class InferenceRun:
     def _content(self, stopped_by: str | None) -> dict[str, Any]:
         records = self.journal.records(CASE)
         volumes = list(self.journal.records(VOLUME).values())
+        files = [file for volume in volumes for file in volume["files"]]
+        sent = [one for one in self.journal.records(SENT).values() if one["file"] in {file["file"] for file in files}]
         no_objects = {
             name: volume["reason_code"]
             for volume in volumes
@@ -223,14 +234,35 @@ class InferenceRun:
         }
         return self.report.content(
             [records[name] for name in self.cases if name in records],
-            volumes=[file for volume in volumes for file in volume["files"]],
+            volumes=files,
             no_objects=no_objects,
             notes=tell_remarks(volume for volume in volumes if volume["name"] in self.cases)
-            + _notes_of(records, self.cases),
+            + _notes_of(records, self.cases)
+            + [one["error"] for one in sent if one["error"]][:_MOST_NOTES],
+            sent=sent,
             model=self.journal.model,
             settings=self.journal.settings,
             complete=self._complete,
             stopped_by=stopped_by,
+        )
+
+
+def _failed_cases(content: Mapping[str, Any]) -> Iterator[str]:
+    failed = [case for case in content["cases"] if case["status"] == "failed"]
+    if failed:
+        others = "the others are done" if len(failed) < len(content["cases"]) else "so there are no masks"
+        yield (
+            f"{len(failed)} of {len(content['cases'])} images could not be used, {others}; report.json says why. "
+            f"The first: {failed[0]['error']}"
+        )
+
+
+def _not_sent(content: Mapping[str, Any]) -> Iterator[str]:
+    failed = [one for one in content["sent"] if one["status"] == "failed"]
+    if failed:
+        yield (
+            f"{len(failed)} of {len(content['sent'])} DICOM objects could not be sent; report.json says why, and the "
+            f"same command sends them. The first: {failed[0]['error']}"
         )
 
 

@@ -27,7 +27,8 @@ from icmoe_monai.utils.files import dump_json
 from icmoe_monai.version import __version__
 
 DICOM_SEG = ("binary", "fractional", "none")
-_ALGORITHM = {"name": "IC-MoE for MONAI", "version": __version__}
+PROGRAM = "IC-MoE for MONAI"  # with which the descriptions of its series begin
+_ALGORITHM = {"name": PROGRAM, "version": __version__}
 # Settings that change nothing of what an object holds.
 _BESIDE_IT = (
     *("overlays", "probability_maps", "disagreement_maps", "review_below", "empty_segmentations", "anonymous"),

@@ -267,6 +267,21 @@ def test_anonymous_names_are_hashes_that_a_salt_tells(tmp_path: Path) -> None:
     assert (tmp_path / "o" / ".salt").stat().st_mode & 0o77 == 0
 
 
+def test_what_could_not_be_brought_to_the_folder_is_a_failed_case(tmp_path: Path) -> None:
+    put(tmp_path / "in/b.png")
+    failed = [{"name": "c/a.dcm", "failure": "It is too busy.", "failure_code": "busy"}]
+    (tmp_path / "out").mkdir()
+    cases = find_inputs(str(tmp_path / "in"), output_dir=str(tmp_path / "out"), failed=failed, trace=True).cases
+    assert [case["name"] for case in cases] == ["b.png", "c/a.dcm"]
+    assert cases[1]["failure"] == "c/a.dcm could not be retrieved. It is too busy."
+    assert cases[1]["failure_code"] == "busy"
+    assert cases[0].keys() == cases[1].keys()
+    hidden = find_inputs(str(tmp_path / "in"), output_dir=str(tmp_path / "out"), failed=failed, anonymous=True).cases
+    assert not any("a.dcm" in str(case["failure"]) + case["name"] for case in hidden)
+    (tmp_path / "empty").mkdir()
+    assert find_inputs(str(tmp_path / "empty"), output_dir=str(tmp_path / "out"), failed=[]).cases == []
+
+
 def test_many_files_and_deep_folders(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*("d" for _ in range(50)))
     put(deep / "a.png")

@@ -31,6 +31,7 @@ def test_a_record_tells_what_was_found_and_nothing_else_of_the_item(tmp_path: Pa
             "name": "a/b.dcm",
             "status": "done",
             "error": None,
+            "reason_code": None,
             "note": None,
             "stamp": [7, 8],
             "frame": 2,
@@ -93,7 +94,7 @@ def test_the_content_counts_cases_names_volumes_and_hides_stamps_and_folders(tmp
     )
     assert list(content) == [
         "schema", "complete", "stopped_by", "num_cases", "num_failed", "versions", "model", "settings", "calibration",
-        "labels", "left_out", "notes", "cases",
+        "labels", "left_out", "notes", "sent", "cases",
     ]  # fmt: skip
     assert (content["complete"], content["stopped_by"]) == (False, "KeyboardInterrupt")
     assert (content["num_cases"], content["num_failed"]) == (2, 1)

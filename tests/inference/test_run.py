@@ -15,9 +15,9 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose
 from report_schema import VALIDATOR
 
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import FailedCasesError, InputError
 from icmoe_monai.inference import run
-from icmoe_monai.inference.journal import Journal
+from icmoe_monai.inference.journal import SENT, VOLUME, Journal
 from icmoe_monai.inference.report import CALIBRATED, InferenceReport
 from icmoe_monai.inference.run import InferenceRun, run_missing
 from icmoe_monai.inference.writing import SaveImage2Dd
@@ -192,3 +192,74 @@ def test_name_that_is_not_unicode_is_reported(tmp_path: Path) -> None:
     evaluator_of(tmp_path, [b"\xff.png".decode("utf-8", "surrogateescape")]).run()
     assert len(read_csv(tmp_path / "report.csv")) == 1
     assert (tmp_path / "report.html").is_file()
+
+
+class Sending:
+    """Note each file of a volume as sent, but for those that fail or stop it."""
+
+    def __init__(self, *, failing: str = "", stopping: str = "") -> None:
+        self.failing, self.stopping = failing, stopping
+        self.num_calls = 0
+
+    def send(self, journal: Journal) -> None:
+        self.num_calls += 1
+        for volume in journal.records(VOLUME).values():
+            (file,) = volume["files"]
+            if file["file"] == self.stopping:
+                raise KeyboardInterrupt
+            told = ("failed", "busy", "It is too busy.") if file["file"] == self.failing else ("done", None, None)
+            record = dict(zip(("status", "reason_code", "error"), told, strict=True))
+            journal.add(SENT, {"name": file["file"], "file": file["file"], "sha256": "0", **record})
+
+
+def sending(tmp_path: Path, sender: Sending) -> tuple[Engine, list[dict]]:
+    """Return an engine over two cases, each with a volume."""
+    case = {"mask_path": "masks/a.png", "mask_shape": (2, 2), "foreground_pixels": [1]}
+    cases = [{**case, "name": f"{name}.dcm"} for name in "ab"]
+    journal = Journal(output_dir=tmp_path)
+    journal.missing(cases)
+    handler = InferenceRun(journal=journal, cases=cases, report=InferenceReport(output_dir=tmp_path), sender=sender)
+    engine = Engine(lambda engine, batch: [batch])
+    handler.attach(engine)
+
+    def add_volume() -> None:
+        name = engine.state.output[0]["name"]
+        files = [{"file": f"segmentations/{name}", "cases": [name]}]
+        journal.add(VOLUME, {"name": name, "of": [name], "files": files, "remarks": []})
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED, add_volume)
+    return engine, cases
+
+
+def test_a_runs_files_are_sent_once_at_its_end_and_the_report_tells(tmp_path: Path) -> None:
+    sender = Sending()
+    engine, cases = sending(tmp_path, sender)
+    engine.run(cases)
+    done = {"status": "done", "reason_code": None, "error": None}
+    assert read_report(tmp_path)["sent"] == [{"file": f"segmentations/{name}.dcm", **done} for name in "ab"]
+    assert sender.num_calls == 1
+
+
+def test_what_could_not_be_sent_fails_the_run_and_is_told(tmp_path: Path) -> None:
+    engine, cases = sending(tmp_path, Sending(failing="segmentations/b.dcm"))
+    with pytest.raises(FailedCasesError, match=r"1 of 2 DICOM objects could not be sent.* It is too busy"):
+        engine.run(cases)
+    report = read_report(tmp_path)
+    assert (report["complete"], report["num_failed"]) == (True, 0)
+    assert [one["reason_code"] for one in report["sent"]] == [None, "busy"]
+    assert "It is too busy." in report["notes"]
+
+
+def test_what_was_sent_before_a_stop_is_told(tmp_path: Path) -> None:
+    engine, cases = sending(tmp_path, Sending(stopping="segmentations/b.dcm"))
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(cases)
+    assert [one["file"] for one in read_report(tmp_path)["sent"]] == ["segmentations/a.dcm"]
+
+
+def test_a_run_that_was_cut_short_sends_nothing(tmp_path: Path) -> None:
+    sender = Sending()
+    engine, cases = sending(tmp_path, sender)
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), engine.terminate)
+    engine.run(cases)
+    assert sender.num_calls == 0
