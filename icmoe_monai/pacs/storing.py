@@ -1,0 +1,107 @@
+"""The DICOM objects of a run stored in an archive, each once, whatever is interrupted when.
+
+An object's UIDs are a function of its source, the model and the settings. The archive is asked for it before it is
+sent, and the journal records it once the archive has it: a run that was killed between the two asks again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from pydicom import dcmread
+
+from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.guard import silence
+from icmoe_monai.inference.anonymity import read_anonymous
+from icmoe_monai.inference.journal import SENT, VOLUME, Journal
+from icmoe_monai.pacs.errors import TransferError
+from icmoe_monai.pacs.patience import Patience
+from icmoe_monai.pacs.retrieval import is_whole
+from icmoe_monai.pacs.web import DICOMweb
+from icmoe_monai.utils.files import digest_of
+
+_logger = logging.getLogger(__name__)
+
+
+class StoreObjects:
+    """Store the DICOM objects of a run's volumes in an archive; `InferenceRun` calls it once all is written.
+
+    Args:
+        archive: The archive.
+        cases: All cases of the run.
+        anonymous: Whether the run is anonymous, and writes no objects.
+
+    Raises:
+        InputError: If the run is anonymous.
+    """
+
+    def __init__(self, archive: DICOMweb, *, cases: Sequence[Mapping[str, Any]], anonymous: bool | str = False) -> None:
+        check_not_anonymous(anonymous)
+        self.archive = archive
+        self.patience = Patience()
+        self.sources = {case["name"]: str(case["source"]) for case in cases}
+
+    def send(self, journal: Journal) -> None:
+        """Store what is not stored yet, and record each object in the journal, also one that could not be stored.
+
+        Args:
+            journal: The run's journal.
+        """
+        num_new = 0
+        for volume in journal.records(VOLUME).values():
+            if volume["name"] not in self.sources:
+                continue
+            for file in volume["files"]:
+                if file["file"].endswith(".dcm"):
+                    num_new += self._send(journal, file)
+        _logger.info("%d DICOM objects were stored in the archive.", num_new)
+
+    def _send(self, journal: Journal, file: Mapping[str, Any]) -> bool:
+        """Store an object; return whether it is new there, as far as this folder knows."""
+        path = journal.output_dir / file["file"]
+        name, sha256 = f"{file['file']} {self.archive.digest}", digest_of(path)
+        earlier = journal.records(SENT).get(name, {})
+        if (earlier.get("status"), earlier.get("sha256")) == ("done", sha256):
+            return False
+        record = {"name": name, "file": file["file"], "sha256": sha256, "status": "done"}
+        record |= {"reason_code": None, "error": None}
+        try:
+            self._check_whole(file["cases"])
+            self.patience.ask(partial(self.archive.store, path))
+        except TransferError as error:
+            told = f"{file['file']} was not stored. {error}"
+            record |= {"status": "failed", "reason_code": error.code, "error": told}
+        journal.add(SENT, record)
+        return record["status"] == "done"
+
+    def _check_whole(self, names: Sequence[str]) -> None:
+        """Refuse an object that lacks slices: with them it would be another object, and this one stay beside it."""
+        for source in {self.sources[name] for name in names if name in self.sources}:
+            if not is_whole(source) and _has_place(source):
+                told = "Images of its series could not be retrieved: the same command again retrieves and stores all."
+                raise TransferError(told, code="not_whole")
+
+
+def check_not_anonymous(anonymous: bool | str) -> None:
+    """Check that a run writes what is to be stored.
+
+    Args:
+        anonymous: Whether the run is anonymous, as `read_anonymous` reads it.
+
+    Raises:
+        InputError: If it is.
+    """
+    if read_anonymous(anonymous):
+        raise InputError(
+            "--store sends DICOM Segmentations, which hold the patient's data, and an anonymous run writes none: leave "
+            "out one of the two."
+        )
+
+
+def _has_place(path: str) -> bool:
+    """Tell whether an image is a slice of a stack."""
+    with silence():
+        return bool(dcmread(path, stop_before_pixels=True, force=True).get("ImagePositionPatient"))
