@@ -174,6 +174,15 @@ SCHEMAS: dict[str, Schema] = {
         "description": f"True or False, or a secret of at least {MIN_SALT} characters",
     },
     "overwrite": _SWITCH,
+    # an archive's DICOMweb services
+    "dicomweb": _or_none({**_TEXT, "description": "the address of an archive's DICOMweb services"}),
+    **dict.fromkeys(("study", "series"), _or_none({**_TEXT, "description": "a DICOM UID"})),
+    "date": _or_none({**_TEXT, "description": "a day or days as DICOM writes them, such as 20260101-20260131"}),
+    "store": _SWITCH,
+    "credentials": _or_none(_PATH),
+    "ca": _or_none(_PATH),
+    "timeout": _RATE,
+    "retries": _whole(0, 20),
     "budget": _or_none({**_TEXT, "description": "a number with MB or GB, such as 4GB"}),
     # whole slides
     "level": _whole(0),

@@ -32,6 +32,7 @@ WORKFLOWS = {
     "train": TRAIN, "evaluate": EVALUATE, "calibrate": [*EVALUATE, "calibrate.yaml"],
     "analyze": [*EVALUATE, "analyze.yaml"], "shift": [*EVALUATE, "evaluate_shift.yaml"], "infer": INFERENCE,
     "large": [*INFERENCE, "inference_large.yaml"], "pretrain": [*TRAIN, "pretrain.yaml"],
+    "archive": [*INFERENCE, "dicomweb.yaml"],
 }  # fmt: skip
 # one name, or several with a space between: values that cannot work
 WRONG: dict[str, list[Any]] = {
@@ -85,6 +86,10 @@ WRONG: dict[str, list[Any]] = {
     "empty_segmentations structured_reports secondary_captures trace": ["yes", 1, None],
     "anonymous": [None, 5, "", []],
     "budget": [5, True, ""],
+    "dicomweb study series date credentials ca": [5, True, "", ["a"]],
+    "store": ["true", 1, None],
+    "timeout": [0, -1, "a", None, math.nan],
+    "retries": [-1, 1.5, 21, "a", None],
     "white_level": [0, 10, 256, 1.5, "white", None],
     "sets": [{}, {"a": 0}, ["a"], None],
     "trunk_file calibration_file": [5, None, ""],

@@ -20,8 +20,9 @@ WORKFLOWS = [
     [TRAIN], [TRAIN, EVALUATE], [INFERENCE], [TRAIN, EVALUATE, "calibrate.yaml"], [TRAIN, EVALUATE, "analyze.yaml"],
     [TRAIN, EVALUATE, "evaluate_shift.yaml"], [INFERENCE, "inference_large.yaml"], [TRAIN, "multi_gpu_train.json"],
     [TRAIN, EVALUATE, "multi_gpu_evaluate.json"], [INFERENCE, "multi_gpu_inference.json"],
+    [INFERENCE, "dicomweb.yaml"],
 ]  # fmt: skip
-NO_OVERLAYS = ("federated", "inference_large", "analyze", "calibrate", "evaluate_shift")
+NO_OVERLAYS = ("federated", "inference_large", "analyze", "calibrate", "evaluate_shift", "dicomweb")
 OVERLAYS = sorted(
     path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "studies" and path.stem not in NO_OVERLAYS
 )

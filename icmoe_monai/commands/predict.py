@@ -23,7 +23,12 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.inference.anonymity import NamedResults, read_anonymous
 from icmoe_monai.inference.inputs import check_output_dir
 from icmoe_monai.inference.packs import run_packs, shared_parts
+from icmoe_monai.pacs.retrieval import RETRIEVED, Wanted
+from icmoe_monai.pacs.storing import check_not_anonymous
 from icmoe_monai.utils.locks import HeldFolder, hold_folder
+
+_BASES = ("inference.json", "dicomweb.yaml")
+_OF_ARCHIVES = ("study", "series", "modality", "date", "store", "credentials", "ca")
 
 
 def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -> None:
@@ -43,19 +48,36 @@ def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
     # an option that is not given is no override, for a --config may set it
     overrides: dict[str, Any] = {name: True for name in ("overwrite", "anonymous") if getattr(given, name)}
     overrides |= {**further, **overrides_of(given)}
-    overrides |= {"dataset_dir": images_path(given.input), "output_dir": str(output)}
+    overrides |= {"output_dir": str(output), **_images(given, output)}
     if "anonymous" in overrides:
         overrides["anonymous"] = read_anonymous(overrides["anonymous"])
+    if overrides.get("store"):
+        check_not_anonymous(overrides.get("anonymous", False))
     configs = [find_config(root, name) for name in given.config]
+    bases = [root / "configs" / name for name in _BASES[: 2 if given.dicomweb else 1]]
     if len(packs) > 1:
-        _predict_packs(root, packs, configs, overrides)
+        _predict_packs(root, packs, configs, overrides, bases)
     else:
-        flow = _workflow(root, packs, configs, overrides)
+        flow = _workflow(root, packs, configs, overrides, bases)
         flow.run()
         flow.finalize()
 
 
-def _predict_packs(root: Path, packs: Sequence[str], configs: Sequence[Path], overrides: Mapping[str, Any]) -> None:
+def _images(given: argparse.Namespace, output: Path) -> dict[str, Any]:
+    """Return the settings that say where the images are."""
+    own = {name: value for name in _OF_ARCHIVES if (value := getattr(given, name))}
+    if not given.dicomweb:
+        if own:
+            raise InputError(f"--{next(iter(own))} is of an archive: give its address, --dicomweb URL.")
+        return {"dataset_dir": images_path(given.input)}
+    Wanted(given.study, given.series, given.modality, given.date).check()
+    own |= {name: os.path.abspath(own[name]) for name in ("credentials", "ca") if name in own}
+    return {**own, "dicomweb": given.dicomweb, "dataset_dir": str(output / RETRIEVED)}
+
+
+def _predict_packs(
+    root: Path, packs: Sequence[str], configs: Sequence[Path], overrides: Mapping[str, Any], bases: Sequence[Path]
+) -> None:
     for name in ("checkpoint", "calibration"):
         if overrides.get(name) not in (None, AUTO, NONE):
             raise InputError(f"--{name} belongs to one set of experts: give one name to --experts, or no --{name}.")
@@ -73,7 +95,7 @@ def _predict_packs(root: Path, packs: Sequence[str], configs: Sequence[Path], ov
     for name, folder in folders.items():
         if flows:
             shared = shared_parts(flows[packs[0]], pack_file(root, name))
-        flows[name] = _workflow(root, [name], [], {**overrides, **shared, "output_dir": str(folder)})
+        flows[name] = _workflow(root, [name], [], {**overrides, **shared, "output_dir": str(folder)}, bases)
         for place in (output, folder):  # before inputs are looked for, which may note something in the output
             held += hold_folder(str(place), task="inference")
     run_packs(flows)
@@ -94,7 +116,11 @@ def _checked_packs(root: Path, packs: list[str]) -> list[str]:
 
 
 def _workflow(
-    root: Path, packs: Sequence[str], configs: Sequence[Path], overrides: Mapping[str, Any]
+    root: Path,
+    packs: Sequence[str],
+    configs: Sequence[Path],
+    overrides: Mapping[str, Any],
+    bases: Sequence[Path],
 ) -> ConfigWorkflow:
-    files = [root / "configs" / "inference.json", *(pack_file(root, name) for name in packs), *configs]
+    files = [*bases, *(pack_file(root, name) for name in packs), *configs]
     return build_workflow(root, files, overrides, workflow_type="infer")

@@ -33,7 +33,8 @@ def read_words(words: Sequence[str], packs: Sequence[str]) -> tuple[argparse.Nam
         InputError: If there is no such command, or an option or value is missing.
         SystemExit: If help or the version was asked for.
     """
-    parser, commands = _parsers(packs)
+    from_archive = any(word.partition("=")[0] == "--dicomweb" for word in words)
+    parser, commands = _parsers(packs, from_archive)
     if not words or words[0] not in commands or words[0] == "info":
         return parser.parse_args(words), {}
     own, texts = _take_further(words, commands[words[0]].names)
@@ -55,12 +56,12 @@ class _Parser(argparse.ArgumentParser):
         return self._option_string_actions.keys()
 
 
-def _parsers(packs: Sequence[str]) -> tuple[_Parser, dict[str, _Parser]]:
+def _parsers(packs: Sequence[str], from_archive: bool) -> tuple[_Parser, dict[str, _Parser]]:
     """Return the parser of the command line, and each command's own."""
     parser = _Parser(prog="icmoe", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"icmoe_monai {__version__}")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND", title="commands")
-    _add_predict(commands, packs)
+    _add_predict(commands, packs, from_archive)
     _add_plan(commands)
     _add_train(commands)
     _add_evaluate(commands)
@@ -76,15 +77,17 @@ def _parsers(packs: Sequence[str]) -> tuple[_Parser, dict[str, _Parser]]:
     return parser, dict(commands.choices)
 
 
-def _add_predict(commands: Any, packs: Sequence[str]) -> None:
+def _add_predict(commands: Any, packs: Sequence[str], from_archive: bool) -> None:
     predict = commands.add_parser(
         "predict",
         help="segment images",
-        description="Segment an image, a folder of images (DICOM, PNG, JPEG, TIFF, BMP, WebP, NIfTI) or a DICOMDIR. "
+        description="Segment an image, a folder of images (DICOM, PNG, JPEG, TIFF, BMP, WebP, NIfTI), a DICOMDIR, or, "
+        "with --dicomweb in the place of IN, images of an archive. "
         "The same command again, without --overwrite, goes on where it was stopped."
         + _FURTHER.format("--probability_maps True"),
     )
-    predict.add_argument("input", metavar="IN", type=_path, help="the image, folder or DICOMDIR")
+    if not from_archive:
+        predict.add_argument("input", metavar="IN", type=_path, help="the image, folder or DICOMDIR")
     predict.add_argument("output", metavar="OUT", type=_path, help="folder of the results")
     predict.add_argument(
         "--experts",
@@ -100,7 +103,25 @@ def _add_predict(commands: Any, packs: Sequence[str]) -> None:
         action="store_true",
         help="salted hashes in the place of file names; --anonymous=SALT for a salt of your own, 16 characters or more",
     )
+    _add_archive(predict)
     _add_common(predict)
+
+
+def _add_archive(parser: argparse.ArgumentParser) -> None:
+    archive = parser.add_argument_group("images of an archive (docs/pacs.md)")
+    archive.add_argument("--dicomweb", metavar="URL", help="root of its DICOMweb services; no IN is then given")
+    archive.add_argument("--study", metavar="UID", help="the study that is retrieved, or")
+    archive.add_argument("--series", metavar="UID", help="this series of it, or")
+    archive.add_argument("--modality", metavar="NAME", help="series of this modality, such as US, and")
+    archive.add_argument("--date", metavar="DAYS", help="of studies of these days, such as 20260131 or 20260101-")
+    archive.add_argument("--store", action="store_true", help="store the DICOM Segmentations beside their images")
+    archive.add_argument(
+        "--credentials",
+        metavar="FILE",
+        help="a file with a token, or a name and a password (default: ICMOE_DICOMWEB_TOKEN, or ICMOE_DICOMWEB_USER and "
+        "ICMOE_DICOMWEB_PASSWORD, of the environment)",
+    )
+    archive.add_argument("--ca", metavar="FILE", help="certificates of authorities (default: those the system trusts)")
 
 
 def _add_plan(commands: Any) -> None:

@@ -26,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Hold the settings that a command would override."""
     found: dict[str, Any] = {}
 
-    def ask(_root: Path, _packs: object, _configs: object, overrides: dict[str, Any]) -> None:
+    def ask(_root: Path, _packs: object, _configs: object, overrides: dict[str, Any], _bases: object) -> None:
         found.update(overrides)
         raise AskedError
 

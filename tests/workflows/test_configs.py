@@ -209,7 +209,7 @@ def test_an_overlay_of_several_processes_overrides_only_what_is_there(name):
 OVERLAYS = sorted(
     path
     for path in CONFIGS.glob("**/*.yaml")
-    if path.parent.name not in ("studies", "experts") and path.stem not in ("federated", "inference_large")
+    if path.parent.name not in ("studies", "experts") and path.stem not in ("federated", "inference_large", "dicomweb")
 )
 NEW_IN_OVERLAYS = {
     "pyramid_unet_ensemble": {"member"},

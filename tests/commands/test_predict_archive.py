@@ -1,0 +1,202 @@
+"""`icmoe predict --dicomweb`: images of an archive are segmented as those of a folder, and results are stored once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dicom_sources import cine, ct, save
+from dicomweb_server import Server, serving
+from orthanc import needs_orthanc, running_orthanc
+from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
+from report_schema import VALIDATOR
+
+from icmoe_monai.__main__ import main
+from icmoe_monai.pacs.credentials import TOKEN
+
+pytest.importorskip("dicomweb_client", reason="the extra pacs is not installed")
+# as other tests of the command: quick, and with an object also where nothing is found
+QUICK = ["--num_workers", "0", "--device", "cpu", "--recipe", "none", "--image_size", "32", "--empty_segmentations",
+         "True", "--retries", "0"]  # fmt: skip
+# MONAI warns of configs being code at every workflow, and of its own loaders' defaults
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+SECRETS = ("planted-token", "PlantedMiller", "PLANTED-ID")
+
+
+def study(folder: Path, **attributes: Any) -> list[Dataset]:
+    """Write a study of two series, of two slices and a cine of two frames, with pixels, and return its images."""
+    folder.mkdir(parents=True)
+    uids = [generate_uid() for _ in range(4)]
+    shared = {"StudyInstanceUID": uids[0], "PatientName": "PlantedMiller^Anna", "PatientID": "PLANTED-ID", **attributes}
+    images = [ct(n, 2.5 * n, SeriesInstanceUID=uids[1], FrameOfReferenceUID=uids[2], **shared) for n in range(2)]
+    images.append(cine(2))
+    for keyword, value in {**shared, "SeriesInstanceUID": uids[3]}.items():
+        setattr(images[-1], keyword, value)
+    rng = np.random.default_rng(0)
+    for n, image in enumerate(images):
+        image.PixelData = rng.integers(0, 256, len(image.PixelData), dtype=np.uint8).tobytes()
+        save(folder / f"{n}.dcm", image)
+    return images
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with serving() as running:
+        study(tmp_path / "sources")
+        for path in sorted((tmp_path / "sources").iterdir()):
+            running.add(path)
+        yield running
+
+
+def predict(url: str, out: Path, *words: str) -> int:
+    return main(["predict", "--dicomweb", url, *words, str(out), *QUICK])
+
+
+def report_in(out: Path) -> dict[str, Any]:
+    report = json.loads((out / "report.json").read_text())
+    VALIDATOR.validate(report)
+    return report
+
+
+def segmentations(server: Server) -> list[Dataset]:
+    found = [dcmread(BytesIO(content)) for content in server.instances.values()]
+    return [one for one in found if one.Modality == "SEG"]
+
+
+def study_uid(server: Server) -> str:
+    return str(dcmread(BytesIO(next(iter(server.instances.values())))).StudyInstanceUID)
+
+
+def test_a_study_is_segmented_stored_and_not_done_again_and_no_secret_is_told(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv(TOKEN, "planted-token")
+    server.authorization = "Bearer planted-token"
+    uids = sorted({*server.instances, study_uid(server)})
+    out = tmp_path / "out"
+    assert predict(server.url, out, "--study", study_uid(server), "--store") == 0
+    report = report_in(out)
+    assert [case["status"] for case in report["cases"]] == ["done"] * 4
+    found = segmentations(server)
+    assert len(found) == len(report["sent"]) == 3  # of the stack, and of each frame without a place
+    assert {one.StudyInstanceUID for one in found} == {study_uid(server)}
+    assert {one.PatientID for one in found} == {"PLANTED-ID"}
+    asked = len(server.asked)
+    assert predict(server.url, out, "--study", study_uid(server), "--store") == 0
+    again = [(method, path) for method, path in server.asked[asked:] if "/instances/" in path or method == "POST"]
+    assert again == []
+    assert {**report_in(out), "cases": None} == {**report, "cases": None}
+
+    captured = capfd.readouterr()
+    told = captured.out + captured.err + caplog.text
+    for path in out.rglob("*"):
+        told += path.relative_to(out).as_posix()
+        if path.is_file() and path.suffix in (".json", ".jsonl", ".csv", ".html"):
+            told += path.read_text()
+    leaked = [secret for secret in (*SECRETS, *uids) if secret in told]
+    assert leaked == []
+    assert "PlantedMiller" in (next((out / "segmentations").rglob("*.dcm"))).read_bytes().decode("latin-1")
+
+
+def test_what_fails_is_in_the_report_and_the_same_command_does_it(server: Server, tmp_path: Path) -> None:
+    out, words = tmp_path / "out", ("--study", study_uid(server), "--store")
+    server.faults["retrieve"] = [500]  # the first slice
+    server.faults["store"] = [503]
+    assert predict(server.url, out, *words) == 3
+    report = report_in(out)
+    (failed,) = (case for case in report["cases"] if case["status"] == "failed")
+    assert failed["reason_code"] == "archive_error"
+    assert "could not be retrieved" in failed["error"]
+    assert sorted(str(one["reason_code"]) for one in report["sent"]) == ["None", "busy", "not_whole"]
+    assert sum("was not stored" in note for note in report["notes"]) == 2
+    assert len(segmentations(server)) == 1
+    assert predict(server.url, out, *words) == 0
+    report = report_in(out)
+    assert report["num_failed"] == 0
+    assert [one["status"] for one in report["sent"]] == ["done"] * 3
+    assert len(segmentations(server)) == 3
+
+
+def test_a_query_that_finds_nothing_is_no_failure(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert predict(server.url, out, "--modality", "US", "--date", "20300101-", "--store") == 0
+    assert report_in(out)["cases"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--dicomweb", "https://a.example"], "--dicomweb needs --study UID"),
+        (["--dicomweb", "https://me:planted@a.example", "--study", "1.2"], "no place for secrets"),
+        (["--dicomweb=https://a.example", "--study", "1.2", "IN"], "unrecognized arguments"),
+        (
+            ["--dicomweb", "https://a.example", "--study", "1.2", "--store", "--anonymous"],
+            "an anonymous run writes none",
+        ),
+        (["IN", "--study", "1.2"], "--study is of an archive"),
+        (["IN", "--store"], "--store is of an archive"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_that_makes_no_sense_ends_before_anything_runs(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", *words, str(tmp_path / "out"), *QUICK]) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert "planted" not in error
+    assert not (tmp_path / "out" / "retrieved").exists()
+
+
+def test_an_archive_that_is_not_there_is_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving() as gone:
+        url = gone.url
+    assert predict(url, tmp_path / "out", "--study", "1.2.3.4") == 1
+    error = capsys.readouterr().err
+    assert "cannot be reached" in error
+    assert "1.2.3.4" not in error
+
+
+@needs_orthanc
+@pytest.mark.slow
+def test_segmentations_lie_in_the_study_of_their_images_in_orthanc(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    users = {"AuthenticationEnabled": False}
+    with running_orthanc(tmp_path / "orthanc", **users) as archive:
+        first = study(tmp_path / "first", StudyDate="20260105")
+        study(tmp_path / "second", StudyDate="20260106", PatientID="another")
+        study(tmp_path / "old", StudyDate="20250106")
+        for path in sorted(tmp_path.glob("*/*.dcm")):
+            archive.add(path)
+        before = set(archive.ask("/instances"))
+        words = ("--modality", "CT", "--date", "20260101-", "--store")
+        assert predict(archive.dicomweb, out, *words) == 0
+        stored = set(archive.ask("/instances")) - before
+        found = [dcmread(BytesIO(archive.file_of(one))) for one in stored]
+        assert [one.Modality for one in found] == ["SEG"] * 2
+        by_study = {one.StudyInstanceUID: one for one in found}
+        segmentation = by_study[first[0].StudyInstanceUID]
+        for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "StudyDate"):
+            assert segmentation[keyword] == first[0][keyword], keyword
+        assert predict(archive.dicomweb, out, *words) == 0
+        assert set(archive.ask("/instances")) == before | stored
+        # a folder of its own finds the same objects there
+        assert predict(archive.dicomweb, tmp_path / "again", *words) == 0
+        assert set(archive.ask("/instances")) == before | stored
+        assert predict(archive.dicomweb, out, "--study", str(first[0].StudyInstanceUID), "--store") == 0
+        assert len(archive.ask("/instances")) == len(before | stored) + 2  # of the cine's frames
+    names = [path.relative_to(out).as_posix() for path in out.rglob("*")]
+    assert not re.search(r"\d+\.\d+\.\d+", " ".join(names))
