@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
 from collections.abc import Iterator
 from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -174,15 +176,19 @@ def test_an_archive_that_is_not_there_is_told_in_a_sentence(tmp_path: Path, caps
 @pytest.mark.slow
 def test_segmentations_lie_in_the_study_of_their_images_in_orthanc(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    users = {"AuthenticationEnabled": False}
-    with running_orthanc(tmp_path / "orthanc", **users) as archive:
+    credentials = tmp_path / "orthanc.json"
+    credentials.write_text(json.dumps({"user": "icmoe", "password": "planted-token"}))
+    credentials.chmod(0o600)
+    with running_orthanc(tmp_path / "orthanc", user=("icmoe", "planted-token")) as archive:
         first = study(tmp_path / "first", StudyDate="20260105")
         study(tmp_path / "second", StudyDate="20260106", PatientID="another")
         study(tmp_path / "old", StudyDate="20250106")
         for path in sorted(tmp_path.glob("*/*.dcm")):
             archive.add(path)
         before = set(archive.ask("/instances"))
-        words = ("--modality", "CT", "--date", "20260101-", "--store")
+        signed = ("--store", "--credentials", str(credentials))
+        words = ("--modality", "CT", "--date", "20260101-", *signed)
+        assert predict(archive.dicomweb, out, *words[:-2]) == 1  # without them
         assert predict(archive.dicomweb, out, *words) == 0
         stored = set(archive.ask("/instances")) - before
         found = [dcmread(BytesIO(archive.file_of(one))) for one in stored]
@@ -196,7 +202,38 @@ def test_segmentations_lie_in_the_study_of_their_images_in_orthanc(tmp_path: Pat
         # a folder of its own finds the same objects there
         assert predict(archive.dicomweb, tmp_path / "again", *words) == 0
         assert set(archive.ask("/instances")) == before | stored
-        assert predict(archive.dicomweb, out, "--study", str(first[0].StudyInstanceUID), "--store") == 0
+        assert predict(archive.dicomweb, out, "--study", str(first[0].StudyInstanceUID), *signed) == 0
         assert len(archive.ask("/instances")) == len(before | stored) + 2  # of the cine's frames
     names = [path.relative_to(out).as_posix() for path in out.rglob("*")]
     assert not re.search(r"\d+\.\d+\.\d+", " ".join(names))
+
+
+@pytest.mark.slow
+def test_a_command_killed_at_any_request_leaves_nothing_out_and_nothing_twice(server: Server, tmp_path: Path) -> None:
+    out, words = tmp_path / "out", ("--study", study_uid(server), "--store")
+    # before the second image, after the third, before the first object is asked for, once it is stored, and the second
+    for kind, number in (("retrieve", 2), ("retrieve", 2), ("find", 5), ("store", 1), ("store", 1)):
+        process = get_context("fork").Process(target=predict, args=(server.url, out, *words))
+        server.kill_at = (kind, number, process)
+        process.start()
+        process.join(300)
+        assert process.exitcode == -signal.SIGKILL, (kind, number)
+    server.kill_at = None
+    assert predict(server.url, out, *words) == 0
+    assert len(segmentations(server)) == server.num_asked("POST") == 3
+    assert [one["status"] for one in report_in(out)["sent"]] == ["done"] * 3
+    assert predict(server.url, out, *words) == 0
+    assert len(segmentations(server)) == server.num_asked("POST") == 3
+
+
+@pytest.mark.slow
+def test_packs_share_what_is_retrieved_and_each_stores_its_own(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["predict", "--dicomweb", server.url, "--study", study_uid(server), "--store", str(out)]
+    command += ["--experts", "skin,breast", "--num_workers", "0", "--device", "cpu", "--empty_segmentations", "True"]
+    for _ in range(2):
+        assert main(command) == 0
+        assert server.num_asked("GET", "/instances/") == 3
+        assert len(segmentations(server)) == server.num_asked("POST") == 6
+    assert [len(report_in(out / name)["sent"]) for name in ("skin", "breast")] == [3, 3]
+    assert len([*(out / "retrieved").rglob("*.dcm")]) == 3

@@ -40,6 +40,8 @@ class Server(ThreadingHTTPServer):
         faults: What the next requests of a kind meet in the place of an answer: "find", "retrieve" or "store", and a
             list of "reset", "stall", "cut", "short", "other", a status, a status with headers, or a status with a body.
         authorization: Value of the header without which nobody is answered.
+        kill_at: A kind of request, how many of it there are to be, and the process that is then killed: before it is
+            answered, but a "store" once it is done.
     """
 
     daemon_threads = True
@@ -51,6 +53,7 @@ class Server(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.faults: dict[str, list[Any]] = {"find": [], "retrieve": [], "store": []}
         self.authorization: str | None = None
+        self.kill_at: tuple[str, int, Any] | None = None
         self.scheme = "http"
 
     @property
@@ -89,6 +92,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.headers.append(dict(self.headers))
         if self.server.authorization not in (None, self.headers.get("Authorization")):
             self._send(401, b"Patient Miller is none of your business")
+            return
+        killed = self._killed_by(kind)
+        if killed is not None:
+            if kind == "store":
+                self._keep(body)
+            killed.kill()
+            self.close_connection = True
             return
         fault = self.server.faults[kind].pop(0) if self.server.faults[kind] else None
         if fault == "reset":
@@ -142,17 +152,28 @@ class _Handler(BaseHTTPRequestHandler):
         else:  # "short": as much as was announced, and yet not all
             self._send(200, whole[: len(whole) // 2] if fault == "short" else whole, kind)
 
+    def _killed_by(self, kind: str) -> Any:
+        """Return the process that this request is the last of, if it is."""
+        if self.server.kill_at is None or self.server.kill_at[0] != kind:
+            return None
+        _, number, process = self.server.kill_at
+        self.server.kill_at = (kind, number - 1, process)
+        return process if number == 1 else None
+
     def _store(self, body: bytes, _: Any) -> None:
+        answer = Dataset()
+        answer.ReferencedSOPSequence = [reference_to(dataset) for dataset in self._keep(body)]
+        self._send(200, answer.to_json().encode(), "application/dicom+json")
+
+    def _keep(self, body: bytes) -> list[Dataset]:
         header = Message()
         header["Content-Type"] = self.headers["Content-Type"]
-        answer = Dataset()
-        answer.ReferencedSOPSequence = []
+        kept = []
         for part in body.split(b"--" + str(header.get_param("boundary")).encode())[1:-1]:
             content = part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
-            dataset = dcmread(BytesIO(content))
-            self.server.instances[str(dataset.SOPInstanceUID)] = content
-            answer.ReferencedSOPSequence.append(reference_to(dataset))
-        self._send(200, answer.to_json().encode(), "application/dicom+json")
+            kept.append(dcmread(BytesIO(content)))
+            self.server.instances[str(kept[-1].SOPInstanceUID)] = content
+        return kept
 
     def _send(
         self,
@@ -170,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body) if announced is None else announced))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(b"" if status == 204 else body)
 
 
 def reference_to(dataset: Dataset, **further: Any) -> Dataset:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ class Orthanc(NamedTuple):
         port: Port of its DICOM node, on loopback.
         ae_title: AE title of its DICOM node.
         process: Its process.
+        authorization: Value of the header without which its HTTP interface answers nobody; "" if it answers all.
     """
 
     url: str
@@ -49,12 +51,12 @@ class Orthanc(NamedTuple):
     port: int
     ae_title: str
     process: subprocess.Popen
+    authorization: str = ""
 
     def ask(self, path: str, content: Any = None, *, method: str | None = None) -> Any:
         """Return what the REST interface answers; with content, a data set's bytes or a plain value, POST it."""
         data = content if content is None or isinstance(content, bytes) else json.dumps(content).encode()
-        with urlopen(Request(self.url + path, data=data, method=method), timeout=_SECONDS) as answer:
-            told = answer.read()
+        told = self._open(path, data, method)
         return json.loads(told) if told else None
 
     def add(self, path: str | Path) -> None:
@@ -63,7 +65,11 @@ class Orthanc(NamedTuple):
 
     def file_of(self, instance: str) -> bytes:
         """Return a stored file by Orthanc's own name of it, as `/instances` lists them."""
-        with urlopen(f"{self.url}/instances/{instance}/file", timeout=_SECONDS) as answer:
+        return self._open(f"/instances/{instance}/file")
+
+    def _open(self, path: str, data: bytes | None = None, method: str | None = None) -> bytes:
+        headers = {"Authorization": self.authorization} if self.authorization else {}
+        with urlopen(Request(self.url + path, data=data, headers=headers, method=method), timeout=_SECONDS) as answer:
             return bytes(answer.read())
 
     def add_peer(self, name: str, ae_title: str, port: int) -> None:
@@ -72,21 +78,27 @@ class Orthanc(NamedTuple):
 
 
 @contextmanager
-def running_orthanc(folder: Path, *, ae_title: str = "ORTHANC", **settings: Any) -> Iterator[Orthanc]:
+def running_orthanc(
+    folder: Path, *, ae_title: str = "ORTHANC", user: tuple[str, str] | None = None, **settings: Any
+) -> Iterator[Orthanc]:
     """Run an archive as long as a `with` block.
 
     Args:
         folder: Its folder, which is made.
         ae_title: AE title of its DICOM node.
+        user: Name and password without which its HTTP interface answers nobody.
         settings: Further settings of Orthanc's, by their names, such as `LuaScripts`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     http, dicom = free_ports(2)
+    if user is not None:
+        settings |= {"AuthenticationEnabled": True, "RegisteredUsers": dict([user])}
     (folder / "orthanc.json").write_text(json.dumps(_settings(folder, http, dicom, ae_title) | settings))
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen([str(_PROGRAM), str(folder / "orthanc.json")], stdout=log, stderr=log)
     url = f"http://127.0.0.1:{http}"
-    archive = Orthanc(url, f"{url}/dicom-web", dicom, ae_title, process)
+    authorization = f"Basic {b64encode(':'.join(user).encode()).decode()}" if user else ""
+    archive = Orthanc(url, f"{url}/dicom-web", dicom, ae_title, process, authorization)
     try:
         _await(archive, folder / "log.txt")
         yield archive
