@@ -20,6 +20,7 @@ from orthanc import needs_orthanc, running_orthanc
 from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 from report_schema import VALIDATOR
+from shipped import write_restless
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.pacs.credentials import TOKEN
@@ -237,3 +238,24 @@ def test_packs_share_what_is_retrieved_and_each_stores_its_own(server: Server, t
         assert len(segmentations(server)) == server.num_asked("POST") == 6
     assert [len(report_in(out / name)["sent"]) for name in ("skin", "breast")] == [3, 3]
     assert len([*(out / "retrieved").rglob("*.dcm")]) == 3
+
+
+@needs_orthanc
+@pytest.mark.slow
+def test_reports_and_pictures_are_stored_too_and_never_taken_for_images(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with running_orthanc(tmp_path / "orthanc") as archive:
+        images = study(tmp_path / "study")
+        for path in sorted((tmp_path / "study").iterdir()):
+            archive.add(path)
+        words = ("--study", str(images[0].StudyInstanceUID), "--store")
+        words += ("--structured_reports", "True", "--secondary_captures", "True")
+        words += ("--checkpoint", str(write_restless(tmp_path / "restless.pt")))  # which finds something
+        for _ in range(2):
+            assert predict(archive.dicomweb, out, *words) == 0
+            found = [dcmread(BytesIO(archive.file_of(one))) for one in archive.ask("/instances")]
+            ours = [one for one in found if str(one.SOPInstanceUID) not in {str(one.SOPInstanceUID) for one in images}]
+            assert len(ours) == len(report_in(out)["sent"])
+            assert {one.Modality for one in ours} >= {"SEG", "SR"}
+            assert any("SecondaryCapture" in one.SOPClassUID.keyword for one in ours)
+            assert len([*(out / "retrieved").rglob("*.dcm")]) == len(images)
