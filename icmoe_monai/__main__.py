@@ -1,20 +1,24 @@
-"""Command line `icmoe`, also `python -m icmoe_monai`: predict, plan, train, evaluate, calibrate, analyze and others."""
+"""Command line `icmoe`, also `python -m icmoe_monai`: predict, listen, plan, train, evaluate and others."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Sequence
 
 from icmoe_monai.commands.experts import run_on_data
 from icmoe_monai.commands.info import describe_file
+from icmoe_monai.commands.listen import listen
 from icmoe_monai.commands.plan import plan
 from icmoe_monai.commands.predict import predict
-from icmoe_monai.commands.words import read_words
+from icmoe_monai.commands.words import read_words, take_log
 from icmoe_monai.commands.workflow import find_bundle, names_of_packs
 from icmoe_monai.data.prepare import main as prepare
-from icmoe_monai.errors import exit_status_of, find_input_error, print_any_name, take_sigterm
+from icmoe_monai.errors import InputError, exit_status_of, find_input_error, print_any_name, take_sigterm
+from icmoe_monai.utils.logs import json_log, tell_end
 
+_logger = logging.getLogger(__name__)
 _STOPPED = {
     "predict": "the cases done so far are kept, and the same command goes on with the others",
     "train": "add --checkpoint OUT/last.pt to the same command to go on, if an epoch was done",
@@ -42,20 +46,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["prepare"]:
-        prepare(words[1:])
-        return 0
+    try:
+        words, log = take_log(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        tell_end("error", str(error))
+        return error.exit_status
+    if log != "json":
+        return _end(words)
+    with json_log():
+        try:
+            return _end(words)
+        except Exception:
+            _logger.critical("an unforeseen error", exc_info=True)
+            return 1
+
+
+def _end(words: list[str]) -> int:
+    """Run a command, tell how it ended, and return its exit status."""
     try:
         _run(words)
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"\nstopped: {_going_on(words)}\n")
+        tell_end("stopped", _going_on(words))
         return exit_status_of(stop)
     except Exception as error:
         cause = find_input_error(error)
         if cause is None:
             raise
-        sys.stderr.write(f"\nerror: {cause}\n")
+        tell_end("error", str(cause))
         return cause.exit_status
     return 0
 
@@ -69,12 +86,15 @@ def _going_on(words: Sequence[str]) -> str:
 
 
 def _run(words: Sequence[str]) -> None:
+    if words[:1] == ["prepare"]:
+        prepare(words[1:])
+        return
     root = find_bundle()
     given, overrides = read_words(words, names_of_packs(root))
     if given.command == "info":
         sys.stdout.write("".join(f"{line}\n" for line in describe_file(given.file)))
     else:
-        {"predict": predict, "plan": plan}.get(given.command, run_on_data)(root, given, overrides)
+        {"predict": predict, "plan": plan, "listen": listen}.get(given.command, run_on_data)(root, given, overrides)
 
 
 if __name__ == "__main__":

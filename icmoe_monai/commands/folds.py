@@ -25,6 +25,7 @@ from icmoe_monai.training.folder import BEST, LAST, begin_training
 from icmoe_monai.utils.children import Children, run_side_by_side
 from icmoe_monai.utils.files import digest_of, write_json
 from icmoe_monai.utils.locks import hold_folder
+from icmoe_monai.utils.logs import writes_json
 from icmoe_monai.utils.schema import read_json
 from icmoe_monai.weights.schema import MOST_FOLDS
 
@@ -90,6 +91,7 @@ def fold_command(given: argparse.Namespace, configs: Sequence[Path], folder: Pat
     words += [*given.further_words, f"--folds={given.folds}", f"--fold={number}"]
     words += [f"--demo_dir={folder.parent / 'demo'}"]  # one for all folds
     words += ["--device", device] if device else []
+    words += ["--log", "json"] if writes_json() else []
     if not (folder / LAST).is_file():
         return [*words, "--overwrite=True"] if folder.is_dir() else words  # stopped before it could save anything
     return [*(word for word in words if not word.startswith("--overwrite=")), "--checkpoint", str(folder / LAST)]

@@ -13,9 +13,41 @@ from icmoe_monai.names import literal
 from icmoe_monai.version import __version__
 
 DESCRIPTION = "Segment medical images by experts that vote, and train, judge and understand such experts."
+LOGS = ("text", "json")
 _FURTHER = " Further options, --NAME VALUE, override the settings of docs/settings.md, such as {}."
 # as the text of a shell script might write them; all else is read as `python -m monai.bundle run` reads it
 _WORDS = {"true": True, "false": False, "null": None}
+
+
+def take_log(words: Sequence[str]) -> tuple[list[str], str]:
+    """Take the option of all commands, `--log FORMAT`, out of a command line.
+
+    Args:
+        words: Words of the command line.
+
+    Returns:
+        The other words, and the format, one of `LOGS`.
+
+    Raises:
+        InputError: If there is no such format.
+
+    Example:
+        >>> take_log(["predict", "IN", "OUT", "--log", "json"])
+        (['predict', 'IN', 'OUT'], 'json')
+    """
+    others: list[str] = []
+    log = LOGS[0]
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            others += [word, *rest]
+        elif word.partition("=")[0] == "--log":
+            log = word.partition("=")[2] or next(rest, "")
+        else:
+            others.append(word)
+    if log not in LOGS:
+        raise InputError(f"--log is one of {', '.join(LOGS)}, got {log!r}.")
+    return others, log
 
 
 def read_words(words: Sequence[str], packs: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -62,6 +94,7 @@ def _parsers(packs: Sequence[str], from_archive: bool) -> tuple[_Parser, dict[st
     parser.add_argument("--version", action="version", version=f"icmoe_monai {__version__}")
     commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND", title="commands")
     _add_predict(commands, packs, from_archive)
+    _add_listen(commands)
     _add_plan(commands)
     _add_train(commands)
     _add_evaluate(commands)
@@ -74,6 +107,8 @@ def _parsers(packs: Sequence[str], from_archive: bool) -> tuple[_Parser, dict[st
         description="Say what a checkpoint, a calibration, a config or another file of this package is.",
     )
     info.add_argument("file", metavar="FILE")
+    for command in commands.choices.values():  # told here, and taken by `take_log`
+        command.add_argument("--log", choices=LOGS, help="text, or lines of JSON on standard error (default: text)")
     return parser, dict(commands.choices)
 
 
@@ -122,6 +157,25 @@ def _add_archive(parser: argparse.ArgumentParser) -> None:
         "ICMOE_DICOMWEB_PASSWORD, of the environment)",
     )
     archive.add_argument("--ca", metavar="FILE", help="certificates of authorities (default: those the system trusts)")
+
+
+def _add_listen(commands: Any) -> None:
+    listen = commands.add_parser(
+        "listen",
+        help="segment the studies that a hospital's network sends",
+        description="Run a DICOM node: studies that are sent to it are segmented, and the results sent back. Its "
+        "config (docs/pacs.md shows one) says who may send and where results go. The same command again goes on where "
+        "it was stopped." + _FURTHER.format("--empty_segmentations True"),
+    )
+    listen.add_argument("output", metavar="OUT", type=_path, help="folder of the node: its queue, images and results")
+    listen.add_argument("--ae", metavar="TITLE", help="the node's own AE title")
+    listen.add_argument("--port", type=int, help="port of DICOM (default: 11112)")
+    listen.add_argument("--to", metavar="PEER", help="where results go, names of the config's peers")
+    listen.add_argument("--experts", metavar="NAME", help="what the experts were trained for (default: skin)")
+    listen.add_argument("--checkpoint", metavar="FILE", help="weights of your own training")
+    listen.add_argument("--retry", action="store_true", help="open failed studies again, and end")
+    listen.add_argument("--device", help="such as cpu or cuda:0 (default: CUDA where there is one)")
+    listen.add_argument("--config", metavar="FILE", action="append", default=[], help="the node's config")
 
 
 def _add_plan(commands: Any) -> None:

@@ -18,6 +18,7 @@ from icmoe_monai.data.demo import is_demo
 from icmoe_monai.errors import InputError
 from icmoe_monai.names import check_overrides, plain
 from icmoe_monai.settings import find_bundle_root
+from icmoe_monai.utils.logs import writes_json
 
 
 def find_bundle() -> Path:
@@ -109,7 +110,7 @@ def build_workflow(
     flow = ConfigWorkflow(
         config_file=files,
         meta_file=str(root / "configs" / "metadata.json"),
-        logging_file=str(root / "configs" / "logging.conf"),
+        logging_file=False if writes_json() else str(root / "configs" / "logging.conf"),
         workflow_type=workflow_type,
         **{name: plain(value) for name, value in overrides.items()},
     )

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from icmoe_monai.data.splits import Case, cut_missing_splits, lock
 from icmoe_monai.errors import InputError, exit_status_of, kind_of
 from icmoe_monai.imageio.read import read_image, read_label, read_objects
 from icmoe_monai.utils.files import write_csv, write_json
+from icmoe_monai.utils.logs import tell_end
 from icmoe_monai.version import __version__
 
 _KEPT_AS_THEY_ARE = (".png", ".jpg", ".jpeg")
@@ -184,9 +186,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             partial_set=given.partial,
         )
     except InputError as error:
-        parser.exit(1, f"error: {error}\n")
+        tell_end("error", str(error))
+        sys.exit(1)
     except KeyboardInterrupt as stop:
-        parser.exit(exit_status_of(stop), "Stopped; nothing was written.\n")
+        tell_end("stopped", "nothing was written")
+        sys.exit(exit_status_of(stop))
 
 
 def _with_groups(found: Found, path: str, *, may_be_partial: bool) -> Found:

@@ -96,7 +96,7 @@ class VolumeWriter:
         self._segmentations = SegmentationWriter(
             cases=cases,
             journal=journal,
-            segments=_with_codes(segments) if self._dicom and not self.anonymous else [],
+            segments=with_codes(segments) if self._dicom and not self.anonymous else [],
             empty=empty_segmentations,
             structured_reports=structured_reports,
             secondary_captures=secondary_captures,
@@ -233,7 +233,15 @@ def _names(volumes: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str]
     return paths
 
 
-def _with_codes(segments: Sequence[Mapping[str, Any]]) -> list[Segment]:
+def with_codes(segments: Sequence[Mapping[str, Any]]) -> list[Segment]:
+    """Return the foreground classes as a DICOM Segmentation takes them.
+
+    Args:
+        segments: Descriptions of the foreground classes, one mapping of `Segment`'s arguments per class.
+
+    Raises:
+        InputError: If a class has no codes.
+    """
     bare = [str(segment["label"]) for segment in segments if "label" in segment and "category" not in segment]
     if bare:
         raise InputError(

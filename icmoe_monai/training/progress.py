@@ -19,6 +19,7 @@ from monai.engines.utils import IterationEvents
 
 from icmoe_monai.training.checkpoints import BestCheckpoint
 from icmoe_monai.training.handlers import loss_of
+from icmoe_monai.utils.logs import writes_json
 
 _SECONDS_BETWEEN_LINES = 30.0
 _logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Progress:
 
     def attach(self, engine: Engine) -> None:
         """Show the bar on standard error, with the loss if the engine has one, or register to write lines."""
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not writes_json():
             ProgressBar(desc=self.description, persist=False).attach(engine, output_transform=_told_of)
         elif self.lines:
             engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)

@@ -64,12 +64,13 @@ def as_path(value: Any, setting: str) -> str:
     )
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: str | Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
     """Write a file so that it is complete or absent; missing folders are made.
 
     Args:
         path: Path of the file; a file already there is replaced once the new one is complete.
         write: Function that writes the file at the path it is given, which has the suffix and folder of `path`.
+        durable: Return only once the file is on the disk, so that it also outlives a loss of power.
 
     Raises:
         InputError: If the system refuses, for example because the disk is full or read-only.
@@ -79,12 +80,25 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
+        if durable:
+            _flush(temporary)
         os.replace(temporary, path)
+        if durable and os.name == "posix":  # Windows opens no folders
+            _flush(path.parent)
     except OSError as error:
         raise refusal(path, error) from error
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def remove_leftovers(folder: str | Path, *, but_with: str) -> None:
