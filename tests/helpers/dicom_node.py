@@ -16,11 +16,15 @@ from urllib.request import urlopen
 import numpy as np
 import yaml
 from dicom_sources import CR, source
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, SegmentationStorage, Verification
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
+
+from icmoe_monai.pacs.node.config import read_node_config
+from icmoe_monai.pacs.node.node import Node, Predicted
+from icmoe_monai.pacs.node.queue import Queue
 
 SIDE = 64
 SENDER, NODE, STORE = "SENDER", "ICMOE", "STORE"
@@ -138,6 +142,55 @@ def write_config(path: Path, *, port: int, store: int, **settings: Any) -> Path:
     }
     path.write_text(yaml.safe_dump(content | settings))
     return path
+
+
+def copy_as_results(images: Path, output: Path) -> Predicted:
+    """Stand in for a prediction: an object for each image, whose UID depends on the image's."""
+    files = {}
+    for path in sorted(images.glob("*.dcm")):
+        result = dcmread(path)
+        result.SOPClassUID = result.file_meta.MediaStorageSOPClassUID = SegmentationStorage
+        result.SOPInstanceUID = generate_uid(entropy_srcs=[result.SOPInstanceUID])
+        result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
+        output.mkdir(parents=True, exist_ok=True)
+        result.save_as(output / path.name)
+        files[result.SOPInstanceUID] = path.name
+    return Predicted(files)
+
+
+def result_of(image: Dataset) -> str:
+    """Return the UID of what `copy_as_results` makes of an image."""
+    return generate_uid(entropy_srcs=[image.SOPInstanceUID])
+
+
+@contextmanager
+def running_node(
+    folder: Path, config: Path, predict: Callable[[Path, Path], Predicted] = copy_as_results
+) -> Iterator[Node]:
+    """Run a node in a thread as long as a `with` block."""
+    read = read_node_config(config, {})
+    folder.mkdir(exist_ok=True)
+    queue = Queue(folder, most_tries=read.most_tries)
+    node = Node(read, folder, queue, predict)
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            node.run()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        wait_until(lambda: node.health()["status"] in ("ok", "disk_full") or not thread.is_alive(), 20)
+        assert not raised, raised
+        yield node
+    finally:
+        node.stop()
+        thread.join(60)
+        assert not thread.is_alive()
+        queue.close()
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
