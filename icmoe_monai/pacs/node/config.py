@@ -30,7 +30,7 @@ _TEXTS: Schema = {"type": "array", "items": _TEXT}
 _TLS = {"certificate": _TEXT, "key": _TEXT, "authority": _TEXT}
 _CALLER = {"ae": _AE, "address": _TEXT}
 _DICOM_PEER = {"ae": _AE, "host": _TEXT, "port": _PORT, "tls": {"type": "object"}}
-_WEB_PEER = {"url": _TEXT, "token_file": _TEXT, "user": _TEXT, "password_file": _TEXT, "authority": _TEXT}
+_WEB_PEER = {"url": _TEXT, "credentials": _TEXT, "ca": _TEXT}
 _NODE: dict[str, Schema] = {
     "ae": _AE,
     "port": _PORT,
@@ -82,13 +82,11 @@ class DicomPeer:
 
 @dataclass(frozen=True)
 class WebPeer:
-    """Where results go by STOW-RS, and the files that hold the credentials."""
+    """Where results go by STOW-RS, and the files of the credentials and of the authorities' certificates."""
 
     url: str
-    token_file: str | None = None
-    user: str | None = None
-    password_file: str | None = None
-    authority: str | None = None
+    credentials: str | None = None
+    ca: str | None = None
 
 
 @dataclass(frozen=True)
@@ -206,9 +204,7 @@ def _caller(content: Any, place: str) -> Caller:
 def _peer(content: Any, place: str, folder: Path) -> DicomPeer | WebPeer:
     if isinstance(content, dict) and "url" in content:
         _check(content, _WEB_PEER, place)
-        if ("user" in content) != ("password_file" in content) or ("user" in content and "token_file" in content):
-            raise InputError(f"{place}: give token_file, or user and password_file, or none of them.")
-        files = {name: _file(content.get(name), folder) for name in ("token_file", "password_file", "authority")}
+        files = {name: _file(content.get(name), folder) for name in ("credentials", "ca")}
         return WebPeer(**content | files)
     _check(content, _DICOM_PEER, place, required=("ae", "host", "port"))
     tls = _tls(content.get("tls"), f"{place}: tls", folder)

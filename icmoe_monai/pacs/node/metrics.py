@@ -102,8 +102,9 @@ class StatusServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End to answer."""
-        self._server.shutdown()
+        """End to answer; also where it has not begun."""
+        if self._thread.is_alive():  # else the server would wait for its thread for ever
+            self._server.shutdown()
         self._server.server_close()
 
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

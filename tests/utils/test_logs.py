@@ -1,0 +1,65 @@
+"""The log as JSON: one object a line, and nothing that a library read in a file."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from typing import Any
+
+import pytest
+
+from icmoe_monai.utils.logs import fields, json_log, tell_end, writes_json
+
+
+def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_each_record_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    with json_log(stream):
+        logging.getLogger("icmoe_monai.a").info("Two\nlines %d.", 7, extra=fields(study="abc", num=2))
+        tell_end("error", "a sentence.")
+    told, end = lines_of(stream)
+    assert told.pop("time").endswith("Z")
+    assert told == {"level": "info", "logger": "icmoe_monai.a", "message": "Two\nlines 7.", "study": "abc", "num": 2}
+    assert (end["level"], end["message"]) == ("error", "error: a sentence.")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("logger", ["pydicom", "pynetdicom.association", "PIL.TiffImagePlugin", "urllib3.connection"])
+def test_what_libraries_say_of_files_is_not_repeated(logger: str) -> None:
+    stream = io.StringIO()
+    with json_log(stream):
+        logging.getLogger(logger).error("PatientName is %s", "Miller")
+        logging.getLogger(logger).info("Miller")
+    (told,) = lines_of(stream)
+    assert told["logger"] == logger
+    assert told["message"].startswith("said at test_logs.py:")
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_and_exceptions_are_told_without_their_text() -> None:
+    stream = io.StringIO()
+    with json_log(stream):
+        warnings.warn("Invalid value Miller", UserWarning, stacklevel=1)
+        try:
+            raise ValueError("Miller")
+        except ValueError:
+            logging.getLogger("icmoe_monai").exception("an unforeseen error")
+    assert "Miller" not in stream.getvalue()
+    warning, error = lines_of(stream)
+    assert warning["logger"] == "py.warnings"
+    assert error["exception"] == "ValueError"
+    assert error["frames"][0].startswith("test_logs.py:")
+
+
+def test_all_is_as_before_afterwards() -> None:
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level, logging.getLogger("ignite").level, warnings.showwarning)
+    with json_log(io.StringIO()):
+        assert writes_json()
+    assert (root.handlers, root.level, logging.getLogger("ignite").level, warnings.showwarning) == before
+    assert not writes_json()
