@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -204,6 +205,12 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
         if time.monotonic() > end:
             raise TimeoutError
         time.sleep(0.02)
+
+
+def is_open(port: int) -> bool:
+    """Return whether a port of loopback is listened at."""
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def read_url(url: str) -> tuple[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -16,6 +15,7 @@ import pytest
 from dicom_node import (
     Store,
     copy_as_results,
+    is_open,
     new_study,
     result_of,
     send,
@@ -96,8 +96,3 @@ def test_a_node_killed_at_any_step_goes_on(answers: bool, tmp_path: Path) -> Non
                 assert set(store.arrived.values()) == {1}
     # a node that has received is not asked to receive again
     assert [answer for (step, before), answer in zip(points, answered, strict=True) if step > 2] == [[0]] * 10
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0

@@ -16,8 +16,11 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from icmoe_monai.imageio.dicom.guard import silence
+from icmoe_monai.pacs.credentials import read_credentials
+from icmoe_monai.pacs.errors import TransferError
 from icmoe_monai.pacs.node.config import DicomPeer, WebPeer
 from icmoe_monai.pacs.node.receive import STORED, tls_context
+from icmoe_monai.pacs.web import DICOMweb
 
 # of the model Study Root (PS3.4, C.4.1)
 _FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
@@ -65,7 +68,7 @@ def make_sender(peer: DicomPeer | WebPeer, *, ae: str, timeout: float) -> Sender
     """
     if isinstance(peer, DicomPeer):
         return DicomSender(peer, ae=ae, timeout=timeout)
-    raise NotImplementedError
+    return WebSender(peer, timeout=timeout)
 
 
 class DicomSender:
@@ -148,6 +151,39 @@ class DicomSender:
         if status == STORED or status in _WARNINGS:
             return SENT
         raise NotSentError(f"status_{status:04X}")
+
+
+class WebSender:
+    """Send by STOW-RS; a fault that may pass is left to the queue, which tries again.
+
+    Args:
+        peer: The peer.
+        timeout: How many seconds the peer may be silent.
+
+    Raises:
+        InputError: If the credentials or certificates cannot be used.
+    """
+
+    def __init__(self, peer: WebPeer, *, timeout: float) -> None:
+        credentials = read_credentials(peer.credentials)
+        self._archive = DICOMweb(peer.url, credentials=credentials, ca=peer.ca, timeout=timeout, retries=0)
+
+    def send(self, path: Path) -> str:
+        """Send a file that the peer has not, and return `SENT`.
+
+        Args:
+            path: The file.
+
+        Raises:
+            NotSentError: It is not there, or not for sure.
+        """
+        if not path.is_file():
+            raise NotSentError("file_missing")
+        try:
+            self._archive.store(path)
+        except TransferError as error:
+            raise NotSentError(error.code) from None
+        return SENT
 
 
 def _read(path: Path) -> Dataset:

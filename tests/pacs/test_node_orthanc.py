@@ -1,0 +1,114 @@
+"""A node beside a real archive: Orthanc routes a stable study to it, and the results arrive in the same study."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dicom_node import NODE, image_of, is_open, wait_until, write_config
+from dicom_sources import ct
+from orthanc import Orthanc, free_ports, needs_orthanc, running_orthanc
+from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
+
+from icmoe_monai.__main__ import main
+from icmoe_monai.pacs.node.queue import Queue
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--recipe", "none", "--image_size", "32", "--device", "cpu", "--empty_segmentations", "True"]
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+# MONAI warns of configs being code at every workflow; newer Pythons of a fork beside threads
+pytestmark = [
+    pytest.mark.slow,
+    needs_orthanc,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+def routing(port: int) -> str:
+    """Return the script of docs/pacs.md that routes studies to the node."""
+    document = (ROOT / "docs" / "pacs.md").read_text()
+    (script,) = re.findall(r"```lua\n(.*?)```", document, re.DOTALL)
+    assert "'ICMOE'" in script
+    return str(script)
+
+
+@contextmanager
+def running_node(folder: Path, config: Path, port: int) -> Iterator[None]:
+    words = ["listen", str(folder), "--config", str(config), *SMALL]
+    process = get_context("fork").Process(target=lambda: sys.exit(main(words)))
+    process.start()
+    try:
+        wait_until(lambda: is_open(port) or not process.is_alive(), 120)
+        assert process.is_alive()
+        yield
+    finally:
+        process.terminate()
+        process.join(60)
+        process.kill()
+    assert process.exitcode == 0
+    assert signal.SIGTERM
+
+
+def slices(num: int) -> list[Dataset]:
+    study, series, frame = (generate_uid() for _ in range(3))
+    found = []
+    for number in range(1, num + 1):
+        noise = image_of(study, number)
+        image = ct(number, float(number), StudyInstanceUID=study, SeriesInstanceUID=series, FrameOfReferenceUID=frame)
+        image.Rows, image.Columns, image.PixelData = noise.Rows, noise.Columns, noise.PixelData
+        found.append(image)
+    return found
+
+
+def stored(archive: Orthanc) -> list[Dataset]:
+    return [dcmread(BytesIO(archive.file_of(one))) for one in archive.ask("/instances")]
+
+
+def results(archive: Orthanc) -> list[Dataset]:
+    return [one for one in stored(archive) if one.SOPClassUID == SEGMENTATION]
+
+
+@pytest.mark.parametrize("peer", ["dicom", "web"])
+def test_a_stable_study_is_routed_and_its_result_returns_once(peer: str, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    script = tmp_path / "route.lua"
+    script.write_text(routing(port))
+    modalities: dict[str, Any] = {"icmoe": [NODE, "127.0.0.1", port]}
+    with running_orthanc(tmp_path / "orthanc", DicomModalities=modalities, LuaScripts=[str(script)]) as archive:
+        peers = {
+            "dicom": {"ae": archive.ae_title, "host": "127.0.0.1", "port": archive.port},
+            "web": {"url": archive.dicomweb},
+        }
+        callers = [{"ae": archive.ae_title, "address": "127.0.0.1"}]
+        config = write_config(
+            tmp_path / "node.yaml", port=port, store=1, callers=callers, peers=peers, to=[peer], quiet_seconds=2
+        )
+        with running_node(tmp_path / "node", config, port):
+            images = slices(3)
+            for image in images:
+                image.save_as(tmp_path / "image.dcm", enforce_file_format=True)
+                archive.add(tmp_path / "image.dcm")
+            wait_until(lambda: len(results(archive)) == 1, 120)
+            # a Segmentation makes the study change, so that Orthanc may route it again: nothing comes of that
+            sent = archive.ask("/statistics")["CountInstances"]
+            wait_until(lambda: not archive.ask("/changes?limit=1&since=1000000")["Changes"], 10)
+            archive.ask("/modalities/icmoe/store", archive.ask("/studies"))
+            queue = Queue(tmp_path / "node")
+            wait_until(lambda: queue.counts()["sent"] == 1, 60)
+            assert archive.ask("/statistics")["CountInstances"] == sent == 4
+            assert sum(queue.counts().values()) == 1
+            queue.close()
+        (result,) = results(archive)
+        for keyword in ("PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "FrameOfReferenceUID"):
+            assert result[keyword].value == images[0][keyword].value, keyword
+        assert len(archive.ask("/studies")) == len(archive.ask("/patients")) == 1
+        assert result.NumberOfFrames == 3
