@@ -26,7 +26,7 @@ from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.imageio.memory import read_memory
 from icmoe_monai.imageio.read import count_frames
 from icmoe_monai.inference.prediction import Prediction
-from icmoe_monai.inferers.voting import like
+from icmoe_monai.inferers.voting import like, with_features
 from icmoe_monai.names import check_overrides, plain
 
 # what a call has no use for: it returns results, and draws no pictures
@@ -131,9 +131,11 @@ class Predictor:
         size = self.inferer.sw_batch_size
         for batch in (items[start : start + size] for start in range(0, len(items), size)):
             with torch.no_grad():
-                voted = self.inferer(torch.stack([item["image"].as_tensor() for item in batch]), self.network)
-                for item, maps in zip(batch, voted, strict=True):
-                    done = self._transforms.postprocessing(item | {"pred": like(maps, item["image"])})
+                images = torch.stack([item["image"].as_tensor() for item in batch])
+                voted, features = self.inferer.segment(images, self.network)
+                for place, (item, maps) in enumerate(zip(batch, voted, strict=True)):
+                    pred = with_features(like(maps, item["image"]), None if features is None else features[place])
+                    done = self._transforms.postprocessing(item | {"pred": pred})
                     if done["failure"]:
                         raise InputError(done["failure"], code=done["failure_code"])
                     found.append(Prediction.of(done))

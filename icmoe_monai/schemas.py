@@ -53,6 +53,7 @@ def _by_expert(values: Iterable[Any]) -> Schema:
 
 _SWITCH: Schema = {"type": "boolean"}
 _SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+_OPEN_SHARE: Schema = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 _WEIGHT: Schema = {"type": "number", "minimum": 0}
 _RATE: Schema = {"type": "number", "exclusiveMinimum": 0}
 _TEXT: Schema = {"type": "string", "minLength": 1}
@@ -146,8 +147,10 @@ SCHEMAS: dict[str, Schema] = {
     "num_cases": _or_none(_whole(1)),
     "shifts": {**_list_of(_one_of(SHIFTS)), "uniqueItems": True},
     # calibration
-    "alpha": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    "alpha": _OPEN_SHARE,
     "review_share": _SHARE,
+    "area_level": _OPEN_SHARE,
+    "false_alarms": _OPEN_SHARE,
     "calibration_file": _PATH,
     "calibration_folder": {"type": "string"},  # empty: the working folder
     # analysis

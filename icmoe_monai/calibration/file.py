@@ -16,22 +16,32 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
+from icmoe_monai.calibration.area import AreaInterval
 from icmoe_monai.calibration.conformal import controlled_mask
+from icmoe_monai.calibration.ood import OutOfDistribution, out_of_distribution_from
 from icmoe_monai.calibration.schema import FORMAT, find_damage
 from icmoe_monai.calibration.score import score_from
 from icmoe_monai.calibration.temperature import temperature_from
 from icmoe_monai.errors import InputError
+from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.utils.files import check_file, digest_of, dump_json
 from icmoe_monai.utils.schema import read_json
 from icmoe_monai.weights.frozen import describe_model
 from icmoe_monai.weights.recipe import EARLIER, SETTINGS
 
 AUTO, NONE = "auto", "none"
+UNLIKE = (
+    "{} is unlike what the model was trained on, so that nothing tells how good its mask is, and no Dice is predicted: "
+    "review it."
+)
+_OF_LIKE_IMAGES = ("predicted_dice", "no_lesion_probability", "no_lesion", "area_thresholds")
 OUTPUT_SETTINGS = tuple(SETTINGS)
+_OF_WINDOWS = ("backbone", "expert_depth", "image_size", "pixel_mean", "pixel_std", "amp")
 
 
 class Calibration:
@@ -60,6 +70,7 @@ class Calibration:
         self.is_there = content is not None
         self.content = dict(content or {})
         self.file, self.digest, self.reason = file, digest, reason
+        self.ood: OutOfDistribution | None = None
         if not self.is_there:
             return
         self._temperature = temperature_from(self.content["temperature"])
@@ -67,6 +78,9 @@ class Calibration:
         quality, no_lesion = self.content["quality"], self.content["no_lesion"]
         self._quality = score_from(quality) if quality else None
         self._no_lesion = score_from(no_lesion["score"]) if no_lesion else None
+        known, area = self.content.get("out_of_distribution"), self.content.get("area")
+        self.ood = out_of_distribution_from(known) if known else None
+        self._area = AreaInterval(**area) if area else None
         self.names_digest = str(self.content["data"]["names_sha256"])
 
     @property
@@ -74,6 +88,22 @@ class Calibration:
         """The file's limit of the predicted Dice, below which review is advised; None if the file has none."""
         value = self.content["review_below"] if self.is_there else None
         return None if value is None else float(value)
+
+    def judge(self, features: np.ndarray | None) -> dict[str, Any]:
+        """Tell whether a case is out of distribution, unlike what the model was trained on.
+
+        Args:
+            features: The case's pooled features, (windows, F), or None.
+
+        Returns:
+            `ood_score`, above 1 where it is; `ood_percentile`, the share of validation images with a lower score, in
+            per cent; and `out_of_distribution`. Each is None if no score was fitted.
+        """
+        names = ("ood_score", "ood_percentile", "out_of_distribution")
+        if self.ood is None or features is None:
+            return dict.fromkeys(names)
+        score = self.ood.score(features)
+        return dict(zip(names, (score, self.ood.percentile(score), score > 1), strict=True))
 
     def probabilities(self, voted: Tensor, disagreement: Tensor) -> Tensor:
         """Calibrate the vote's probabilities.
@@ -121,20 +151,83 @@ class Calibration:
         probability = self.no_lesion_probability(features)
         return None if probability is None else probability >= float(self.content["no_lesion"]["threshold"])
 
+    def area_thresholds(self, features: Mapping[str, float]) -> tuple[float, float] | None:
+        """Return the probabilities at which a lesion is as large, and as small, as its interval of areas allows.
+
+        Args:
+            features: The case's `vote_features`.
+
+        Returns:
+            The two thresholds, or None if no interval was fitted.
+        """
+        expected = self.predict_dice(features)
+        return self._area.thresholds(expected) if self.is_there and self._area and expected is not None else None
+
     def summary(self) -> dict[str, Any]:
         """Return the facts on the calibration that a report states: its file, or why there is none, and its fit."""
-        told = {key: self.content.get(key) for key in ("data", "control", "review_below", "fit")}
+        told = {key: self.content.get(key) for key in ("data", "control", "review_below", "area", "fit")}
         return {"file": self.file, "sha256": self.digest, "reason": self.reason, **told}
+
+
+class WindowCalibration:
+    """Tell of a large image, window by window, whether it is like what the model was trained on.
+
+    Nothing else of a calibration holds for windows of a large image.
+
+    Args:
+        calibration: The calibration.
+
+    Example:
+        >>> WindowCalibration(Calibration(reason="none")).judge([])["out_of_distribution"] is None
+        True
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+        self.digest = calibration.digest
+
+    def scores(self, features: np.ndarray) -> list[float]:
+        """Return the score of each window, of pooled features (windows, F); none without a fitted score."""
+        ood = self.calibration.ood
+        return [] if ood is None else ood.window_scores(features)
+
+    def judge(self, scores: Sequence[float]) -> dict[str, Any]:
+        """Tell by all windows' scores whether an image is out of distribution: where more than half of them are.
+
+        Args:
+            scores: The scores.
+
+        Returns:
+            `windows_out_of_distribution`, the share of windows whose score is above 1; `ood_score`, the windows'
+            median; and `out_of_distribution`. Each is None if there are no scores.
+        """
+        names = ("windows_out_of_distribution", "ood_score", "out_of_distribution")
+        if not scores:
+            return dict.fromkeys(names)
+        share = float(np.mean(np.asarray(scores) > 1))
+        return dict(zip(names, (share, float(np.median(scores)), share > 0.5), strict=True))
+
+    def note(self, name: str) -> str:
+        """Return the sentence on an image that is out of distribution."""
+        return UNLIKE.format(name)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the facts that a report states: the calibration's file, or why there is none."""
+        told = self.calibration.summary()
+        return {key: told[key] for key in ("file", "sha256", "reason", "data")}
 
 
 class ApplyCalibrationd(MapTransform):
     """Transform: add calibrated probabilities, the risk-controlled mask and the predicted quality to a case.
 
     Adds `calibrated`, probabilities (K, H, W); `controlled`, the risk-controlled class map (1, H, W); and the plain
-    values `predicted_dice`, `review` (whether it is advised), `no_lesion_probability` and `no_lesion`, each None if it
-    was not fitted. Nothing is added to a failed case, or if there is no calibration. But review is always advised of a
-    case with a `note`, in which there is little to see; and of one that `is_blank` no more is said, since a calibration
-    knows no such images.
+    values `predicted_dice`, `review` (whether it is advised), `no_lesion_probability`, `no_lesion`, `area_thresholds`,
+    `ood_score`, `ood_percentile` and `out_of_distribution`, each None if it was not fitted. Nothing is added to a
+    failed case, or if there is no calibration. But review is always advised of a case with a `note`, in which there is
+    little to see; and of one that `is_blank` no more is said, since a calibration knows no such images.
+
+    Of a case that is out of distribution nothing is said that holds only for images like the training's: the predicted
+    Dice, no lesion and the areas' interval are None, review is advised, and a sentence is added to its `note`.
 
     Args:
         calibration: The calibration.
@@ -167,10 +260,12 @@ class ApplyCalibrationd(MapTransform):
             return item
         if self.calibration.is_there:
             item = self._apply(item)
+        if item.get("out_of_distribution"):
+            item["note"] = " ".join(filter(None, (item.get("note"), UNLIKE.format(item["name"]))))
         if item.get("note"):
             item["review"] = True
-        if item.get("is_blank"):
-            item |= dict.fromkeys(("predicted_dice", "no_lesion_probability", "no_lesion"))
+        if item.get("is_blank") or item.get("out_of_distribution"):
+            item |= dict.fromkeys(_OF_LIKE_IMAGES)
         return item
 
     def _apply(self, item: dict[Hashable, Any]) -> dict[Hashable, Any]:
@@ -185,7 +280,18 @@ class ApplyCalibrationd(MapTransform):
         item["review"] = None if expected is None or self.review_below is None else expected < self.review_below
         item["no_lesion_probability"] = self.calibration.no_lesion_probability(features)
         item["no_lesion"] = self.calibration.says_no_lesion(features)
-        return item
+        item["area_thresholds"] = self.calibration.area_thresholds(features)
+        return item | self.calibration.judge(item.get(FEATURES))
+
+
+def find_window_calibration(
+    path: str | None, *, checkpoint: str | Path | None, settings: Mapping[str, Any]
+) -> WindowCalibration:
+    """Read what a calibration tells of windows of large images; arguments and errors as of `find_calibration`.
+
+    Only those settings must be the calibration's that change how a window is seen.
+    """
+    return WindowCalibration(find_calibration(path, checkpoint=checkpoint, settings=settings, names=_OF_WINDOWS))
 
 
 def find_calibration(
@@ -193,6 +299,7 @@ def find_calibration(
     *,
     checkpoint: str | Path | None,
     settings: Mapping[str, Any],
+    names: Sequence[str] = OUTPUT_SETTINGS,
 ) -> Calibration:
     """Read the calibration that a run is to use, and check that it belongs to the model and the settings.
 
@@ -202,6 +309,7 @@ def find_calibration(
         checkpoint: File of the network's weights. It identifies the model: it contains the encoder, or accepts no
             encoder but the one it was trained with.
         settings: The values of `OUTPUT_SETTINGS`.
+        names: Which of them must be as they were when it was fitted.
 
     Returns:
         The calibration, or one without a content whose `reason` says why there is none.
@@ -218,12 +326,12 @@ def find_calibration(
     content = read_calibration(file)
     found, model = content["model"], describe_model(checkpoint)
     if model["sha256"] not in (None, found.get("sha256")):  # None: no such checkpoint, which its loader reports
-        names = [f"{one.get('checkpoint')} (SHA-256 {str(one.get('sha256'))[:12]})" for one in (found, model)]
+        told = [f"{one.get('checkpoint')} (SHA-256 {str(one.get('sha256'))[:12]})" for one in (found, model)]
         raise InputError(
-            f"The calibration {file.name} is of another model: it was fitted to {names[0]}, and this is {names[1]}. "
+            f"The calibration {file.name} is of another model: it was fitted to {told[0]}, and this is {told[1]}. "
             "Calibrate this one, or go without, --calibration none."
         )
-    now = json.loads(dump_json({name: settings[name] for name in OUTPUT_SETTINGS}))
+    now = json.loads(dump_json({name: settings[name] for name in names}))
     fitted = EARLIER | content["settings"]
     changed = [f"{name} {fitted.get(name)} and here {now[name]}" for name in now if fitted.get(name) != now[name]]
     if changed:

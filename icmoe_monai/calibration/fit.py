@@ -3,12 +3,14 @@
 Of an ensemble of folds, all images of the folds may take their place, each segmented by the network of the fold that it
 was kept out of.
 
-Four parts are fitted:
+Six parts are fitted:
 
 - calibrated probabilities (`temperature`);
 - a prediction of a case's Dice score from its `vote_features` (`score`), if there are enough images;
 - a threshold that controls the false-negative rate (`conformal`);
-- the probability that a case shows no lesion at all (`no_lesion`), if there are enough images with and without one.
+- the probability that a case shows no lesion at all (`no_lesion`), if there are enough images with and without one;
+- an interval for a lesion's area (`area`);
+- a score of how unlike the training's images a case is (`ood`), for which images of the training are looked at too.
 
 Letters: n images; K output channels.
 """
@@ -26,14 +28,18 @@ from ignite.engine import Engine
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
+from icmoe_monai.calibration.area import area_curves, fit_area_interval, widest_miss
 from icmoe_monai.calibration.conformal import check_alpha, control_risk, miss_curve, miss_rate
 from icmoe_monai.calibration.file import OUTPUT_SETTINGS
 from icmoe_monai.calibration.no_lesion import fit_no_lesion
+from icmoe_monai.calibration.ood import fit_out_of_distribution
+from icmoe_monai.calibration.references import ReferenceImages
 from icmoe_monai.calibration.schema import FORMAT, SPLITS
 from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_label
+from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.transforms.vote_features import dice_overlap
 from icmoe_monai.utils.distributed import check_one_process
 from icmoe_monai.utils.engines import CaseHandler, split_items, versions
@@ -86,9 +92,11 @@ class FitCalibration(CaseHandler):
         review_share: Share of the cases, if they are like the validation images, for which review is to be advised.
         out_channels: K.
         seed: Seed of the sampled pixels and of the folds of cross-validation.
+        area_level: The share of lesions whose area its interval is to hold.
+        references: The images that the out-of-distribution score is fitted to; None: no such score.
 
     Raises:
-        InputError: If the split is another, or `alpha` or `review_share` is out of its range; during the run, if the
+        InputError: If the split is another, or a share is out of its range; during the run, if the
             file cannot be written, there are several processes, or there are too few images for `alpha`.
 
     Example:
@@ -111,15 +119,20 @@ class FitCalibration(CaseHandler):
         review_share: float = 0.2,
         out_channels: int = 1,
         seed: int = 0,
+        area_level: float = 0.9,
+        references: ReferenceImages | None = None,
     ) -> None:
         _check_split(split)
         check_alpha(alpha)
+        if isinstance(area_level, bool) or not isinstance(area_level, (int, float)) or not 0 < area_level < 1:
+            raise InputError(f"area_level must be a share between 0 and 1, got {area_level!r}.")
         if isinstance(review_share, bool) or not isinstance(review_share, (int, float)) or not 0 <= review_share <= 1:
             raise InputError(f"review_share must be a share between 0 and 1, got {review_share!r}.")
         self.path, self.split = Path(path), split
         self.checkpoint, self.pretrained, self.pyramid = checkpoint, pretrained, pyramid
         self.settings = {name: settings[name] for name in OUTPUT_SETTINGS}
         self.alpha, self.review_share, self.out_channels, self.seed = alpha, review_share, out_channels, seed
+        self.area_level, self.references = float(area_level), references
         self.content: dict[str, Any] = {}
         self._forget()
 
@@ -131,6 +144,9 @@ class FitCalibration(CaseHandler):
         self._features: list[dict[str, float]] = []
         self._dice: list[float] = []
         self._is_empty: list[bool] = []
+        self._area_misses: list[float | None] = []
+        self._seen: list[np.ndarray | None] = []
+        self._folds: list[int] = []
 
     def started(self, engine: Engine) -> None:
         """Clear the data of an earlier run, and check before the first case that the file can be written.
@@ -162,6 +178,10 @@ class FitCalibration(CaseHandler):
                 self._missed.append(miss_rate(voted, label) or 0.0)
             self._features.append(item["vote_features"])
             self._dice.append(mean_dice(voted, label, self.out_channels))
+            areas = [int((label == k).sum()) for k in range(1, max(self.out_channels, 2))]
+            self._area_misses.append(widest_miss(area_curves(probability), areas))
+            self._seen.append(item.get(FEATURES))
+            self._folds.append(int(item.get("fold", 0)))
 
     def completed(self, engine: Engine) -> None:
         """Fit the calibration, write the file and log a summary.
@@ -172,7 +192,9 @@ class FitCalibration(CaseHandler):
         control = control_risk(self._curves, alpha=self.alpha)  # may refuse: before anything is written
         default_rate = float(np.mean(self._missed))
         temperature, fit_of_temperature = fit_temperature(self._pixels, seed=self.seed)
-        quality, fit_of_quality, review_below = self._fit_quality()
+        quality, fit_of_quality, review_below, left_out = self._fit_quality()
+        area, fit_of_area = fit_area_interval(self._area_misses, left_out, level=self.area_level)
+        known, fit_of_known = self._fit_out_of_distribution()
         no_lesion, fit_of_no_lesion = fit_no_lesion(self._features, self._is_empty, seed=self.seed)
         self.content = {
             "format": FORMAT,
@@ -191,7 +213,15 @@ class FitCalibration(CaseHandler):
             "review_below": review_below,
             "control": {**control._asdict(), "default_rate": default_rate},
             "no_lesion": no_lesion,
-            "fit": {"temperature": fit_of_temperature, "quality": fit_of_quality, "no_lesion": fit_of_no_lesion},
+            "area": area and area._asdict(),
+            "out_of_distribution": known,
+            "fit": {
+                "temperature": fit_of_temperature,
+                "quality": fit_of_quality,
+                "no_lesion": fit_of_no_lesion,
+                "area": fit_of_area,
+                "out_of_distribution": fit_of_known,
+            },
             "versions": versions(),
         }
         write_json(self.path, self.content)
@@ -207,14 +237,21 @@ class FitCalibration(CaseHandler):
             self.path,
         )
 
-    def _fit_quality(self) -> tuple[Score | None, dict[str, Any], float | None]:
+    def _fit_out_of_distribution(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        seen = [features for features in self._seen if features is not None]
+        found = self.references.look() if self.references is not None and len(seen) == len(self._names) else None
+        if self.references is None or found is None:
+            return None, {"reason": "There are no features of training images: nothing tells what is unlike them."}
+        views = [found.views[name] for name in self._names]
+        return fit_out_of_distribution(
+            found.training, seen, views, false_alarms=self.references.false_alarms, folds=self._folds, seed=self.seed
+        )
+
+    def _fit_quality(self) -> tuple[Score | None, dict[str, Any], float | None, np.ndarray | None]:
         n = len(self._dice)
         if n < _FEWEST_CASES:
-            return (
-                None,
-                {"reason": f"{n} images are fewer than {_FEWEST_CASES}: the Dice score is not predicted."},
-                None,
-            )
+            reason = f"{n} images are fewer than {_FEWEST_CASES}: the Dice score is not predicted."
+            return None, {"reason": reason}, None, None
         score, left_out = fit_score(self._features, self._dice, features=list(self._features[0]), seed=self.seed)
         told = {
             "spearman": rank_correlation(left_out, self._dice),
@@ -222,7 +259,7 @@ class FitCalibration(CaseHandler):
             "mean_predicted": float(left_out.mean()),
             "mean_dice": float(np.mean(self._dice)),
         }
-        return score, told, float(np.quantile(left_out, self.review_share))
+        return score, told, float(np.quantile(left_out, self.review_share)), left_out
 
 
 def _check_split(split: str) -> None:

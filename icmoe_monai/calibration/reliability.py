@@ -11,6 +11,11 @@
   Dice; `random` is the expected risk of a random order.
 - *Control*: the false-negative rate of the risk-controlled masks (mean over images with foreground), beside alpha and
   the rate of the default masks; and the share of the image that either kind of mask covers, the price of the guarantee.
+- *Area*: the share of images whose label's area lies in its interval, of those that show something, of several classes
+  all their areas; and the median of the interval's upper end over its lower one.
+- *Out of distribution*: the share of cases that are called so, which on the training's own kind are false alarms. In
+  the other figures these cases count like all others, though inference withholds their predicted Dice; beside the
+  area's coverage of all stands that of the cases whose interval is given.
 - *No lesion*: sensitivity (share of the images with a lesion that are not called lesion-free) and specificity (share of
   the lesion-free images that are called lesion-free).
 
@@ -23,7 +28,7 @@ Letters: n cases; K output channels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +42,7 @@ from icmoe_monai.calibration.figures import draw_predicted_dice, draw_reliabilit
 from icmoe_monai.calibration.file import Calibration
 from icmoe_monai.calibration.fit import mean_dice, names_digest
 from icmoe_monai.calibration.temperature import bin_sums, calibration_error
+from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.networks.voting import as_distribution
 from icmoe_monai.utils.distributed import collect, gathered, is_first
 from icmoe_monai.utils.engines import CaseHandler, split_items
@@ -119,11 +125,28 @@ class ReliabilityMetrics(CaseHandler):
                     "controlled_foreground_share": self._controlled_share(probability),
                     "no_lesion_probability": self.calibration.no_lesion_probability(features),
                     "no_lesion": self.calibration.says_no_lesion(features),
+                    **self._area(probability, label, features),
+                    **self.calibration.judge(item.get(FEATURES)),
                 }
             )
 
     def _add_bins(self, when: str, probabilities: Tensor, label: Tensor) -> None:
         self._bins[when] = self._bins.get(when, 0) + bin_sums(probabilities, label)
+
+    def _area(self, probability: Tensor, label: Tensor, features: Mapping[str, float]) -> dict[str, Any]:
+        """Return whether the interval of areas holds that of each class that the label shows, and its width."""
+        nothing = dict.fromkeys(("area_covered", "area_ratio"))
+        thresholds = self.calibration.area_thresholds(features)
+        if thresholds is None:
+            return nothing
+        P = probability if len(probability) == 1 else probability[1:]
+        smallest, largest = ((level <= P).sum((1, 2)).tolist() for level in reversed(thresholds))
+        areas = [int((label == k).sum()) for k in range(1, len(P) + 1)]
+        shown = [(low, area, high) for low, area, high in zip(smallest, areas, largest, strict=True) if area]
+        if not shown:
+            return nothing
+        ratio = float(np.mean([(high + 1) / (low + 1) for low, _, high in shown]))
+        return {"area_covered": all(low <= area <= high for low, area, high in shown), "area_ratio": ratio}
 
     def _controlled_rate(self, curve: np.ndarray | None) -> float | None:
         if curve is None or not self.calibration.is_there:
@@ -161,6 +184,8 @@ class ReliabilityMetrics(CaseHandler):
             },
             "control": self._control(),
             "no_lesion": self._no_lesion(),
+            "area": self._area_coverage(),
+            "out_of_distribution": self._out_of_distribution(),
         }
         write_json(self.output_dir / "reliability.json", self.result)
         write_csv(self.output_dir / "reliability.csv", self._rows)
@@ -217,6 +242,32 @@ class ReliabilityMetrics(CaseHandler):
         interval = self._interval(np.mean, controlled, chosen=is_known)
         share = float(self._column("controlled_foreground_share").mean())
         return {**result, **chosen, "rate": float(controlled.mean()), "interval": interval, "share": share}
+
+    def _area_coverage(self) -> dict[str, Any] | None:
+        covered, unlike = self._column("area_covered"), self._column("out_of_distribution") == 1
+        told = ~np.isnan(covered)
+        if not told.any():
+            return None
+        ratio = self._column("area_ratio")
+        return {
+            "level": self.calibration.content["area"]["level"],
+            "num_images": int(told.sum()),
+            "coverage": float(covered[told].mean()),
+            "interval": self._interval(np.mean, covered[told], chosen=told),
+            "coverage_where_given": float(covered[told & ~unlike].mean()) if (told & ~unlike).any() else None,
+            "median_ratio": float(np.median(ratio[told])),
+        }
+
+    def _out_of_distribution(self) -> dict[str, Any] | None:
+        called = self._column("out_of_distribution")
+        if np.isnan(called).any():
+            return None
+        return {
+            "num_called": int(called.sum()),
+            "share": float(called.mean()),
+            "interval": self._interval(np.mean, called),
+            "mean_score": float(self._column("ood_score").mean()),
+        }
 
     def _no_lesion(self) -> dict[str, Any]:
         has_lesion = np.array([row["has_lesion"] for row in self._rows], dtype=bool)

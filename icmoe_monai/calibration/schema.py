@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from icmoe_monai.calibration.ood import find_prototypes_damage
 from icmoe_monai.data.splits import OUT_OF_FOLD
 from icmoe_monai.transforms.vote_features import NAMES
 from icmoe_monai.utils.schema import Schema, find_fault
@@ -35,6 +36,7 @@ _COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 10**9}
 _DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "a SHA-256"}
 _ANY = _number(-1e6, 1e6)  # far more than any fit gives
 _POSITIVE: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e6}
+_NUMBERS: Schema = {"type": "string", "description": "numbers in base64"}
 _SCORE = _table(
     {
         "features": _list({"type": "string", "pattern": NAMES, "description": "the name of a figure of the vote"}),
@@ -82,8 +84,27 @@ SCHEMA = _table(
             further={"default_rate": _SHARE},
         ),
         "no_lesion": _or_none(_table({"score": _SCORE, "threshold": _SHARE})),
-        "fit": _table({}, further={"temperature": _TOLD, "quality": _TOLD, "no_lesion": _TOLD}),
-    }
+        "fit": _table(
+            {}, further=dict.fromkeys(("temperature", "quality", "no_lesion", "area", "out_of_distribution"), _TOLD)
+        ),
+    },
+    further={  # not in files of versions up to 0.8
+        "area": _or_none(_table({"level": _SHARE, "spread": _number(0, 1e3), "num_images": _COUNT})),
+        "out_of_distribution": _or_none(
+            _table(
+                {
+                    "num_prototypes": {**_COUNT, "minimum": 1, "maximum": 10**4},
+                    "num_features": {**_COUNT, "minimum": 1, "maximum": 10**5},
+                    "prototypes": _NUMBERS,
+                    "threshold": _POSITIVE,
+                    "window_threshold": _POSITIVE,
+                    "quantiles": _list(_number(0, 1e6)),
+                    "false_alarms": _SHARE,
+                    "bound": _SHARE,
+                }
+            )
+        ),
+    },
 )
 
 
@@ -100,6 +121,10 @@ def find_damage(content: Any) -> str | None:
     for place, score in scores.items():
         if score and len({len(score[part]) for part in ("features", "mean", "scale", "coefficients")}) > 1:
             return f"the lists of {place} are not equally long"
+    known = content.get("out_of_distribution")
+    damage = find_prototypes_damage(known) if known else None
+    if damage is not None:
+        return f"out_of_distribution#{damage}"
     classes = content["settings"].get("out_channels", 1)
     if isinstance(classes, int) and len(content["temperature"]["bias"]) != max(classes, 2):
         return f"temperature#bias has {len(content['temperature']['bias'])} values for out_channels {classes}"

@@ -43,7 +43,8 @@ def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
         InputError: If the options do not go together, or nothing could start.
         FailedCasesError: If images could not be used.
     """
-    packs = _checked_packs(root, [name.strip() for name in given.experts.split(",")]) if given.experts else []
+    is_choice = given.experts == AUTO
+    packs = names_of_packs(root) if is_choice else _checked_packs(root, given.experts)
     output = Path(os.path.abspath(given.output))
     # an option that is not given is no override, for a --config may set it
     overrides: dict[str, Any] = {name: True for name in ("overwrite", "anonymous") if getattr(given, name)}
@@ -56,7 +57,7 @@ def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
     configs = [find_config(root, name) for name in given.config]
     bases = [root / "configs" / name for name in _BASES[: 2 if given.dicomweb else 1]]
     if len(packs) > 1:
-        _predict_packs(root, packs, configs, overrides, bases)
+        _predict_packs(root, packs, configs, overrides, bases, choose=is_choice)
     else:
         flow = _workflow(root, packs, configs, overrides, bases)
         flow.run()
@@ -76,7 +77,13 @@ def _images(given: argparse.Namespace, output: Path) -> dict[str, Any]:
 
 
 def _predict_packs(
-    root: Path, packs: Sequence[str], configs: Sequence[Path], overrides: Mapping[str, Any], bases: Sequence[Path]
+    root: Path,
+    packs: Sequence[str],
+    configs: Sequence[Path],
+    overrides: Mapping[str, Any],
+    bases: Sequence[Path],
+    *,
+    choose: bool,
 ) -> None:
     for name in ("checkpoint", "calibration"):
         if overrides.get(name) not in (None, AUTO, NONE):
@@ -98,18 +105,20 @@ def _predict_packs(
         flows[name] = _workflow(root, [name], [], {**overrides, **shared, "output_dir": str(folder)}, bases)
         for place in (output, folder):  # before inputs are looked for, which may note something in the output
             held += hold_folder(str(place), task="inference")
-    run_packs(flows)
+    run_packs(flows, choose_into=output if choose else None)
     for flow in flows.values():
         flow.finalize()
     held.clear()
 
 
-def _checked_packs(root: Path, packs: list[str]) -> list[str]:
-    known = names_of_packs(root)
+def _checked_packs(root: Path, experts: str | None) -> list[str]:
+    known, packs = names_of_packs(root), [name.strip() for name in experts.split(",")] if experts else []
     for name in packs:
         if name not in known:
             names = ", ".join(known)
-            raise InputError(f"--experts knows no {name!r}: choose from {names}, several with a comma between.")
+            raise InputError(
+                f"--experts knows no {name!r}: choose from {names}, several with a comma between, or auto."
+            )
         if packs.count(name) > 1:
             raise InputError(f"--experts names {name} twice: name each once.")
     return packs

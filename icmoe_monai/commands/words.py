@@ -128,7 +128,8 @@ def _add_predict(commands: Any, packs: Sequence[str], from_archive: bool) -> Non
         "--experts",
         metavar="NAME",
         help=f"what the experts were trained for: {', '.join(packs)} (default: skin). A list, such as "
-        f"{','.join(packs)}, runs all of them over one pass of the encoder, each into its own folder of OUT",
+        f"{','.join(packs)}, runs all of them over one pass of the encoder, each into its own folder of OUT; auto runs "
+        "for each image the one that was trained on its like, and OUT/experts.csv says which, or none",
     )
     predict.add_argument("--checkpoint", metavar="FILE", help="weights of your own training")
     _add_calibration(predict)

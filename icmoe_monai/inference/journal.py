@@ -33,7 +33,8 @@ _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
 _FILES = ("mask", "overlay", "controlled", "disagreement_map", "votes")
 _NUMBERS = (
     *("frame", "height", "width", "seconds"),
-    *("predicted_dice", "review", "no_lesion_probability", "no_lesion"),  # two of them are True or False
+    *("predicted_dice", "review", "no_lesion_probability", "no_lesion"),  # some of them are True or False
+    *("ood_score", "ood_percentile", "out_of_distribution"),
 )
 _FOLDERS = tuple(f"{folder}/" for folder in OBJECTS)  # of volumes, which a run may remove again
 

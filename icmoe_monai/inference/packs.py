@@ -24,9 +24,11 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, like, vote
+from icmoe_monai.inference.choice import PackChoice, tell_choice
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, like, vote, with_features
 from icmoe_monai.networks.folds import first_fold
 from icmoe_monai.networks.icmoe import ICMoE
+from icmoe_monai.networks.pooling import PooledWindows
 from icmoe_monai.utils.turns import taking_turns
 from icmoe_monai.weights.sam import trunk_fingerprint
 
@@ -51,6 +53,9 @@ class ExpertPacks:
     Args:
         packs: The networks by name, with their weights.
 
+    Attributes:
+        shared: The network that sees images for all.
+
     Raises:
         InputError: If their frozen parts differ, or they leave the trunk at different blocks.
 
@@ -63,6 +68,8 @@ class ExpertPacks:
 
     def __init__(self, packs: Mapping[str, ICMoE]) -> None:
         self.packs = dict(packs)
+        # its levels serve the others too
+        self.shared = max(self.packs.values(), key=lambda network: network.needs_image)
         (first, network), *others = packs.items()
         for name, other in others:
             if _shared_by(other) != _shared_by(network):
@@ -78,10 +85,11 @@ class ExpertPacks:
             image: Normalised RGB, (B, 3, H, W), H and W multiples of 16.
             names: Names of the packs to run; None for all.
         """
-        shared = max(self.packs.values(), key=lambda network: network.needs_image)  # its levels serve the others too
-        tokens, levels = shared.trunk(image), shared.levels(image)
-        wanted = self.packs if names is None else names
-        return {name: self.packs[name].maps_of(tokens, levels) for name in wanted}
+        return self.maps_of(self.shared.trunk(image), self.shared.levels(image), names)
+
+    def maps_of(self, tokens: Tensor, levels: list[Tensor], names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return the result of `expert_maps` from tokens and levels, as of `shared`."""
+        return {name: self.packs[name].maps_of(tokens, levels) for name in (self.packs if names is None else names)}
 
 
 def _shared_by(network: ICMoE) -> tuple[str, str, int]:
@@ -89,11 +97,13 @@ def _shared_by(network: ICMoE) -> tuple[str, str, int]:
     return trunk_fingerprint(network.encoder), trunk_fingerprint(network.detail), network.split
 
 
-def run_packs(flows: Mapping[str, ConfigWorkflow]) -> None:
+def run_packs(flows: Mapping[str, ConfigWorkflow], *, choose_into: Path | None = None) -> None:
     """Run inference workflows side by side; each ends with its own report, as if it were alone.
 
     Args:
         flows: One initialised workflow per pack, with the images and the preprocessing of the first (`shared_parts`).
+        choose_into: Folder of all results, where each image goes to the pack that knows it, if there is one, and a list
+            says to which (`PackChoice`); a pack without images does not run. None: each image goes to all packs.
 
     Raises:
         InputError: If the packs' settings for images (`ALIKE`) or their frozen parts differ, or images failed.
@@ -102,21 +112,40 @@ def run_packs(flows: Mapping[str, ConfigWorkflow]) -> None:
     _check_alike(parts)
     for part in parts.values():
         part("checks")
-    evaluators = {name: part("evaluator") for name, part in parts.items()}
     missing = {name: {case["name"] for case in part("missing")} for name, part in parts.items()}
+    if choose_into is not None:
+        chosen = _choose(parts, set().union(*missing.values()), choose_into)
+        missing = {name: {case for case in of if chosen[case]["experts"] == name} for name, of in missing.items()}
+        parts = {name: part for name, part in parts.items() if missing[name]}
+        if not parts:
+            return
+    evaluators = {name: part("evaluator") for name, part in parts.items()}
     for name, evaluator in evaluators.items():
         evaluator.network.eval()
         evaluator.state.epoch_length = len(missing[name])  # batches of one image, whatever the workflow's batch size
-    first = next(iter(parts.values()))
+    first, wanted = next(iter(parts.values())), set().union(*(missing[name] for name in parts))
     with taking_turns(list(evaluators.values())) as take_turn:
         network = ExpertPacks({name: evaluator.network for name, evaluator in evaluators.items()})
-        for batch in _batches(first, set().union(*missing.values())):
+        for batch in _batches(first, wanted):
             (case,) = batch["name"]
             names = [name for name in evaluators if case in missing[name]]
             image = batch[CommonKeys.IMAGE].to(first("device"))
             for name, prediction in _predict(image, network, names, first("inferer")).items():
-                evaluators[name].inferer = _Given(prediction)
+                evaluators[name].inferer = _Given(*prediction)
                 take_turn(evaluators[name], batch)
+
+
+def _choose(parts: Mapping[str, _Part], names: Collection[str], folder: Path) -> dict[str, dict[str, Any]]:
+    """Choose a pack for each of the named images by the frozen parts of the first, and tell it."""
+    first = next(iter(parts.values()))
+    choice = PackChoice({name: part("calibrated") for name, part in parts.items()})
+    network = first("network").eval()
+    for step in ("load_frozen", "load_trained"):
+        first(step)(None)
+    batches = _batches(first, names) if names else ()
+    chosen = choice.choose(first("datalist"), batches, network, first("inferer"), first("device"))
+    tell_choice(chosen, folder)
+    return chosen
 
 
 def shared_parts(flow: ConfigWorkflow, pack: str | Path | None = None) -> dict[str, Any]:
@@ -160,19 +189,22 @@ def _batches(part: _Part, names: Collection[str]) -> DataLoader:
 
 def _predict(
     image: Tensor, network: ExpertPacks, names: Collection[str], inferer: SlidingWindowVotingInferer
-) -> dict[str, Tensor]:
-    """Return each named pack's voted maps of an image (1, 3, H, W), by one pass of the shared parts."""
+) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Return each named pack's voted maps of an image (1, 3, H, W), and its features; the shared parts run once."""
+    frame = inferer.frame(image.shape[-2:])
+    pooled = PooledWindows(network.shared, frame, maps_of=partial(network.maps_of, names=names))
     with torch.no_grad():
-        maps = cast(dict, inferer.stitch(image, partial(network.expert_maps, names=names)))
-        return {name: vote(maps[name], network.packs[name], with_experts=True) for name in names}
+        maps = cast(dict, inferer.stitch(image, partial(network.expert_maps, names=names), first=pooled))
+        features = pooled.features(len(image))
+        return {name: (vote(maps[name], network.packs[name], with_experts=True), features) for name in names}
 
 
 class _Given(Inferer):
     """Return a given prediction, one pack's part of the shared pass, in place of running the network."""
 
-    def __init__(self, prediction: Tensor) -> None:
+    def __init__(self, prediction: Tensor, features: Tensor | None) -> None:
         super().__init__()
-        self.prediction = prediction
+        self.prediction, self.features = prediction, features
 
     def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
-        return like(self.prediction, inputs)
+        return with_features(like(self.prediction, inputs), self.features)

@@ -34,9 +34,15 @@ class Prediction:
         predicted_dice: The Dice score to be expected of the mask; None without a calibration.
         review: Whether to have the mask reviewed; without a calibration None, or True where there is a note.
         measures: The values of the case in `report.json`: per foreground class `foreground_pixels`,
-            `foreground_share`, `area_mm2` and `num_components`; `spacing_mm`, `reliability`, `predicted_dice`,
-            `review`, `no_lesion_probability` and `no_lesion`.
-        note: A sentence where there is little or nothing to see in the image; else "".
+            `foreground_share`, `area_mm2` and `num_components`, and the ends of the areas' intervals,
+            `foreground_pixels_low`, `foreground_pixels_high`, `area_mm2_low` and `area_mm2_high`; `spacing_mm`,
+            `reliability`, `predicted_dice`, `review`, `no_lesion_probability`, `no_lesion`, `ood_score`,
+            `ood_percentile` and `out_of_distribution`.
+        note: A sentence where there is little or nothing to see in the image, or it is unlike the training's; else "".
+        ood_score: How far the image is from those that the model was trained on, in units of the calibration's
+            threshold; None without one.
+        out_of_distribution: Whether that is above 1: then no Dice is predicted, and nothing else that holds only for
+            images like the training's; None without a threshold.
     """
 
     name: str
@@ -47,6 +53,8 @@ class Prediction:
     review: bool | None
     measures: dict[str, Any]
     note: str = ""
+    ood_score: float | None = None
+    out_of_distribution: bool | None = None
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> Prediction:
@@ -65,6 +73,8 @@ class Prediction:
             review=measures["review"],
             measures=measures,
             note=item.get("note", ""),
+            ood_score=measures["ood_score"],
+            out_of_distribution=measures["out_of_distribution"],
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -17,7 +17,8 @@ from icmoe_monai.utils.engines import versions
 from icmoe_monai.utils.files import without_folders, write_atomically, write_csv, write_json
 
 SCHEMA = 2  # of report.json, as docs/report.schema.json describes it; raised where a field changes or goes
-CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion")
+OUT_OF_DISTRIBUTION = ("ood_score", "ood_percentile", "out_of_distribution")
+CALIBRATED = ("predicted_dice", "review", "no_lesion_probability", "no_lesion", *OUT_OF_DISTRIBUTION)
 UIDS = Identifiers._fields  # of a DICOM image, in a run with `trace`
 _KEPT_OF_A_FAILURE = ("name", "stamp", "frame", "seconds", *UIDS)
 _OF_WHAT_WAS_SENT = ("file", "status", "reason_code", "error")

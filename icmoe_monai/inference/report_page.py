@@ -33,6 +33,8 @@ _CALIBRATED = {
     "review": ("Review", "Whether the predicted Dice is so low that a look is advised"),
     "no_lesion_probability": ("No-lesion probability", "How probable it is that there is no lesion at all"),
     "no_lesion": ("No lesion", "Whether that probability is above the calibration's threshold"),
+    "ood_score": ("Distance", "How far the picture is from those that the model was trained on (above 1: unlike them)"),
+    "out_of_distribution": ("Unlike", "Whether that is above 1: then nothing tells how good the mask is"),
 }
 
 
@@ -73,16 +75,17 @@ def render_report(
     """
     folder = Path(output_dir)
     labels = [str(label) for label in report.get("labels") or ["foreground"]]
-    cases: list[Mapping[str, Any]] = list(report.get("cases") or [])
+    cases: list[Mapping[str, Any]] = sorted(report.get("cases") or [], key=lambda case: not _is_unlike(case))
     done = [case for case in cases if case.get("status", "done") == "done"]
     pictures = _pictures(cases, folder, max_thumbnails, len(labels), thumbnails or {})
-    columns = _columns(cases, labels)
+    columns = _columns(cases, labels, report.get("calibration") or {})
     rows = [
         {
             "name": _text(case.get("name", "")),
             "failed": case.get("status", "done") != "done",
             "error": _text(case.get("error") or ""),
             "code": _text(case.get("reason_code") or ""),
+            "unlike": _is_unlike(case),
             "picture": picture,
             "links": _links(case, folder),
             "cells": [value(case) for _, _, value in columns],
@@ -101,6 +104,7 @@ def render_report(
         complete=bool(report.get("complete")),
         num_cases=len(cases),
         num_failed=len(cases) - len(done),
+        num_unlike=sum(map(_is_unlike, cases)),
         left_out=[(_text(entry["name"]), _text(entry["reason"])) for entry in report.get("left_out") or []],
         notes=[_text(note) for note in report.get("notes") or []],
         settings=[(_text(key), _text(value)) for key, value in _flat(report.get("settings") or {})],
@@ -163,6 +167,8 @@ def _calibration_entries(calibration: Mapping[str, Any], done: Sequence[Mapping[
             f"at most {100 * control['alpha']:g} % of a lesion, in images like the calibration's",
         )
     )
+    if any(_known(case, "out_of_distribution") for case in done):
+        entries.append(("Unlike what the model was trained on", f"{sum(map(_is_unlike, done)):,}"))
     if any(_known(case, "review") for case in done):
         entries.append(("Review advised", f"{sum(bool(case.get('review')) for case in done):,}"))
     return entries
@@ -176,25 +182,40 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def _within(calibration: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the interval behind an area says, where there is one."""
+    level = (calibration.get("area") or {}).get("level")
+    if not is_number(level) or not any(_known(case, "foreground_pixels_low") for case in cases):
+        return ""
+    return f"; in brackets what holds {100 * float(level):g} % of lesions, in images like the calibration's"  # type: ignore[arg-type]
+
+
 def _columns(
-    cases: Sequence[Mapping[str, Any]], labels: Sequence[str]
+    cases: Sequence[Mapping[str, Any]], labels: Sequence[str], calibration: Mapping[str, Any]
 ) -> list[tuple[str, str, Callable[[Mapping[str, Any]], _Cell]]]:
     """Return title, explanation and value of the columns after the name, without optional ones that no case has."""
 
     def values(key: str, show: Callable[[float], str], missing: str = "") -> Callable[[Mapping[str, Any]], _Cell]:
         return lambda case: _values_cell(case.get(key), labels, show, missing if _is_done(case) else "")
 
+    def area(key: str, show: Callable[[float], str], missing: str = "") -> Callable[[Mapping[str, Any]], _Cell]:
+        ends = (f"{key}_low", f"{key}_high")
+        return lambda case: _values_cell(
+            case.get(key), labels, show, missing if _is_done(case) else "", [case.get(end) for end in ends]
+        )
+
     def figure(key: str) -> Callable[[Mapping[str, Any]], _Cell]:
         return lambda case: _number_cell((case.get("reliability") or {}).get(key), lambda value: f"{value:.2f}")
 
+    within = _within(calibration, cases)
     columns: list[tuple[str, str, Callable[[Mapping[str, Any]], _Cell]]] = []
     if any(case.get("frame") is not None for case in cases):
         columns.append(("Frame", "", lambda case: _number_cell(case.get("frame"), str)))
     columns += [
         ("Status", "", lambda case: _Cell(_text(case.get("status", "done")), None, "status")),
         ("Size (px)", "Width by height", _size_cell),
-        ("Area (px)", "Pixels that were found", values("foreground_pixels", lambda value: f"{value:,.0f}")),
-        ("Area (mm²)", "Only where the file tells its scale", values("area_mm2", _square_mm, "uncalibrated")),
+        ("Area (px)", f"Pixels that were found{within}", area("foreground_pixels", lambda value: f"{value:,.0f}")),
+        ("Area (mm²)", f"Only where the file tells its scale{within}", area("area_mm2", _square_mm, "uncalibrated")),
         ("Share (%)", "Of the picture's pixels", values("foreground_share", _percent)),
         ("Parts", "Connected parts", values("num_components", lambda value: f"{value:,.0f}")),
     ]
@@ -221,7 +242,13 @@ def _calibrated_cells() -> list[tuple[str, Callable[[Mapping[str, Any]], _Cell]]
         ("review", answer("review")),
         ("no_lesion_probability", figure("no_lesion_probability")),
         ("no_lesion", answer("no_lesion")),
+        ("ood_score", figure("ood_score")),
+        ("out_of_distribution", answer("out_of_distribution")),
     ]
+
+
+def _is_unlike(case: Mapping[str, Any]) -> bool:
+    return bool(case.get("out_of_distribution"))
 
 
 def _is_done(case: Mapping[str, Any]) -> bool:
@@ -239,14 +266,22 @@ def _size_cell(case: Mapping[str, Any]) -> _Cell:
     return _Cell(f"{width} × {height}", height * width)  # noqa: RUF001 (a multiplication sign)
 
 
-def _values_cell(values: Any, labels: Sequence[str], show: Callable[[float], str], missing: str) -> _Cell:
-    """Return a cell with one value per class, named if there are several classes, which sorts by the values' sum."""
+def _values_cell(
+    values: Any, labels: Sequence[str], show: Callable[[float], str], missing: str, ends: Sequence[Any] = ()
+) -> _Cell:
+    """Return a cell with one value per class, named if there are several classes, which sorts by the values' sum.
+
+    The ends, two lists like the values, are told behind each value, in brackets.
+    """
     if values is None or not all(map(is_number, values)):
         return _Cell(missing, None, "number faint")
+    told = [show(value) for value in values]
+    if ends and all(end is not None and len(end) == len(values) and all(map(is_number, end)) for end in ends):
+        told = [f"{text} ({show(low)} to {show(high)})" for text, low, high in zip(told, *ends, strict=True)]
     if len(values) == 1:
-        return _Cell(show(values[0]), values[0])
+        return _Cell(told[0], values[0])
     names = [_text(labels[k]) if k < len(labels) else f"class {k + 1}" for k in range(len(values))]
-    pairs = (f"{name} {show(value)}" for name, value in zip(names, values, strict=True))
+    pairs = (f"{name} {text}" for name, text in zip(names, told, strict=True))
     return _Cell(",\n".join(pairs), math.fsum(values), "classes")
 
 

@@ -99,7 +99,8 @@ class SaveImage2Dd(SaveImaged):
         """Write one case.
 
         Args:
-            data: The item; `source`, the image's file, and `frame` give the scale of areas, or `scale` does.
+            data: The item; `source`, the image's file, and `frame` give the scale of areas, or `scale` does, and
+                `area_thresholds` of the probabilities their interval.
 
         Returns:
             The item with the mask as `classes`, uint8 (H, W), the `probabilities` to tell, float32 (K, H, W), and the
@@ -116,7 +117,8 @@ class SaveImage2Dd(SaveImaged):
                 classes = decide(torch.from_numpy(probabilities))[0].numpy()
                 frame, num_classes = int(item.get("frame", 0)), max(self.out_channels, 2)
                 source, scale = item.get("source"), item.get("scale")
-                item |= measure(classes, num_classes=num_classes, source=source, frame=frame, scale=scale)
+                ends = _ends(probabilities, item.get("area_thresholds"))
+                item |= measure(classes, num_classes=num_classes, source=source, frame=frame, scale=scale, ends=ends)
             except InputError as error:
                 if "failure" not in item:
                     raise
@@ -194,6 +196,15 @@ class SaveImage2Dd(SaveImaged):
                 "put Activationsd before SaveImage2Dd."
             )
         return array
+
+
+def _ends(probabilities: np.ndarray, thresholds: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what each foreground class is at least and at most, bool (K - 1, H, W), by a low and a high threshold."""
+    if thresholds is None:
+        return None
+    foreground = probabilities if len(probabilities) == 1 else probabilities[1:]
+    low, high = thresholds
+    return foreground >= np.float32(high), foreground >= np.float32(low)
 
 
 def mask_picture(classes: np.ndarray, out_channels: int) -> Image.Image:

@@ -19,12 +19,14 @@ from torch.nn import functional as F
 from icmoe_monai.networks.sam import PATCH_SIZE
 
 Maps: TypeAlias = "Tensor | dict[str, Tensor]"
-_FLIPS = ((), (-1,), (-2,), (-2, -1))
+_FLIPS = ((-1,), (-2,), (-2, -1))
 _SCALES = (0.75, 1.25)
 TTA = ("none", "flips", "scales", "flips_scales")
 
 
-def averaged(expert_maps: Callable[[Tensor], Maps], tta: str) -> Callable[[Tensor], Maps]:
+def averaged(
+    expert_maps: Callable[[Tensor], Maps], tta: str, first: Callable[[Tensor], Maps] | None = None
+) -> Callable[[Tensor], Maps]:
     """Return a function that gives the mean maps over the views of its windows.
 
     Args:
@@ -32,6 +34,7 @@ def averaged(expert_maps: Callable[[Tensor], Maps], tta: str) -> Callable[[Tenso
         tta: One of `TTA`: "none": the windows alone, for which `expert_maps` itself is returned; "flips": 4 views, also
             flipped along each axis and both; "scales": 3 views, also at 0.75 and 1.25 of their size, rounded to whole
             patches; "flips_scales": 6 views, all of these.
+        first: What takes the place of `expert_maps` for the windows as they are.
 
     Example:
         >>> ramp = torch.arange(4.0).reshape(1, 1, 1, 4)
@@ -39,17 +42,17 @@ def averaged(expert_maps: Callable[[Tensor], Maps], tta: str) -> Callable[[Tenso
         [1.5, 1.5, 1.5, 1.5]
     """
     if tta == "none":
-        return expert_maps
+        return first or expert_maps
 
     def mean(windows: Tensor) -> Maps:
-        return _mean(list(_views(expert_maps, windows, tta)))
+        return _mean([(first or expert_maps)(windows), *_further_views(expert_maps, windows, tta)])
 
     return mean
 
 
-def _views(expert_maps: Callable[[Tensor], Maps], windows: Tensor, tta: str) -> Iterator[Maps]:
-    """Yield the maps of every view, as they lie on the windows."""
-    for axes in _FLIPS if "flips" in tta else _FLIPS[:1]:
+def _further_views(expert_maps: Callable[[Tensor], Maps], windows: Tensor, tta: str) -> Iterator[Maps]:
+    """Yield the maps of every view but the windows as they are, as they lie on the windows."""
+    for axes in _FLIPS if "flips" in tta else ():
         yield _each(expert_maps(windows.flip(axes)), partial(torch.flip, dims=axes))
     size = windows.shape[-2:]
     for scale in _SCALES if "scales" in tta else ():

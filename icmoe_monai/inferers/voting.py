@@ -8,10 +8,11 @@ Letters: B batch; E experts; K output channels; H W image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor
@@ -21,6 +22,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.views import TTA, averaged
 from icmoe_monai.networks.baselines import as_mixture
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
+from icmoe_monai.networks.pooling import FEATURES, Frame, PooledWindows
 from icmoe_monai.networks.sam import PATCH_SIZE
 from icmoe_monai.networks.voting import VotedMaps, pack, to_probabilities
 
@@ -126,24 +128,56 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         self.with_experts = with_experts
 
     def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
-        """Segment images; arguments and result as in `VotingInferer`, without the padding to multiples of 16."""
-        mixture = as_mixture(unwrapped(network))
-        maps = cast(Tensor, self.stitch(inputs, mixture.expert_maps))
-        return like(vote(maps, mixture, self.with_experts), inputs)
+        """Segment images; arguments and result as in `VotingInferer`, without the padding to multiples of 16.
 
-    def stitch(self, inputs: Tensor, expert_maps: Callable) -> Tensor | dict[str, Tensor]:
+        The result carries the images' pooled features, where the network has some (`with_features`).
+        """
+        maps, features = self.segment(inputs, network)
+        return with_features(like(maps, inputs), features)
+
+    def segment(self, inputs: Tensor, network: Callable) -> tuple[Tensor, Tensor | None]:
+        """Segment images, and return maps and pooled features apart.
+
+        Args:
+            inputs: Normalised RGB, (B, 3, H, W).
+            network: As of a call.
+
+        Returns:
+            A call's result, and the features (`PooledWindows.features`) or None.
+        """
+        mixture = as_mixture(unwrapped(network))
+        pooled = PooledWindows(mixture, self.frame(inputs.shape[-2:]))
+        maps = cast(Tensor, self.stitch(inputs, mixture.expert_maps, first=pooled))
+        return vote(maps, mixture, self.with_experts), pooled.features(len(inputs))
+
+    def look(self, inputs: Tensor, network: Callable) -> Tensor | None:
+        """Return the pooled features of images alone, without running the experts; arguments as of `segment`."""
+        pooled = PooledWindows(as_mixture(unwrapped(network)), self.frame(inputs.shape[-2:]))
+        self.stitch(inputs, _blank, first=pooled.only)
+        return pooled.features(len(inputs))
+
+    def frame(self, size: Sequence[int]) -> Frame:
+        """Return where an image of a size (H, W) lies in each of its windows, which are padded where it is smaller."""
+        side = cast(Sequence[int], self.roi_size)[0]
+        (top, left), (height, width) = ([max(0, side - one) // 2 for one in size], [min(side, one) for one in size])
+        return Frame(top, left, height, width)
+
+    def stitch(
+        self, inputs: Tensor, expert_maps: Callable, *, first: Callable | None = None
+    ) -> Tensor | dict[str, Tensor]:
         """Run a network over the windows, and stitch its outputs to maps of full size.
 
         Args:
             inputs: Normalised RGB, (B, 3, H, W).
             expert_maps: Function from windows (b, 3, h, w) to maps (b, channels, h, w), or to a dict of such maps.
+            first: What takes its place for each window as it is, beside its further views.
 
         Returns:
             Maps, (B, channels, H, W), or a dict of such maps by the same names.
         """
         image = _plain(inputs)
         with autocast(image.device, self.amp):
-            return cast("Tensor | dict[str, Tensor]", super().__call__(image, averaged(expert_maps, self.tta)))
+            return cast("Tensor | dict[str, Tensor]", super().__call__(image, averaged(expert_maps, self.tta, first)))
 
 
 def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
@@ -176,6 +210,10 @@ def autocast(device: torch.device, enabled: bool) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
+def _blank(windows: Tensor) -> Tensor:
+    return torch.zeros_like(windows[:, :1])
+
+
 def _plain(inputs: Tensor) -> Tensor:
     """Drop MONAI's metadata, which costs time in every operation, and convert integers and halves to float32.
 
@@ -183,6 +221,18 @@ def _plain(inputs: Tensor) -> Tensor:
     """
     image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
     return image if image.dtype in (torch.float32, torch.float64) else image.float()
+
+
+def with_features(output: Tensor, features: Tensor | None) -> Tensor:
+    """Note images' pooled features among the metadata of a voted tensor, which MONAI deals out to the images.
+
+    Args:
+        output: The tensor, (B, channels, H, W), or one image's, (channels, H, W); one without metadata stays as it is.
+        features: (B, windows of each image, F), or one image's, (windows, F); or None.
+    """
+    if features is not None and isinstance(output, MetaTensor):
+        output.meta[FEATURES] = features.cpu()
+    return output
 
 
 def like(output: Tensor, inputs: Tensor) -> Tensor:

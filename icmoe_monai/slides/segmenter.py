@@ -20,7 +20,7 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import split_suffix
-from icmoe_monai.imageio.sight import judge
+from icmoe_monai.imageio.sight import judge as look_at
 from icmoe_monai.networks.folds import merge_folds
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.voting import unpack
@@ -53,6 +53,8 @@ class LargeSegmenter:
         level: Level of the images' pyramids to segment; 0 is the full size.
         votes: Whether to write the votes.
         device: Device of the network.
+        judge: Tells by the pooled features of windows whether an image is like what the model was trained on, a
+            `calibration.file.WindowCalibration`; None: this is not told.
 
     Raises:
         InputError: If `level` is no whole number of at least 0, `votes` is neither True nor False, or there is not one
@@ -82,6 +84,7 @@ class LargeSegmenter:
         level: int = 0,
         votes: bool = True,
         device: torch.device | str = "cpu",
+        judge: Any = None,
     ) -> None:
         if isinstance(level, bool) or not isinstance(level, int) or level < 0:
             raise InputError(f"level must be a whole number of at least 0, got {level!r}.")
@@ -97,6 +100,7 @@ class LargeSegmenter:
         self.level = level
         self.votes = votes
         self.device = device
+        self.judge = judge
 
     def __call__(self, engine: Engine, case: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Segment one image.
@@ -130,11 +134,14 @@ class LargeSegmenter:
         found: dict[str, Any] = {"mask_path": f"masks/{stem}.tif", "overlay_path": f"overlays/{stem}.png"}
         if self.votes:
             found["votes"] = f"votes/{stem}.tif"
-        pixels = self._write_strips(overview, name, found)
+        scores: list[float] = []
+        pixels = self._write_strips(overview, name, found, scores)
         spacing = None if image.spacing_um is None else [step / 1000 for step in image.spacing_um]
         self._write_overview(overview, found)
-        sight = judge(name, overview.picture().astype(np.float32))
-        found |= {"note": sight.note, "review": True} if sight.note else {}
+        sight = look_at(name, overview.picture().astype(np.float32))
+        known = {} if self.judge is None else self.judge.judge(scores)
+        notes = [sight.note, self.judge.note(name) if known.get("out_of_distribution") else ""]
+        found |= known | ({"note": " ".join(filter(None, notes)), "review": True} if any(notes) else {})
         return found | {
             "mask_shape": image.shape,
             "spacing_mm": spacing,
@@ -146,8 +153,12 @@ class LargeSegmenter:
             "peak_mb": peak_memory_mb(),
         }
 
-    def _write_strips(self, image: Overview, name: str, found: Mapping[str, Any]) -> np.ndarray:
-        """Write mask and votes, and return the number of pixels of each foreground class."""
+    def _write_strips(self, image: Overview, name: str, found: Mapping[str, Any], scores: list[float]) -> np.ndarray:
+        """Write mask and votes, add the windows' scores, and return the number of pixels of each foreground class."""
+
+        def watch(features: Tensor) -> None:
+            scores.extend(self.judge.scores(features.double().numpy()))
+
         network = unwrapped(self.network)
         num_folds = network.voting.num_folds
         pixels = np.zeros(len(self.labels) + 1, dtype=np.int64)
@@ -159,7 +170,8 @@ class LargeSegmenter:
                 if self.votes
                 else None
             )
-            for strip in _with_progress(self.inferer(image, network, self.device), name, image.shape[0]):
+            strips = self.inferer(image, network, self.device, watch=watch if self.judge is not None else None)
+            for strip in _with_progress(strips, name, image.shape[0]):
                 voted = unpack(strip.prediction, network.out_channels)
                 classes = self._decided(voted.probabilities, name)
                 pixels += np.bincount(classes.ravel(), minlength=len(pixels))

@@ -9,7 +9,7 @@ Letters: B windows in a batch; E experts; K output channels; H W image; h rows o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from math import gcd
 from typing import NamedTuple, cast
@@ -25,6 +25,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.views import averaged
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, autocast, vote
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
+from icmoe_monai.networks.pooling import PooledWindows
 from icmoe_monai.slides.background import is_background
 from icmoe_monai.slides.images import LargeImage
 
@@ -95,13 +96,21 @@ class StreamingVotingInferer:
         self.num_run = self.num_skipped = 0
 
     @torch.inference_mode()
-    def __call__(self, image: LargeImage, network: ICMoE, device: torch.device | str = "cpu") -> Iterator[Strip]:
+    def __call__(
+        self,
+        image: LargeImage,
+        network: ICMoE,
+        device: torch.device | str = "cpu",
+        *,
+        watch: Callable[[Tensor], None] | None = None,
+    ) -> Iterator[Strip]:
         """Segment an image.
 
         Args:
             image: The image.
             network: The network, in eval mode.
             device: Device of the network, on which the row of windows is kept too.
+            watch: Is called with the pooled features of the windows of each batch, (B, F), if the network has some.
 
         Yields:
             Strips that cover all rows of the image, from the first row to the last.
@@ -118,22 +127,28 @@ class StreamingVotingInferer:
         top, width = 0, image.shape[1]
         step = _ALIGNED // gcd(width, _ALIGNED)  # rows, so that strips begin where the whole image's vectors do
         most = max(1, _VOTED_AT_ONCE // width // step) * step
-        for maps in _regrouped(self._stitched(image, network, torch.device(device)), step, most):
+        for maps in _regrouped(self._stitched(image, network, torch.device(device), watch), step, most):
             yield Strip(top, vote(maps[None], network, with_experts=True)[0])
             top += maps.shape[1]
 
-    def _stitched(self, image: LargeImage, network: ICMoE, device: torch.device) -> Iterator[Tensor]:
+    def _stitched(
+        self, image: LargeImage, network: ICMoE, device: torch.device, watch: Callable[[Tensor], None] | None
+    ) -> Iterator[Tensor]:
         """Yield the stitched maps of experts and gate for the whole image, some rows, (E K + E, h, W), at a time."""
         self.num_run = self.num_skipped = 0
         grid = _Grid(image.shape, self.windows)
         num_maps = network.voting.num_experts * (network.out_channels + 1)
         row = _RowOfWindows(grid, num_maps, cast(Tensor, self.windows.roi_weight_map).to(device))
         nothing = _nothing(network, num_maps).to(device)
-        expert_maps = averaged(network.expert_maps, self.windows.tta)
+        pooled = None if watch is None else PooledWindows(network, self.windows.frame(image.shape))
+        expert_maps = averaged(network.expert_maps, self.windows.tta, pooled)
         for batch in self._batches(image, grid):
             pixels = [window for _, window in batch if window is not None]
             with autocast(device, self.windows.amp):
                 maps = iter(cast(Tensor, expert_maps(torch.stack(pixels).to(device))) if pixels else ())
+            features = pooled.take() if pooled is not None else None
+            if watch is not None and features is not None:
+                watch(features.cpu())
             for (top, left), window in batch:
                 yield from row.advance(top)
                 row.add(left, nothing if window is None else next(maps))

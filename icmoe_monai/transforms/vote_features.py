@@ -39,6 +39,7 @@ from skimage.measure import label
 from torch import Tensor
 
 from icmoe_monai.networks.folds import merge_folds, split_folds
+from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.networks.voting import VotedMaps, as_distribution, disagreement, pack, unpack
 from icmoe_monai.transforms.votes import decide
 
@@ -53,6 +54,9 @@ _EPS = 1e-6
 
 class TakeVoteFeaturesd(MapTransform):
     """Transform: add `vote_features`, a dict of floats, and the experts' `disagreement` per pixel, (1, H, W) in 0..1.
+
+    Where the tensor's metadata hold the network's pooled features, they are added too, float64 (windows, F), as
+    `pooled_features`.
 
     Place it before `Invertd`, which takes both maps back to the image's size. The tensor itself stays as it is; that of
     an ensemble becomes one of E experts, each the mean of its folds', and `fold_agreement` is added: the mean over
@@ -90,6 +94,9 @@ class TakeVoteFeaturesd(MapTransform):
             item["vote_features"] = {name: sum(one[name] for one in features) / len(folds) for name in features[0]}
             apart = torch.stack([disagreement(fold.expert_probabilities[None]) for fold in folds]).mean(0)
             item["disagreement"] = convert_to_dst_type(apart, item[key])[0]
+            seen = getattr(item[key], "meta", {}).get(FEATURES)
+            if seen is not None:
+                item[FEATURES] = seen.double().numpy()
             if self.num_folds > 1:
                 item["fold_agreement"] = fold_agreement(folds)
                 item[key] = convert_to_dst_type(pack(merge_folds(maps, self.num_folds)), item[key])[0]

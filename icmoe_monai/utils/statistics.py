@@ -8,6 +8,7 @@ and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,26 @@ def count_groups(groups: Sequence[str | None]) -> int | None:
         (2, None)
     """
     return None if None in groups else len(set(groups)) or None
+
+
+def conformal_quantile(scores: Sequence[float] | np.ndarray, level: float) -> float | None:
+    """Return the value that a further score, exchangeable with these, does not exceed with at least a probability.
+
+    It is the ceil((n + 1) level)-th smallest of n scores (split conformal prediction).
+
+    Args:
+        scores: The scores, (n,).
+        level: The probability, 0..1.
+
+    Returns:
+        The value, or None if n is too small for the level.
+
+    Example:
+        >>> conformal_quantile([3.0, 1.0, 2.0, 5.0], 0.8), conformal_quantile([3.0, 1.0], 0.9)
+        (5.0, None)
+    """
+    place = ceil((len(scores) + 1) * level - 1e-9)
+    return float(np.sort(np.asarray(scores, dtype=float))[place - 1]) if 0 < place <= len(scores) else None
 
 
 def rank_correlation(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float | None:

@@ -22,12 +22,15 @@ from icmoe_monai.calibration.file import (
     Calibration,
     calibration_path,
     find_calibration,
+    find_window_calibration,
     read_calibration,
 )
 from icmoe_monai.calibration.fit import FitCalibration, mean_dice, names_digest
 from icmoe_monai.calibration.no_lesion import NO_LESION_FEATURES, fit_no_lesion
+from icmoe_monai.calibration.ood import fit_out_of_distribution
 from icmoe_monai.calibration.score import score_from
 from icmoe_monai.errors import InputError
+from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.transforms.vote_features import TakeVoteFeaturesd
 from icmoe_monai.transforms.votes import SplitVotesd
 
@@ -231,6 +234,80 @@ def test_what_is_made_of_a_case(calibrated: Path) -> None:
     predicted = [calibration.predict_dice(item["vote_features"]) for item in further]
     true = [mean_dice(item["voted"], item["label"], 1) for item in further]
     assert np.corrcoef(predicted, true)[0, 1] > 0.4
+
+
+def with_score(calibrated: Path, folder: Path) -> Calibration:
+    """Return the calibration with a score that knows features along the first axis alone."""
+    content = read_calibration(calibrated / "best.calibration.json")
+    along = [np.eye(8)[:1] + np.random.default_rng(i).normal(0, 0.05, (1, 8)) for i in range(40)]
+    content["out_of_distribution"] = fit_out_of_distribution(np.concatenate(along), along, along, false_alarms=0.05)[0]
+    (folder / "best.calibration.json").write_text(json.dumps(content))
+    (folder / "best.pt").write_bytes((calibrated / "best.pt").read_bytes())
+    return find(folder)
+
+
+OF_LIKE_IMAGES = ("predicted_dice", "no_lesion_probability", "no_lesion", "area_thresholds")
+
+
+def test_of_an_unlike_case_nothing_is_said_that_holds_for_like_ones(calibrated: Path, tmp_path: Path) -> None:
+    apply = ApplyCalibrationd(calibration=with_score(calibrated, tmp_path), review_below=0.0)
+    item = {**cases(1)[0], "note": "", "is_blank": False}
+    item["pred"] = item["probability"]
+    like, unlike = (apply({**item, FEATURES: features}) for features in (np.eye(8)[:1], np.eye(8)[1:2]))
+    assert all(like[name] is not None for name in OF_LIKE_IMAGES)
+    assert (like["out_of_distribution"], like["review"], like["note"]) == (False, False, "")
+    assert 0 <= like["ood_score"] < 1 < unlike["ood_score"]
+    assert like["ood_percentile"] < unlike["ood_percentile"] == 100
+    assert {name: unlike[name] for name in OF_LIKE_IMAGES} == dict.fromkeys(OF_LIKE_IMAGES)
+    assert (unlike["out_of_distribution"], unlike["review"]) == (True, True)
+    assert unlike["note"].startswith("case 0 is unlike what the model was trained on")
+    assert torch.equal(unlike["controlled"], like["controlled"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_features_that_are_no_numbers_make_a_case_unlike(value: float, calibrated: Path, tmp_path: Path) -> None:
+    item = {**cases(1)[0], FEATURES: np.full((1, 8), value)}
+    item["pred"] = item["probability"]
+    made = ApplyCalibrationd(calibration=with_score(calibrated, tmp_path))(item)
+    assert made["out_of_distribution"] is True
+    assert math.isfinite(json.loads(json.dumps(made["ood_score"])))
+
+
+def test_an_unlike_case_keeps_the_note_that_it_has(calibrated: Path, tmp_path: Path) -> None:
+    item = {**cases(1)[0], "note": "It is dark.", FEATURES: np.eye(8)[1:2]}
+    item["pred"] = item["probability"]
+    made = ApplyCalibrationd(calibration=with_score(calibrated, tmp_path))(item)
+    assert made["note"].startswith("It is dark. case 0 is unlike")
+
+
+def test_a_calibration_of_an_earlier_version_says_nothing_of_what_it_has_not(calibrated: Path, tmp_path: Path) -> None:
+    content = read_calibration(calibrated / "best.calibration.json")
+    for part in ("area", "out_of_distribution"):
+        del content[part]
+        del content["fit"][part]
+    (tmp_path / "best.calibration.json").write_text(json.dumps(content))
+    (tmp_path / "best.pt").write_bytes((calibrated / "best.pt").read_bytes())
+    item = {**cases(1)[0], FEATURES: np.eye(8)[:1]}
+    item["pred"] = item["probability"]
+    made = ApplyCalibrationd(calibration=find(tmp_path))(item)
+    new = ("ood_score", "ood_percentile", "out_of_distribution", "area_thresholds")
+    assert {name: made[name] for name in new} == dict.fromkeys(new)
+    assert made["predicted_dice"] is not None
+
+
+def test_windows_are_judged_where_the_settings_of_whole_images_differ(calibrated: Path, tmp_path: Path) -> None:
+    with_score(calibrated, tmp_path)
+    settings = {name: value for name, value in SETTINGS.items() if name != "longest_side"} | {"overlap": 0.25}
+    found = find_window_calibration("auto", checkpoint=tmp_path / "best.pt", settings=settings)
+    assert set(found.summary()) == {"file", "sha256", "reason", "data"}
+    scores = found.scores(np.eye(8)[[0, 1, 1]])
+    told = found.judge(scores)
+    assert told["windows_out_of_distribution"] == pytest.approx(2 / 3)
+    assert told["out_of_distribution"] is True
+    assert told["ood_score"] == scores[1] > 1
+    assert found.judge(scores[:2])["out_of_distribution"] is False  # half of them is not more than half
+    other = find_window_calibration("auto", checkpoint=tmp_path / "best.pt", settings=settings | {"image_size": 128})
+    assert other.scores(np.eye(8)) == []
 
 
 def test_a_review_threshold_of_ones_own(calibrated: Path) -> None:

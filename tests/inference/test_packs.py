@@ -19,8 +19,11 @@ from shipped import NETWORK, NETWORK_WORDS
 from torch import Tensor
 
 from icmoe_monai.__main__ import main
+from icmoe_monai.calibration.file import Calibration
+from icmoe_monai.calibration.ood import fit_out_of_distribution, out_of_distribution_from
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError
+from icmoe_monai.inference.choice import PackChoice
 from icmoe_monai.inference.packs import ExpertPacks, run_packs, shared_parts
 from icmoe_monai.inference.writing import SaveImage2Dd
 from icmoe_monai.networks.decoder import NoDetail
@@ -111,6 +114,81 @@ def test_a_finished_run_is_not_done_again_and_a_new_pack_joins(
     assert (tmp_path / "breast" / "masks" / "b.png").is_file()
 
 
+def calibration_with(axis: int, size: int = 2 * 192) -> Calibration:
+    """Return a calibration that knows features along one axis alone."""
+    along = [np.eye(size)[axis : axis + 1]] * 20
+    calibration = Calibration(reason="none")
+    content = fit_out_of_distribution(np.concatenate(along), along, along, false_alarms=0.05)[0]
+    calibration.ood = out_of_distribution_from({**content, "threshold": 0.5})
+    return calibration
+
+
+class Looking:
+    """An inferer that finds in an image the features that its first pixel names."""
+
+    def look(self, image: Tensor, network: Any) -> Tensor:
+        return torch.eye(2 * 192)[int(image[0, 0, 0, 0])][None, None]
+
+
+def batch_of(name: str, axis: int, failure: str = "") -> dict[str, Any]:
+    return {"name": [name], "image": torch.full((1, 3, 4, 4), float(axis)), "failure": [failure]}
+
+
+def test_each_image_goes_to_the_pack_that_knows_it_or_to_none() -> None:
+    choice = PackChoice({"breast": calibration_with(0), "skin": calibration_with(1)})
+    axes = {"us.png": 0, "skin.png": 1, "other.png": 2}
+    cases = [{"name": name, "group": None} for name in (*axes, "bad.png")]
+    batches = [*(batch_of(*item) for item in axes.items()), batch_of("bad.png", 0, "bad.png is empty.")]
+    rows = choice.choose(cases, batches, None, Looking(), torch.device("cpu"))
+    chosen = {name: row["experts"] for name, row in rows.items()}
+    assert chosen == {"us.png": "breast", "skin.png": "skin", "other.png": None, "bad.png": "breast"}
+    assert rows["us.png"]["breast_score"] < 1 < rows["us.png"]["skin_score"]
+    assert "skin_score" not in rows["bad.png"]
+
+
+def test_the_slices_of_a_volume_stay_together() -> None:
+    choice = PackChoice({"breast": calibration_with(0), "skin": calibration_with(1)})
+    cases = [{"name": f"v/{i}", "group": "v"} for i in range(3)]
+    rows = choice.choose(
+        cases, [batch_of(f"v/{i}", int(i == 2)) for i in range(3)], None, Looking(), torch.device("cpu")
+    )
+    assert len({row["experts"] for row in rows.values()}) == 1
+
+
+def test_auto_needs_a_score_of_every_pack() -> None:
+    with pytest.raises(InputError, match="no calibration tells of the experts breast"):
+        PackChoice({"skin": calibration_with(1), "breast": Calibration(reason="none")})
+
+
+def test_auto_makes_masks_where_a_pack_knows_the_image_and_says_where_none_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, output = tmp_path / "in", tmp_path / "out"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(images / "noise.png")
+    picture, _ = draw_dermoscopy(np.random.default_rng(1), (200, 256))
+    Image.fromarray(picture).save(images / "skin.png")
+    chosen = {"noise.png": None, "skin.png": "skin"}
+    monkeypatch.setattr(
+        PackChoice, "choose", lambda self, *given: {name: {"name": name, "experts": of} for name, of in chosen.items()}
+    )
+    words = ["predict", str(images), str(output), "--experts", "auto", "--num_workers", "0", "--device", "cpu"]
+    assert main(words) == 0
+    assert {row["name"]: row["experts"] for row in read_csv(output / "experts.csv")} == {
+        "noise.png": "none", "skin.png": "skin"
+    }  # fmt: skip
+    report = json.loads((output / "skin" / "report.json").read_text())
+    assert report["complete"]
+    assert [case["name"] for case in report["cases"]] == ["skin.png"]
+    assert not (output / "breast" / "report.json").exists()
+    monkeypatch.undo()
+    assert main([*words, "--overwrite"]) == 0  # by the shipped calibrations
+    rows = {row["name"]: row for row in read_csv(output / "experts.csv")}
+    assert rows["noise.png"]["experts"] == "none"
+    assert all(float(rows["noise.png"][f"{pack}_score"]) > 1 for pack in ("skin", "breast"))
+
+
 def test_an_anonymous_run_names_cases_alike_in_all_packs(folder: Path, tmp_path: Path) -> None:
     assert main(["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "skin,breast", "--anonymous"]) == 0
     names = [sorted(path.name for path in (tmp_path / pack / "masks").iterdir()) for pack in ("skin", "breast")]
@@ -134,10 +212,10 @@ def test_a_bad_image_fails_in_every_report_and_the_others_are_done(
 
 
 def test_a_stopped_run_leaves_every_report(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(self: ExpertPacks, image: Tensor, names: list[str]) -> dict[str, Tensor]:
+    def stop(self: ExpertPacks, tokens: Tensor, levels: list[Tensor], names: list[str]) -> dict[str, Tensor]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ExpertPacks, "expert_maps", stop)
+    monkeypatch.setattr(ExpertPacks, "maps_of", stop)
     assert main(["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "skin,breast"]) == 130
     for pack in ("skin", "breast"):
         report = json.loads((tmp_path / pack / "report.json").read_text())
@@ -270,7 +348,7 @@ def test_calibrated_packs_give_volumes_and_measures_as_alone(tmp_path: Path) -> 
             else:
                 assert (alone / path).read_bytes() == (beside / path).read_bytes(), path
         rows = [read_csv(folder / "report.csv") for folder in (alone, beside)]
-        assert all(row["predicted_dice"] for row in rows[0])
+        assert all(row["ood_score"] for row in rows[0])
         for one, other in zip(*rows, strict=True):
             assert {**one, "seconds": None} == {**other, "seconds": None}
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.inference.measures import INTERVALS
 from icmoe_monai.inference.report import CALIBRATED, InferenceReport, failed_record
 from icmoe_monai.utils.files import read_csv
 
@@ -41,6 +42,7 @@ def test_a_record_tells_what_was_found_and_nothing_else_of_the_item(tmp_path: Pa
         **{"spacing_mm": [0.5, 0.25], "mask": "masks/a/b.png"},
         **dict.fromkeys(["overlay", "controlled", "disagreement_map", "reason_code"]),
         **{"foreground_pixels": [3, 0], "foreground_share": [0.0025, 0.0], "area_mm2": None, "num_components": [1, 0]},
+        **dict.fromkeys(INTERVALS),
         **{"reliability": {"confidence": 0.9}, **dict.fromkeys(CALIBRATED), "review": True, "seconds": 1.2346},
     }
 

@@ -49,6 +49,30 @@ def write_overlay(folder: Path, case: dict, seed: int = 0) -> None:
     draw_overlay(noise, classes, labels=["lesion"]).save(path, format="PNG")
 
 
+def test_unlike_pictures_come_first_and_are_told(tmp_path: Path) -> None:
+    cases = [done("a.png"), done("b.png", ood_score=0.5, out_of_distribution=False), failed("c.png")]
+    cases += [done(name, ood_score=1.5, out_of_distribution=True) for name in ("z.png", "y.png")]
+    text = render_report(report_of(*cases), output_dir=tmp_path)
+    rows = Page(text).rows
+    assert [re.match(r"[a-z]\.png", " ".join(row).strip())[0] for row in rows if ".png" in " ".join(row)] == [
+        "z.png", "y.png", "a.png", "b.png", "c.png"
+    ]  # fmt: skip
+    assert "2 of 5 pictures are unlike what the model was trained on." in text
+    assert text.count("Unlike what the model was trained on: review it.") == 2
+    assert "unlike" not in render_report(report_of(done("a.png")), output_dir=tmp_path).split("</style>")[1].lower()
+
+
+def test_an_area_is_shown_with_its_interval(tmp_path: Path) -> None:
+    ends = {"foreground_pixels_low": [1000], "foreground_pixels_high": [2000], "area_mm2": [12.34]}
+    case = done("a.png", **ends, area_mm2_low=[10.0], area_mm2_high=[20.0])
+    report = report_of(case, calibration={"file": "c.json", "area": {"level": 0.9}})
+    text = render_report(report, output_dir=tmp_path)
+    assert "1,234 (1,000 to 2,000)" in text
+    assert "12.3 (10.0 to 20.0)" in text
+    assert "what holds 90 % of lesions" in text
+    assert "1,234 (" not in render_report(report_of(done("a.png")), output_dir=tmp_path)
+
+
 class Page(HTMLParser):
     """The words of a page's table, and its links, pictures, scripts and headings."""
 

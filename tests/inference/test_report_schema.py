@@ -21,9 +21,17 @@ FOUND = {
     "controlled_path": "controlled/a.png", "mask_shape": (4, 6), "spacing_mm": (0.5, 0.25),
     "foreground_pixels": [3, 0], "foreground_share": [0.125, 0.0], "area_mm2": [0.375, 0.0], "num_components": [1, 0],
     "reliability": dict.fromkeys(FIGURES, 0.5), "predicted_dice": 0.9, "review": False,
-    "no_lesion_probability": None, "no_lesion": None,
+    "no_lesion_probability": None, "no_lesion": None, "ood_score": 0.5, "ood_percentile": 40.0,
+    "out_of_distribution": False, "foreground_pixels_low": [1, 0], "foreground_pixels_high": [5, 1],
+    "area_mm2_low": [0.125, 0.0], "area_mm2_high": [0.625, 0.125],
 }  # fmt: skip
-WINDOWS = {"votes": "votes/a.tif", "windows_run": 3, "windows_skipped": 1, "peak_mb": 512.5}
+WINDOWS = {
+    "votes": "votes/a.tif",
+    "windows_run": 3,
+    "windows_skipped": 1,
+    "windows_out_of_distribution": 0.25,
+    "peak_mb": 512.5,
+}
 
 
 def content_of(folder: Path, *, further: bool = False) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from report_schema import VALIDATOR
 from icmoe_monai.errors import FailedCasesError, InputError
 from icmoe_monai.inference import run
 from icmoe_monai.inference.journal import SENT, VOLUME, Journal
+from icmoe_monai.inference.measures import INTERVALS
 from icmoe_monai.inference.report import CALIBRATED, InferenceReport
 from icmoe_monai.inference.run import InferenceRun, run_missing
 from icmoe_monai.inference.writing import SaveImage2Dd
@@ -84,7 +85,8 @@ def test_report_of_a_whole_run(tmp_path: Path) -> None:
         **{"status": "done", "error": None, "note": None, "frame": None, "height": 3, "width": 5, "spacing_mm": None},
         **{"foreground_pixels": [4], "foreground_share": [4 / 15], "area_mm2": None, "num_components": [2]},
         **{"overlay": None, "reliability": None, "volume": None, "controlled": None, "disagreement_map": None},
-        **dict.fromkeys((*CALIBRATED, "reason_code", "segmentation", "structured_report", "secondary_capture")),
+        **dict.fromkeys((*CALIBRATED, *INTERVALS)),
+        **dict.fromkeys(("reason_code", "segmentation", "structured_report", "secondary_capture")),
     }
     assert report["cases"] == [
         {"name": "x y/a.jpg", "mask": "masks/x y/a.png"} | shared,

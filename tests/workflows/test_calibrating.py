@@ -114,9 +114,31 @@ def test_an_evaluation_judges_the_calibration(calibrated: Path, dataset: Path, t
     assert list(result["calibration_error"]) == ["before", "after"]
     assert result["control"]["alpha"] == 0.3
     assert (tmp_path / "reliability.png").is_file()
+    assert 0 <= result["area"]["coverage"] <= 1
+    assert result["area"]["num_images"] == result["control"]["num_images"]
+    assert 0 <= result["out_of_distribution"]["share"] <= 1
     scores = {row["case"]: float(row["dsc"]) for row in read_csv(tmp_path / "cases.csv") if row["method"] == "voted"}
     dice = {row["case"]: float(row["dice"]) for row in read_csv(tmp_path / "reliability.csv")}
     assert dice == pytest.approx(scores, abs=1e-6)
+
+
+def test_labels_of_training_images_are_not_read_and_their_images_are(
+    calibrated: Path, dataset: Path, tmp_path: Path
+) -> None:
+    def prototypes(name: str, kind: str) -> str:
+        other = tmp_path / name
+        shutil.copytree(dataset, other)
+        for stem in json.loads((other / "splits.json").read_text())["train"]:
+            with Image.open(other / kind / f"{stem}.png") as image:
+                turned = image.transpose(Image.Transpose.ROTATE_180)
+            turned.save(other / kind / f"{stem}.png")
+        calibrate(other, calibrated / "best.pt", calibration_file=str(tmp_path / f"{name}.json"))
+        content = json.loads((tmp_path / f"{name}.json").read_text())
+        return content["out_of_distribution"]["prototypes"]
+
+    known = json.loads((calibrated / "best.calibration.json").read_text())["out_of_distribution"]["prototypes"]
+    assert prototypes("masks", "masks") == known
+    assert prototypes("images", "images") != known
 
 
 def infer(calibrated: Path, dataset: Path, output: Path, **overrides: Any) -> dict:
@@ -133,8 +155,13 @@ def test_inference_reports_what_the_calibration_says(calibrated: Path, dataset: 
     assert report["calibration"]["file"] == "best.calibration.json"
     plain = infer(calibrated, dataset, tmp_path / "plain", probability_maps=True, calibration="none")
     for case, uncalibrated in zip(report["cases"], plain["cases"], strict=True):
-        assert 0 < case["predicted_dice"] < 1
-        assert case["review"] == (case["predicted_dice"] < report["calibration"]["review_below"])
+        assert case["out_of_distribution"] == (case["ood_score"] > 1)
+        if case["out_of_distribution"]:
+            assert (case["predicted_dice"], case["foreground_pixels_low"], case["review"]) == (None, None, True)
+        else:
+            assert 0 < case["predicted_dice"] < 1
+            assert case["review"] == (case["predicted_dice"] < report["calibration"]["review_below"])
+            assert case["foreground_pixels_low"][0] <= case["foreground_pixels"][0] <= case["foreground_pixels_high"][0]
         assert case["no_lesion"] is None
         assert case["reliability"] == uncalibrated["reliability"]
         assert (tmp_path / case["mask"]).read_bytes() == (tmp_path / "plain" / uncalibrated["mask"]).read_bytes()
@@ -181,7 +208,7 @@ def test_the_command_takes_a_calibration(calibrated: Path, dataset: Path, tmp_pa
     arguments = ["predict", str(dataset / "images"), str(tmp_path), "--checkpoint", str(calibrated / "best.pt"),
                  "--image_size", "64", "--num_workers", "0", "--pretrained", "null", "--device", "cpu"]  # fmt: skip
     assert main([*arguments, "--calibration", str(calibrated / "best.calibration.json")]) == 0
-    assert json.loads((tmp_path / "report.json").read_text())["cases"][0]["predicted_dice"] > 0
+    assert json.loads((tmp_path / "report.json").read_text())["cases"][0]["ood_score"] > 0
     assert main([*arguments, "--overwrite", "--calibration", "none"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["calibration"]["reason"] == "No calibration was asked for."
