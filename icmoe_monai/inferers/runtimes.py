@@ -1,0 +1,218 @@
+"""Run a network's windows in another library than PyTorch: onnxruntime or OpenVINO, which are faster on a CPU.
+
+A network is exported to ONNX once for each size of its windows. The file is kept beside the checkpoint, under a name
+that holds the digest of everything that the graph depends on, so that it is found again, and never used for others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from icmoe_monai.errors import InputError, kind_of
+from icmoe_monai.networks.blueprint import blueprint_of
+from icmoe_monai.utils.files import write_atomically
+from icmoe_monai.version import __version__
+
+RUNTIMES = ("torch", "onnx", "openvino")
+_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+_Graph = Callable[[Tensor], list[Tensor]]
+_logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """Compile networks for a library, each at its first windows, and run them there.
+
+    May be used by several threads.
+
+    Args:
+        name: One of `RUNTIMES`; with "torch" a network runs as it is.
+        checkpoint: File of the network's weights, beside which the exported graphs are kept; None, or a folder where
+            nothing can be written, keeps none.
+        amp: Compute in bfloat16, which OpenVINO can and onnxruntime cannot.
+
+    Raises:
+        InputError: If there is no such runtime, its package is missing, or it cannot do what is asked.
+
+    Example:
+        >>> Runtime("torch").compiled(nn.Identity(), torch.zeros(1, 3, 32, 32))[0].shape
+        torch.Size([1, 3, 32, 32])
+    """
+
+    def __init__(self, name: str = "torch", *, checkpoint: str | Path | None = None, amp: bool = False) -> None:
+        if name not in RUNTIMES:
+            raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {name!r}.")
+        if name == "onnx" and amp:
+            raise InputError("amp is bfloat16, which runtime onnx cannot compute in on a CPU: leave out one of them.")
+        for package in (_PACKAGES[name], "onnxscript") if name != "torch" else ():
+            _import(package, name)
+        self.name = name
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.amp = amp
+        self._graphs: dict[tuple[int, torch.Size], _Graph] = {}
+        self._modules: list[nn.Module] = []  # kept alive, since graphs are known by their identity
+        self._lock = threading.Lock()
+
+    def compiled(self, module: nn.Module, windows: Tensor) -> tuple[Tensor, ...]:
+        """Return a module's outputs for windows.
+
+        Args:
+            module: Maps a float32 tensor (B, 3, H, W) to a tensor or a tuple of tensors, for any B; in eval mode, with
+                the weights that it keeps.
+            windows: (B, 3, H, W), on the CPU unless the runtime is "torch".
+
+        Raises:
+            InputError: If the windows are on another device, or the module cannot be exported.
+        """
+        if self.name == "torch":
+            return _tuple(module(windows))
+        if windows.device.type != "cpu":
+            raise InputError(f"runtime {self.name} computes on the CPU: add --device cpu, or leave out --runtime.")
+        key = (id(module), windows.shape[1:])
+        with self._lock:
+            if key not in self._graphs:
+                self._graphs[key] = self._open(module, windows)
+                self._modules.append(module)
+        return tuple(self._graphs[key](windows.float().contiguous()))
+
+    def _open(self, module: nn.Module, windows: Tensor) -> _Graph:
+        path = self._place(module, windows)
+        content = path.read_bytes() if path and path.is_file() else self._export(module, windows, path)
+        opened = {"onnx": _open_onnxruntime, "openvino": _open_openvino}[self.name]
+        try:
+            return opened(content, self.amp)
+        except Exception as error:  # of the library's own kinds
+            raise InputError(
+                f"{path or 'The exported network'} cannot be used by runtime {self.name} ({kind_of(error)}): remove "
+                "it, so that it is made again."
+            ) from error
+
+    def _place(self, module: nn.Module, windows: Tensor) -> Path | None:
+        """Return the file of a module's graph, or None where none is kept."""
+        if self.checkpoint is None:
+            return None
+        return self.checkpoint.with_name(f"{self.checkpoint.stem}.{_digest(module, windows)[:16]}.onnx")
+
+    def _export(self, module: nn.Module, windows: Tensor, path: Path | None) -> bytes:
+        """Export a module, and keep the graph if there is a place that can be written."""
+        _logger.info("Exporting the network for runtime %s, once for these weights; this takes a moment.", self.name)
+        content = _onnx_of(module, windows)
+        if path is not None:
+            try:
+                write_atomically(path, lambda temporary: temporary.write_bytes(content))
+            except InputError as error:
+                _logger.warning("%s The exported network serves this run alone.", error)
+        return content
+
+
+def _digest(module: nn.Module, windows: Tensor) -> str:
+    """Return the SHA-256 of what a graph depends on: weights, structure, size of the windows, versions."""
+    digest = hashlib.sha256(f"{__version__} {torch.__version__} {tuple(windows.shape[1:])}".encode())
+    for name, part in module.named_modules():
+        digest.update(f"{name} {json.dumps(blueprint_of(part), sort_keys=True, default=str)}".encode())
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _onnx_of(module: nn.Module, windows: Tensor) -> bytes:
+    """Return a module as an ONNX graph for any number of windows of one size.
+
+    Raises:
+        InputError: If PyTorch cannot export it.
+    """
+    example = torch.zeros(2, *windows.shape[1:])  # of one window, the exporter would take their number for a constant
+    with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
+        path = Path(folder, "graph.onnx")
+        try:
+            torch.onnx.export(
+                module,
+                (example,),
+                path,
+                input_names=["windows"],
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter's own kinds, of several packages
+            raise InputError(
+                f"The network cannot be exported for another runtime ({kind_of(error)}): leave out --runtime."
+            ) from error
+        return path.read_bytes()
+
+
+def _open_onnxruntime(content: bytes, amp: bool) -> _Graph:
+    onnxruntime = _import("onnxruntime", "onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(windows: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(output) for output in session.run(None, {"windows": windows.numpy()})]
+
+    return run
+
+
+def _open_openvino(content: bytes, amp: bool) -> _Graph:
+    openvino = _import("openvino", "openvino")
+    properties = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if amp else "f32",  # it would choose bfloat16 by itself where a CPU has it
+    }
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(content), "CPU", properties)
+    own = threading.local()  # a request serves one thread at a time
+
+    def run(windows: Tensor) -> list[Tensor]:
+        if not hasattr(own, "request"):
+            own.request = model.create_infer_request()
+        found = own.request.infer([windows.numpy()])
+        return [torch.from_numpy(found[output].copy()) for output in model.outputs]
+
+    return run
+
+
+def _import(package: str, runtime: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"runtime {runtime} needs the package {package}, which is not installed: pip install "
+            "'icmoe-monai[runtimes]', or leave out --runtime."
+        ) from error
+
+
+def _tuple(outputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter, which warns of PyTorch's own parts and of packages that are not needed."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
