@@ -15,6 +15,7 @@ from icmoe_monai.data.splits import OUT_OF_FOLD, SHARES
 from icmoe_monai.evaluation.protocols import OFFICIAL
 from icmoe_monai.inference.anonymity import MIN_SALT
 from icmoe_monai.inference.segmentations import DICOM_SEG
+from icmoe_monai.inferers.runtimes import RUNTIMES
 from icmoe_monai.inferers.views import TTA
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.networks.pyramid import SIZES, STRIDES
@@ -86,6 +87,7 @@ SCHEMAS: dict[str, Schema] = {
     "num_workers": _whole(0, _MOST_PROCESSES),
     "device": {**_TEXT, "description": "a device of PyTorch's, such as cpu or cuda:0"},
     "amp": _SWITCH,
+    "runtime": _one_of(RUNTIMES),
     "seed": _whole(0, _LARGEST_SEED),
     "is_first": _SWITCH,
     "on_terminal": _SWITCH,

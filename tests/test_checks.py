@@ -61,6 +61,7 @@ WRONG: dict[str, list[Any]] = {
     "recipe": ["other", None, 1],
     "num_folds": [0, 21, 1.5, "2", None],
     "tta": ["flip", True, None, ["flips"]],
+    "runtime": ["tensorrt", True, None, ["onnx"]],
     "max_epochs min_steps epoch_length val_interval patience num_views": [0, -3, 1.5, "10", True, None],
     "learning_rate pretrained_share": [0, -1e-3, "fast", math.nan, math.inf, None, True],
     "deference expert_weight mutual_weight weight_decay": [-0.1, "a", math.nan, math.inf, None, True, [1]],

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inference.choice import PackChoice, tell_choice
-from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, like, vote, with_features
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, like, maps_of, vote, with_features
 from icmoe_monai.networks.folds import first_fold
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pooling import PooledWindows
@@ -192,9 +192,11 @@ def _predict(
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Return each named pack's voted maps of an image (1, 3, H, W), and its features; the shared parts run once."""
     frame = inferer.frame(image.shape[-2:])
-    pooled = PooledWindows(network.shared, frame, maps_of=partial(network.maps_of, names=names))
+    seen = inferer.runtime.seen(network.shared, network.packs)  # of all packs, whatever names
+    pooled = PooledWindows(network.shared, frame, partial(network.maps_of, names=names), seen)
+    expert_maps = partial(network.expert_maps, names=names) if seen is None else maps_of(seen)
     with torch.no_grad():
-        maps = cast(dict, inferer.stitch(image, partial(network.expert_maps, names=names), first=pooled))
+        maps = cast(dict, inferer.stitch(image, expert_maps, first=pooled))
         features = pooled.features(len(image))
         return {name: (vote(maps[name], network.packs[name], with_experts=True), features) for name in names}
 

@@ -13,22 +13,25 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.networks.blueprint import blueprint_of
+from icmoe_monai.networks.pooling import SeenMaps
 from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.version import __version__
 
 RUNTIMES = ("torch", "onnx", "openvino")
 _PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 _Graph = Callable[[Tensor], list[Tensor]]
+Seen: TypeAlias = "Callable[[Tensor], tuple[Any, Tensor | None]]"
 _logger = logging.getLogger(__name__)
 
 
@@ -61,9 +64,24 @@ class Runtime:
         self.name = name
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.amp = amp
-        self._graphs: dict[tuple[int, torch.Size], _Graph] = {}
-        self._modules: list[nn.Module] = []  # kept alive, since graphs are known by their identity
+        self._graphs: dict[tuple[nn.Module, torch.Size], _Graph] = {}
+        self._seen: dict[int, SeenMaps] = {}  # by the network's identity, which it keeps alive
         self._lock = threading.Lock()
+
+    def seen(self, network: nn.Module, packs: Mapping[str, nn.Module] | None = None) -> Seen | None:
+        """Return a function from windows (B, 3, H, W) to a network's maps and the grid to pool, or None for "torch".
+
+        Args:
+            network: As of `SeenMaps`, in eval mode.
+            packs: As of `SeenMaps`.
+        """
+        if self.name == "torch":
+            return None
+        with self._lock:
+            if id(network) not in self._seen:
+                self._seen[id(network)] = SeenMaps(network, packs).eval()
+            module = self._seen[id(network)]
+        return lambda windows: module.told(self.compiled(module, windows))
 
     def compiled(self, module: nn.Module, windows: Tensor) -> tuple[Tensor, ...]:
         """Return a module's outputs for windows.
@@ -80,11 +98,10 @@ class Runtime:
             return _tuple(module(windows))
         if windows.device.type != "cpu":
             raise InputError(f"runtime {self.name} computes on the CPU: add --device cpu, or leave out --runtime.")
-        key = (id(module), windows.shape[1:])
+        key = (module, windows.shape[1:])
         with self._lock:
             if key not in self._graphs:
                 self._graphs[key] = self._open(module, windows)
-                self._modules.append(module)
         return tuple(self._graphs[key](windows.float().contiguous()))
 
     def _open(self, module: nn.Module, windows: Tensor) -> _Graph:
@@ -134,6 +151,7 @@ def _onnx_of(module: nn.Module, windows: Tensor) -> bytes:
     Raises:
         InputError: If PyTorch cannot export it.
     """
+    onnx = _import("onnx", "onnx")
     example = torch.zeros(2, *windows.shape[1:])  # of one window, the exporter would take their number for a constant
     with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
         path = Path(folder, "graph.onnx")
@@ -152,7 +170,11 @@ def _onnx_of(module: nn.Module, windows: Tensor) -> bytes:
             raise InputError(
                 f"The network cannot be exported for another runtime ({kind_of(error)}): leave out --runtime."
             ) from error
-        return path.read_bytes()
+        content = path.read_bytes()
+    (windows_in,) = onnx.load_from_string(content).graph.input
+    if not windows_in.type.tensor_type.shape.dim[0].dim_param:
+        raise InputError("The network cannot be exported for any number of windows: leave out --runtime.")
+    return content
 
 
 def _open_onnxruntime(content: bytes, amp: bool) -> _Graph:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.inferers.runtimes import Runtime, Seen
 from icmoe_monai.inferers.views import TTA, averaged
 from icmoe_monai.networks.baselines import as_mixture
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
@@ -91,6 +92,7 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         amp: Use bfloat16 inside the network.
         with_experts: Return voted probabilities, the experts' probabilities and the votes, instead of voted logits.
         device: Where the full-size maps are kept; the input's device if None.
+        runtime: What runs the windows; None: PyTorch.
 
     Raises:
         InputError: If an argument is out of its range.
@@ -106,6 +108,7 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         amp: bool = False,
         with_experts: bool = False,
         device: torch.device | str | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         if roi_size < PATCH_SIZE or roi_size % PATCH_SIZE:
             raise InputError(f"image_size must be a positive multiple of {PATCH_SIZE}, got {roi_size}.")
@@ -126,6 +129,7 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         self.tta = tta
         self.amp = amp
         self.with_experts = with_experts
+        self.runtime = Runtime() if runtime is None else runtime
 
     def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
         """Segment images; arguments and result as in `VotingInferer`, without the padding to multiples of 16.
@@ -146,8 +150,9 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
             A call's result, and the features (`PooledWindows.features`) or None.
         """
         mixture = as_mixture(unwrapped(network))
-        pooled = PooledWindows(mixture, self.frame(inputs.shape[-2:]))
-        maps = cast(Tensor, self.stitch(inputs, mixture.expert_maps, first=pooled))
+        seen = self.runtime.seen(mixture)
+        pooled = PooledWindows(mixture, self.frame(inputs.shape[-2:]), seen=seen)
+        maps = cast(Tensor, self.stitch(inputs, mixture.expert_maps if seen is None else maps_of(seen), first=pooled))
         return vote(maps, mixture, self.with_experts), pooled.features(len(inputs))
 
     def look(self, inputs: Tensor, network: Callable) -> Tensor | None:
@@ -178,6 +183,11 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
         image = _plain(inputs)
         with autocast(image.device, self.amp):
             return cast("Tensor | dict[str, Tensor]", super().__call__(image, averaged(expert_maps, self.tta, first)))
+
+
+def maps_of(seen: Seen) -> Callable[[Tensor], Any]:
+    """Return a function that leaves out the second of what a compiled network returns."""
+    return lambda windows: seen(windows)[0]
 
 
 def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:

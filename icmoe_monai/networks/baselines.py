@@ -77,7 +77,7 @@ class Baseline(nn.Module):
         output = self.network(image)
         logits: Tensor = output[-1] if isinstance(output, (list, tuple)) else output
         channels = logits.shape[1] if self.out_channels is None else self.out_channels
-        expected = (len(image), channels, *image.shape[-2:])
+        expected = (image.shape[0], channels, *image.shape[-2:])  # `len` would fix the number in an exported graph
         if logits.shape != expected:
             raise ValueError(f"The network's logits must be (B, K, H, W) {expected}, got {tuple(logits.shape)}.")
         return logits

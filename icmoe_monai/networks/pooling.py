@@ -9,12 +9,12 @@ Letters: B windows; c channels; H W side of a window; h w size of a grid; F feat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from icmoe_monai.networks.folds import FoldEnsemble
 from icmoe_monai.networks.icmoe import ICMoE, NoEncoder
@@ -46,6 +46,8 @@ class PooledWindows:
         network: An `ICMoE`, or an ensemble of folds that share its frozen parts; of any other nothing is kept.
         frame: Where the image lies in each window; None: everywhere.
         maps_of: What makes maps of tokens and levels; None: the network.
+        seen: What returns maps and the grid to pool, or None, in the place of the network and `maps_of`: a compiled
+            `SeenMaps`.
 
     Example:
         >>> network = ICMoE(backbone=None, detail=ImagePyramid(), own_network={"semantic": "lite0"}).eval()
@@ -54,8 +56,15 @@ class PooledWindows:
         (True, torch.Size([1, 2, 640]))
     """
 
-    def __init__(self, network: Any, frame: Frame | None = None, maps_of: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self,
+        network: Any,
+        frame: Frame | None = None,
+        maps_of: Callable[..., Any] | None = None,
+        seen: Callable[[Tensor], tuple[Any, Tensor | None]] | None = None,
+    ) -> None:
         self.network = network
+        self._seen = seen
         self.frame = frame
         self._maps_of = maps_of
         self._frozen = _frozen_network(network)
@@ -63,6 +72,11 @@ class PooledWindows:
 
     def __call__(self, windows: Tensor) -> Any:
         """Return the network's expert maps of windows (B, 3, H, W), and keep the windows' features."""
+        if self._seen is not None:
+            maps, grid = self._seen(windows)
+            if grid is not None:
+                self._keep(grid, windows)
+            return maps
         if self._frozen is None and self._maps_of is None:
             return self.network.expert_maps(windows)
         tokens, levels = self._look(windows)
@@ -77,11 +91,11 @@ class PooledWindows:
     def _look(self, windows: Tensor) -> tuple[Tensor, list[Tensor]]:
         tokens, levels = self.network.trunk(windows), self.network.levels(windows)
         if self._frozen is not None:
-            pyramid = self._frozen.detail
-            at32 = levels[3][:, pyramid.at16_channels :] if isinstance(pyramid, ImagePyramid) else None
-            grid = tokens.movedim(-1, 1) if at32 is None else at32
-            self._kept.append(pool(grid, windows.shape[-2:], self.frame))
+            self._keep(_grid_of(self._frozen, tokens, levels), windows)
         return tokens, levels
+
+    def _keep(self, grid: Tensor, windows: Tensor) -> None:
+        self._kept.append(pool(grid, windows.shape[-2:], self.frame))
 
     def take(self) -> Tensor | None:
         """Return the features of the windows that were run since the last call, (B, F), or None if there are none."""
@@ -99,6 +113,42 @@ class PooledWindows:
         """
         kept = self.take()
         return None if kept is None else kept.unflatten(0, (num_images, -1))
+
+
+class SeenMaps(nn.Module):
+    """A network as a graph: from windows to its expert maps and, where there is something to pool, the grid of it.
+
+    Args:
+        network: An `ICMoE`, an ensemble of folds, or any other network with `expert_maps`.
+        packs: Further networks by name, which share the network's frozen parts and make the maps in its place.
+    """
+
+    def __init__(self, network: Any, packs: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.packs = None if packs is None else nn.ModuleDict(packs)
+        self.has_grid = _frozen_network(network) is not None
+
+    def forward(self, windows: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of windows (B, 3, H, W), of each pack in their order, and last the grid if there is one."""
+        frozen = _frozen_network(self.network)
+        if frozen is None and self.packs is None:
+            return (self.network.expert_maps(windows),)
+        tokens, levels = self.network.trunk(windows), self.network.levels(windows)
+        networks = [self.network] if self.packs is None else list(self.packs.values())
+        maps = tuple(cast(ICMoE, network).maps_of(tokens, levels) for network in networks)
+        return maps if frozen is None else (*maps, _grid_of(frozen, tokens, levels))
+
+    def told(self, outputs: Sequence[Tensor]) -> tuple[Any, Tensor | None]:
+        """Return what `forward` returned as maps, or a dict of maps by pack, and the grid or None."""
+        maps, grid = (outputs[:-1], outputs[-1]) if self.has_grid else (outputs, None)
+        return (maps[0] if self.packs is None else dict(zip(self.packs, maps, strict=True))), grid
+
+
+def _grid_of(frozen: ICMoE, tokens: Tensor, levels: list[Tensor]) -> Tensor:
+    """Return the features that are pooled, (B, c, h, w): the pyramid's at stride 32, or else the encoder's tokens."""
+    pyramid = frozen.detail
+    return levels[3][:, pyramid.at16_channels :] if isinstance(pyramid, ImagePyramid) else tokens.movedim(-1, 1)
 
 
 def pool(grid: Tensor, side: Sequence[int], frame: Frame | None = None) -> Tensor:

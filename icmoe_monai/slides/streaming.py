@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.views import averaged
-from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, autocast, vote
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, autocast, maps_of, vote
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.pooling import PooledWindows
 from icmoe_monai.slides.background import is_background
@@ -140,8 +140,9 @@ class StreamingVotingInferer:
         num_maps = network.voting.num_experts * (network.out_channels + 1)
         row = _RowOfWindows(grid, num_maps, cast(Tensor, self.windows.roi_weight_map).to(device))
         nothing = _nothing(network, num_maps).to(device)
-        pooled = None if watch is None else PooledWindows(network, self.windows.frame(image.shape))
-        expert_maps = averaged(network.expert_maps, self.windows.tta, pooled)
+        seen = self.windows.runtime.seen(network)
+        pooled = None if watch is None else PooledWindows(network, self.windows.frame(image.shape), seen=seen)
+        expert_maps = averaged(network.expert_maps if seen is None else maps_of(seen), self.windows.tta, pooled)
         for batch in self._batches(image, grid):
             pixels = [window for _, window in batch if window is not None]
             with autocast(device, self.windows.amp):

@@ -120,6 +120,15 @@ def test_a_network_that_cannot_be_exported_is_told_in_a_sentence():
         run(Runtime("onnx"), Odd(), torch.zeros(1, 3, 16, 16))
 
 
+def test_a_network_that_fixes_the_number_of_windows_is_refused():
+    class Fixed(nn.Module):
+        def forward(self, windows: Tensor) -> Tensor:
+            return windows.reshape(len(windows), -1)
+
+    with pytest.raises(InputError, match="cannot be exported for any number of windows: leave out --runtime"):
+        run(Runtime("onnx"), Fixed(), torch.zeros(1, 3, 16, 16))
+
+
 def test_threads_share_a_runtime(tmp_path, exports):
     network, runtime = Small(), Runtime("onnx", checkpoint=tmp_path / "best.pt")
     batches = [torch.full((2, 3, 16, 16), float(value)) for value in range(8)]
