@@ -27,6 +27,8 @@ _COARSEST_UM = 10.0  # a coarser resolution tag is meant for printing, or is a d
 class UnreadableImageError(InputError):
     """Error for a large image that cannot be read; a run goes on with the other images."""
 
+    code = "unsupported"
+
 
 @contextmanager
 def unreadable(path: str, fault: str) -> Iterator[None]:
@@ -54,7 +56,7 @@ def unreadable(path: str, fault: str) -> Iterator[None]:
     except UnreadableImageError:
         raise
     except InputError as error:
-        raise UnreadableImageError(str(error)) from None
+        raise UnreadableImageError(str(error), code=error.code) from None
 
 
 class TiffImage:

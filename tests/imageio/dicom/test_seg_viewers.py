@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import dicom_sources
 import numpy as np
 import pydicom
 import pytest
@@ -138,3 +139,29 @@ def test_of_a_file_in_several_directions_ohif_opens_the_first(tmp_path: Path) ->
     assert second["error"].startswith("Segmentations orthogonal to the acquisition plane")
     for n in (0, 1):
         assert open_by_dcmqi(tmp_path / f"seg{n}.dcm", tmp_path / f"itk{n}")["lesion"].any()
+
+
+@pytest.mark.slow
+@needs_dcmqi
+def test_sizes_at_which_ohifs_adapter_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of bits follow each other without a gap, and a byte at the end makes their number even (PS3.5, 8.1.1)."""
+    jobs, masks = [], []
+    for height, width, num_frames in ((23, 21, 1), (22, 22, 2), (23, 21, 3), (20, 20, 2)):
+        monkeypatch.setattr(dicom_sources, "HEIGHT", height)
+        monkeypatch.setattr(dicom_sources, "WIDTH", width)
+        folder = tmp_path / f"{height}x{width}x{num_frames}"
+        folder.mkdir()
+        paths = [save(folder / f"{n}.dcm", ct(n, 2.5 * n)) for n in range(num_frames)]
+        meant = np.stack([class_map(height, width, shift=n, num_classes=2) for n in range(num_frames)])
+        written = write(folder / "seg.dcm", [(path, 0) for path in paths], meant, segments=[LESION])
+        np.testing.assert_array_equal(masks_of(written, [(path, 0) for path in paths]), meant)
+        volume = open_by_dcmqi(folder / "seg.dcm", folder / "itk")[LESION.label]
+        planes = [(volume[:, :, z].T > 0).tobytes() for z in range(num_frames)]
+        assert sorted(planes) == sorted((mask == 1).tobytes() for mask in meant)
+        jobs.append({"seg": str(folder / "seg.dcm"), "sources": paths})
+        masks.append(meant)
+    refused, displaced, odd, even = open_as_ohif(jobs, tmp_path)
+    assert refused["error"].startswith("Unexpected 1-bit SEG PixelData length")
+    assert (displaced["pixels"][0] != masks[1]).any()
+    np.testing.assert_array_equal(odd["pixels"][0], masks[2])
+    np.testing.assert_array_equal(even["pixels"][0], masks[3])
