@@ -229,6 +229,12 @@ def test_what_is_no_image_is_taken_and_not_kept(running: Running) -> None:
     assert outcomes(running) == {"ignored": 2}
 
 
+def test_what_the_node_has_made_itself_is_not_segmented_again(running: Running) -> None:
+    images = new_study(1, SeriesDescription="IC-MoE for MONAI: contours")
+    assert send(images, running.port) == [0]
+    assert outcomes(running) == {"ignored": 1}
+
+
 def test_an_instance_without_the_uid_of_a_study_is_refused(running: Running) -> None:
     (image,) = new_study()
     assert send([without(image, "StudyInstanceUID")], running.port) == [0xC000]

@@ -32,6 +32,7 @@ from icmoe_monai.imageio.dicom.decoders import is_known
 from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.image_file import NotAnImageError
 from icmoe_monai.imageio.read import open_image
+from icmoe_monai.inference.segmentations import PROGRAM
 from icmoe_monai.pacs.node.config import NodeConfig, Tls
 from icmoe_monai.pacs.node.metrics import Metrics, free_bytes
 from icmoe_monai.pacs.node.queue import Queue
@@ -75,6 +76,7 @@ class Receiver:
         """
         config = self._config
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
         node = AE(ae_title=config.ae)
         node.require_called_aet = True
         node.require_calling_aet = [caller.ae for caller in config.callers]
@@ -176,12 +178,14 @@ class Receiver:
         """Keep an instance that is an image, and return the outcome and the status."""
         data = event.encoded_dataset()
         request: Any = event.request
-        uids = _uids_of(data)
-        if uids is None:
+        header = _header_of(data)
+        if header is None:
             return "refused", NOT_UNDERSTOOD
-        study_uid, instance_uid = uids
+        study_uid, instance_uid, description = header
         if instance_uid != str(request.AffectedSOPInstanceUID).strip("\0 "):
             return "refused", MISMATCH
+        if description.startswith(PROGRAM):  # a picture that this program has made, come back with its study
+            return "ignored", STORED
         study = self._queue.digest(study_uid)
         try:
             with self._one_at_a_time[int(study[0], 16)]:
@@ -287,13 +291,14 @@ def _plain_address(address: str) -> str:
     return str(mapped or found)
 
 
-def _uids_of(data: bytes) -> tuple[str, str] | None:
-    """Return the UIDs of the study and of the instance that a file's content tells, or None."""
+def _header_of(data: bytes) -> tuple[str, str, str] | None:
+    """Return the UIDs of study and instance that a file's content tells, and the series' description; or None."""
+    keywords = ["StudyInstanceUID", "SOPInstanceUID", "SeriesDescription"]
     with suppress(Exception), silence():  # damaged bytes make pydicom raise nearly anything
-        header = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
-        study, instance = str(header.get("StudyInstanceUID") or ""), str(header.get("SOPInstanceUID") or "")
+        header = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=keywords)
+        study, instance, description = (str(header.get(keyword) or "") for keyword in keywords)
         if study and instance:
-            return study, instance
+            return study, instance, description
     return None
 
 
