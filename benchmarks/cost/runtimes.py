@@ -11,6 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,20 +40,21 @@ RUNTIMES = {"torch": ("torch", False), "onnx": ("onnx", False), "openvino": ("op
             "openvino, bfloat16": ("openvino", True)}  # fmt: skip
 
 
-def compare(batch: int, side: int, repeats: int) -> dict[str, Any]:
+def compare(networks: Mapping[str, nn.Module], folder: Path, batch: int, side: int, repeats: int) -> dict[str, Any]:
     """Time a batch of windows of each network by each runtime, and tell each as a share of the network in PyTorch.
 
     Args:
+        networks: The networks by name.
+        folder: Where their exports are kept.
         batch: Windows in a batch.
         side: Side of a window in pixels.
         repeats: Number of times that each is timed.
     """
     windows = torch.randn(batch, 3, side, side)
     runs = {}
-    for name, overlay in NETWORKS.items():
-        network = _network(overlay)
+    for name, network in networks.items():
         for runtime, (kind, amp) in RUNTIMES.items():
-            seen = Runtime(kind, amp=amp).seen(network)
+            seen = Runtime(kind, checkpoint=folder / f"{name}.pt", amp=amp).seen(network)
             runs[f"{name} by {runtime}"] = partial(network.expert_maps if seen is None else seen, windows)
     rows = time_in_turn(runs, repeats, "cpu")
     seconds = {run: row["seconds"] for run, row in rows.items()}
@@ -59,17 +63,19 @@ def compare(batch: int, side: int, repeats: int) -> dict[str, Any]:
     return {"batch": batch, "side": side, "rows": rows, "times_as_fast_as_torch": faster, "icmoe_takes_times": beside}
 
 
-def differing(num_images: int, side: int) -> dict[str, Any]:
+def differing(folder: Path, num_images: int, side: int) -> dict[str, Any]:
     """Count the pixels of the shipped skin model's masks that are others than PyTorch's.
 
     Args:
+        folder: Where a copy of the model and its export are kept.
         num_images: Number of drawn images.
         side: Their height and width in pixels.
     """
     pictures = [draw_dermoscopy(np.random.default_rng(seed), (side, side))[0] for seed in range(num_images)]
+    model = shutil.copy(ROOT / "models" / "model.pt", folder)
     masks = {}
     for runtime, (kind, amp) in RUNTIMES.items():
-        predictor = Predictor("skin", device="cpu", settings={"runtime": kind, "amp": amp})
+        predictor = Predictor(model, device="cpu", settings={"runtime": kind, "amp": amp, "calibration": "none"})
         masks[runtime] = [predictor(picture).mask for picture in pictures]
     count = {name: sum(int((a != b).sum()) for a, b in zip(found, masks["torch"], strict=True))
              for name, found in masks.items()}  # fmt: skip
@@ -95,12 +101,11 @@ def main(arguments: list[str] | None = None) -> None:
     logging.disable(logging.INFO)
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    found = {
-        "windows": [compare(batch, options.side, options.repeats) for batch in (1, 4)],
-        "masks": differing(options.images, 512),
-        "threads": options.threads,
-        "hardware": hardware("cpu"),
-    }
+    with tempfile.TemporaryDirectory() as name:
+        networks = {name: _network(overlay) for name, overlay in NETWORKS.items()}
+        windows = [compare(networks, Path(name), batch, options.side, options.repeats) for batch in (1, 4)]
+        masks = differing(Path(name), options.images, 512)
+    found = {"windows": windows, "masks": masks, "threads": options.threads, "hardware": hardware("cpu")}
     if options.output:
         write_json(options.output, found)
     print(json.dumps(found))  # noqa: T201

@@ -76,10 +76,10 @@ class Baseline(nn.Module):
         """
         output = self.network(image)
         logits: Tensor = output[-1] if isinstance(output, (list, tuple)) else output
-        channels = logits.shape[1] if self.out_channels is None else self.out_channels
-        expected = (image.shape[0], channels, *image.shape[-2:])  # `len` would fix the number in an exported graph
-        if logits.shape != expected:
-            raise ValueError(f"The network's logits must be (B, K, H, W) {expected}, got {tuple(logits.shape)}.")
+        expected = (logits.shape[1] if self.out_channels is None else self.out_channels, *image.shape[-2:])
+        if logits.ndim != 4 or tuple(logits.shape[1:]) != expected:  # a check of B would fix it in an exported graph
+            wanted, found = (len(image), *expected), tuple(logits.shape)
+            raise ValueError(f"The network's logits must be (B, K, H, W) {wanted}, got {found}.")
         return logits
 
 
@@ -192,9 +192,10 @@ class Ensemble(nn.Module):
             ValueError: If the members' logits are not (B, K, H, W).
         """
         logits = torch.stack([network(image) for network in self.networks], dim=1)
-        expected = (len(image), len(self.networks), self.out_channels, *image.shape[-2:])
-        if logits.shape != expected:
-            raise ValueError(f"The members' logits must be (B, E, K, H, W) {expected}, got {tuple(logits.shape)}.")
+        expected = (len(self.networks), self.out_channels, *image.shape[-2:])
+        if tuple(logits.shape[1:]) != expected:
+            wanted, found = (len(image), *expected), tuple(logits.shape)
+            raise ValueError(f"The members' logits must be (B, E, K, H, W) {wanted}, got {found}.")
         return logits, to_probabilities(at_least_float32(logits))
 
 
