@@ -40,6 +40,7 @@ REASONS = {
     "no_such_frame": "the file has fewer frames, slices or pages than it had when it was found",
     "too_small": "the image is smaller than the network's smallest patch",
     "too_large": "the image has too many pixels for the memory: cut it into tiles",
+    "whole_slide": "a whole slide, which is segmented as a large image",
     "too_many_frames": "the file claims more frames than are read: split it",
     "leads_out": "a link that leads out of the input folder",
     "same_name": "another input has the same name but for its suffix: rename one",

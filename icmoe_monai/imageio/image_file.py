@@ -145,6 +145,11 @@ class ImageFile(ABC):
         """The upright (H, W) of the first frame, from the header where that tells."""
 
     @property
+    def is_whole_slide(self) -> bool:
+        """Whether the file is a level of a whole slide, whose frames are tiles."""
+        return False
+
+    @property
     def series(self) -> str:
         """What the files that are slices of one stack have in common; "" where a file is none."""
         return ""

@@ -27,7 +27,17 @@ FORMATS: tuple[type[ImageFile], ...] = (NiftiFile, DicomFile, BmpFile, TiffFile,
 
 # A DICOM file may have any name: its content tells.
 SUFFIXES = tuple(suffix for kind in reversed(FORMATS) if not kind.any_name for suffix in kind.suffixes)
-SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide")  # read by `slides.images` only
+SLIDE_SUFFIXES = (
+    ".svs",
+    ".ndpi",
+    ".vms",
+    ".vmu",
+    ".mrxs",
+    ".scn",
+    ".bif",
+    ".svslide",
+    ".czi",
+)  # read by `slides.images` only
 PICTURE_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in NiftiFile.suffixes)
 LARGE_SUFFIXES = (*PICTURE_SUFFIXES, *SLIDE_SUFFIXES)
 

@@ -6,7 +6,7 @@ files, the output folder and, in a folder with the training layout (`images/` an
 of other runs are named in `left_out`.
 
 Each frame, slice or page of a file is a case, in the file's order; the slices of a DICOM series follow each
-other by their position.
+other by their position. A whole slide is one case, however many files it has.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,9 @@ from icmoe_monai.data.cases import MIN_SIDE
 from icmoe_monai.data.demo import NO_IMAGES, is_demo, make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.dicom.dicomdir import read_dicomdir
+from icmoe_monai.imageio.dicom.header import is_dicom
 from icmoe_monai.imageio.dicom.identifiers import Identifiers, read_identifiers
+from icmoe_monai.imageio.dicom.slides import read_slide_file
 from icmoe_monai.imageio.image_file import NotAnImageError
 from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
 from icmoe_monai.imageio.read import LARGE_SUFFIXES, SUFFIXES, is_image_kind, open_image, split_suffix
@@ -34,6 +37,9 @@ from icmoe_monai.utils.distributed import by_first
 from icmoe_monai.utils.files import as_path
 
 _NUM_NAMED = 5
+_LISTS, _LONGEST_LIST = (".vms", ".vmu"), 1 << 20  # of Hamamatsu's pictures
+_A_SLIDE = "{} is a whole slide, and those are segmented in strips: add --config inference_large.yaml (docs/slides.md)."
+_NO_SLIDE = "{} is DICOM, but no whole slide: segment it without inference_large.yaml."
 _MOST_FRAMES = 100_000  # of a file; a header of a few bytes can claim any number
 _Rename = Callable[[str], str]
 _logger = logging.getLogger(__name__)
@@ -68,6 +74,8 @@ class _File(NamedTuple):
     failure: str = ""
     failure_code: str = ""
     no_image: str = ""
+    slide_pixels: int | None = None  # of a level of a DICOM whole slide, 0 of its label or the like; None: no slide
+    further: tuple[Path, ...] = ()  # the other files of a slide
 
 
 @by_first
@@ -90,7 +98,8 @@ def find_inputs(
         demo_dir: Folder of the demo set; by default `<output_dir>/demo`.
         anonymous: Replace file names by salted hashes (HMAC-SHA256), as `read_anonymous` reads it. A text is the salt;
             True takes one from `<output_dir>/.salt`, which must not leave with the results.
-        large: Take the kinds of files that `slides.images` reads, each as one case; their headers are not read.
+        large: Take the kinds of files that `slides.images` reads, each as one case, and each DICOM whole slide as
+            one. Only DICOM headers are read.
         trace: Read the UIDs of DICOM images, for the report.
         failed: Images that could not even be brought to the folder, each with its `name` in it, `failure`, a sentence,
             and `failure_code`. Where this is given, there may be no image at all.
@@ -131,9 +140,9 @@ def find_inputs(
         check_output_dir(root, Path(output_dir))
         files, left_out = _files_of(root, Path(output_dir), rename, large)
         files += [_not_there(root, one, rename) for one in failed or ()]
-    if not large:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            files = list(pool.map(_look_at, files))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = list(pool.map(_look_at_slide if large else _look_at, _with_parts_told(files)))
+    files = list(_one_for_each_slide(files))
     left_out += [{"name": file.name, "reason": file.no_image} for file in files if file.no_image]
     cases = _refuse_second_of_a_name([case for file in _in_order(files) for case in _cases_of(file, trace)])
     if not cases and failed is None:
@@ -221,12 +230,12 @@ def _search(root: Path, output_dir: Path, rename: _Rename, large: bool) -> tuple
 
 def _may_be_image(path: Path, large: bool) -> bool:
     if large:
-        return path.name.lower().endswith(LARGE_SUFFIXES)
+        return path.name.lower().endswith(LARGE_SUFFIXES) or is_dicom(str(path))
     return is_image_kind(str(path))
 
 
 def _kinds(large: bool) -> str:
-    return ", ".join(LARGE_SUFFIXES) if large else f"{', '.join(SUFFIXES)} or DICOM"
+    return f"{', '.join(LARGE_SUFFIXES if large else SUFFIXES)} or DICOM"
 
 
 def _visible_files(folder: Path, root: Path, output_dir: Path) -> Iterator[Path]:
@@ -254,11 +263,13 @@ def _leads_out(path: Path, root: Path) -> bool:
 
 def _look_at(file: _File) -> _File:
     """Add the frames, series and position that a file's header gives, or why the file cannot be used."""
-    if file.failure:
+    if file.failure or file.no_image:
         return file
     path = str(file.path)
     try:
         with open_image(path) as image:
+            if image.is_whole_slide:
+                return _as_slide(file)._replace(failure=_A_SLIDE.format(file.name), failure_code="whole_slide")
             file = file._replace(num_frames=image.num_frames, series=image.series, position=image.position)
             height, width = image.size
     except NotAnImageError as error:
@@ -273,6 +284,52 @@ def _look_at(file: _File) -> _File:
     sentence = f"{file.name} has {width} x {height} pixels, fewer than a patch of {MIN_SIDE} x {MIN_SIDE}"
     sentence += ": take it out or give a larger version of it."
     return file._replace(num_frames=1, failure=sentence, failure_code="too_small")
+
+
+def _look_at_slide(file: _File) -> _File:
+    """Add what a DICOM header tells of the whole slide that a file is of, or why it cannot be used."""
+    if file.failure or file.no_image or not is_dicom(str(file.path)):
+        return file
+    try:
+        return _as_slide(file)
+    except InputError as error:
+        return file._replace(failure=str(error).replace(str(file.path), file.name), failure_code=error.code)
+
+
+def _as_slide(file: _File) -> _File:
+    slide = read_slide_file(str(file.path))
+    if slide is None:
+        return file._replace(no_image=_NO_SLIDE.format(file.name))
+    return file._replace(series=slide.series, slide_pixels=slide.num_pixels)
+
+
+def _one_for_each_slide(files: Sequence[_File]) -> Iterator[_File]:
+    """Yield the files, but of each DICOM whole slide only that of its largest level; the others are its `further`."""
+    slides: dict[tuple[str, str], list[_File]] = {}
+    for file in files:
+        if file.slide_pixels is None:
+            yield file
+        else:
+            slides.setdefault(_stack_of(file), []).append(file)
+    for levels in slides.values():
+        first, *others = sorted(levels, key=lambda file: (-(file.slide_pixels or 0), file.name))
+        yield first._replace(series="", further=tuple(other.path for other in others))
+
+
+def _with_parts_told(files: Sequence[_File]) -> list[_File]:
+    """Take the pictures of a slide in Hamamatsu's VMS format for no images; the slide's file lists them."""
+    parts = {part: file.name for file in files if file.path.suffix.lower() in _LISTS for part in _listed(file.path)}
+    return [
+        file._replace(no_image=f"{file.name} is a part of {parts[file.path]}.") if file.path in parts else file
+        for file in files
+    ]
+
+
+def _listed(path: Path) -> Iterator[Path]:
+    with suppress(OSError), path.open("rb") as file:
+        for line in file.read(_LONGEST_LIST).decode("utf-8", errors="replace").splitlines():
+            if value := line.partition("=")[2].strip():
+                yield path.parent / value
 
 
 def _in_order(files: Sequence[_File]) -> list[_File]:
@@ -293,7 +350,7 @@ def _cases_of(file: _File, trace: bool) -> Iterator[dict[str, Any]]:
     stem, suffix = split_suffix(file.name)
     is_volume = file.path.name.lower().endswith(NIFTI_SUFFIXES)
     several = file.num_frames > 1
-    stamp = _stamp(file.path)
+    stamp = _stamp((file.path, *file.further))
     leads_out = file.failure_code == "leads_out"  # such a file is not opened
     uids = (Identifiers() if leads_out else read_identifiers(str(file.path)))._asdict() if trace else {}
     for frame in range(file.num_frames):
@@ -310,12 +367,13 @@ def _cases_of(file: _File, trace: bool) -> Iterator[dict[str, Any]]:
         }
 
 
-def _stamp(path: Path) -> str:
+def _stamp(paths: Sequence[Path]) -> str:
+    """Return the size of files, all together, and the time of the latest."""
     try:
-        found = path.stat()
+        found = [path.stat() for path in paths]
     except OSError:
         return ""
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    return f"{sum(one.st_size for one in found)}-{max(one.st_mtime_ns for one in found)}"
 
 
 def _refuse_second_of_a_name(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:

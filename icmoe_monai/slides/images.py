@@ -1,9 +1,9 @@
 """Read images that are too large for memory region by region.
 
-`open_large_image` chooses the reader by the file's suffix: tifffile for TIFF, OME-TIFF and SVS (`TiffImage`);
-OpenSlide, if it is installed, for other formats of slide scanners (`ScannerImage`); and `imageio.read` for PNG,
-JPEG and the like, which cannot be read by regions and are read whole, within the limits of that room (`PlainImage`).
-All readers give upright RGB of 8 bits.
+`open_large_image` chooses the reader: OpenSlide for what it takes for the file of a scanner, and for DICOM whole slides
+(`slides.scanner.ScannerImage`); tifffile for other TIFF and OME-TIFF (`TiffImage`); and `imageio.read` for PNG, JPEG
+and the like, which cannot be read by regions and are read whole, within the limits of that room (`PlainImage`). All
+readers give upright RGB of 8 bits.
 
 Letters: H W size of the image.
 """
@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.header import is_dicom
+from icmoe_monai.imageio.dicom.slides import files_of_slide
 from icmoe_monai.imageio.read import SLIDE_SUFFIXES, read_image
-from icmoe_monai.slides.tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError, positive_um, unreadable
+from icmoe_monai.slides.scale import at_scale, choose_level
+from icmoe_monai.slides.scanner import ScannerImage, has_openslide, is_of_scanner
+from icmoe_monai.slides.tiff import TIFF_SUFFIXES, TiffImage, UnreadableImageError, is_tiff, unreadable
 from icmoe_monai.utils.files import check_file
 
 _LONGEST = 500_000  # pixels a side; a header can claim any size, and the memory needed grows with the width
@@ -30,10 +33,12 @@ class LargeImage(Protocol):
 
     Attributes:
         shape: (H, W), in pixels.
+        levels: (H, W) of each level of the file's pyramid, the full size first.
         spacing_um: Micrometres between rows and between columns, or None if the file does not state them.
     """
 
     shape: tuple[int, int]
+    levels: tuple[tuple[int, int], ...]
     spacing_um: tuple[float, float] | None
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -44,18 +49,20 @@ class LargeImage(Protocol):
 
 
 @contextmanager
-def open_large_image(path: str, *, level: int = 0) -> Iterator[LargeImage]:
+def open_large_image(path: str, *, level: int = 0, um_per_pixel: float | None = None) -> Iterator[LargeImage]:
     """Open an image for reading in regions, and close it at the end of the `with` block.
 
     Args:
         path: The file.
         level: Level of the file's pyramid; 0 is the full size, and the only level of a file without a pyramid.
+        um_per_pixel: Scale at which the image is shown, in place of a level; None: that of the level.
 
     Yields:
         The image.
 
     Raises:
-        UnreadableImageError: If the file is missing, cannot be read, or has more than 500000 pixels a side.
+        UnreadableImageError: If the file is missing, cannot be read, does not tell its scale though `um_per_pixel` is
+            given, or has more than 500000 pixels a side.
 
     Example:
         >>> import tempfile
@@ -66,7 +73,7 @@ def open_large_image(path: str, *, level: int = 0) -> Iterator[LargeImage]:
         ...         print(image.shape, image.spacing_um, image.read(28, 38, 2, 2)[1, 1])
         (30, 40) None [9 8 7]
     """
-    image = _open(path, level)
+    image = _open(path, level) if um_per_pixel is None else _open_at_scale(path, um_per_pixel)
     try:
         height, width = image.shape
         if max(height, width) > _LONGEST:
@@ -108,6 +115,7 @@ class PlainImage:
         except InputError as error:
             raise UnreadableImageError(str(error)) from error
         self.shape = (self._pixels.shape[0], self._pixels.shape[1])
+        self.levels: tuple[tuple[int, int], ...] = (self.shape,)
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """Return a region as RGB, uint8 (height, width, 3)."""
@@ -117,74 +125,28 @@ class PlainImage:
         """Do nothing: the file is closed already."""
 
 
-class ScannerImage:
-    """Read a slide in the format of a slide scanner by OpenSlide; areas that were not scanned are white.
-
-    Args:
-        path: The file.
-        level: Level of the slide's pyramid; 0 is the full size.
-
-    Raises:
-        UnreadableImageError: If OpenSlide is not installed or cannot read the file, or there is no such level.
-    """
-
-    def __init__(self, path: str, level: int = 0) -> None:
-        openslide = _openslide(path)
-        self._path, self._level = path, level
-        with unreadable(path, "cannot be read by OpenSlide"):
-            self._slide: Any = openslide.OpenSlide(path)
-        try:
-            with unreadable(path, "is a damaged slide"):
-                self._measure()
-        except BaseException:
-            self.close()
-            raise
-
-    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Return a region as RGB, uint8 (height, width, 3).
-
-        Raises:
-            UnreadableImageError: If the region cannot be decoded.
-        """
-        corner = (round(left * self._scale[1]), round(top * self._scale[0]))  # in pixels of level 0
-        with unreadable(self._path, "is damaged"):
-            pixels = np.asarray(self._slide.read_region(corner, self._level, (width, height)))
-        return np.where(pixels[..., 3:] == 0, np.uint8(255), pixels[..., :3])
-
-    def close(self) -> None:
-        """Close the file."""
-        self._slide.close()
-
-    def _measure(self) -> None:
-        slide, level = self._slide, self._level
-        if not 0 <= level < slide.level_count:
-            raise UnreadableImageError(f"{self._path} has levels 0 to {slide.level_count - 1}, and level is {level}.")
-        width, height = slide.level_dimensions[level]
-        self.shape = (height, width)
-        full_width, full_height = slide.level_dimensions[0]
-        self._scale = (full_height / height, full_width / width)
-        step = positive_um(*(slide.properties.get(f"openslide.mpp-{axis}") for axis in "yx"))
-        self.spacing_um = None if step is None else (step[0] * self._scale[0], step[1] * self._scale[1])
-
-
 def _open(path: str, level: int) -> LargeImage:
     try:
         check_file(path)
     except InputError as error:
         raise UnreadableImageError(str(error)) from error
-    if path.lower().endswith(TIFF_SUFFIXES):
+    of_scanners = path.lower().endswith(SLIDE_SUFFIXES)
+    is_plain_tiff = path.lower().endswith(TIFF_SUFFIXES) or (of_scanners and has_openslide() and is_tiff(path))
+    of_dicom = is_dicom(path)
+    if of_dicom:
+        with unreadable(path, "is no DICOM whole slide"):
+            files_of_slide(path)  # refuses what OpenSlide would not survive
+    if is_of_scanner(path) or ((of_scanners or of_dicom) and not is_plain_tiff):
+        return ScannerImage(path, level)  # which tells why, where it cannot read it
+    if is_plain_tiff:
         return TiffImage(path, level)
-    if path.lower().endswith(SLIDE_SUFFIXES):
-        return ScannerImage(path, level)
     return PlainImage(path, level)
 
 
-def _openslide(path: str) -> ModuleType:
+def _open_at_scale(path: str, um_per_pixel: float) -> LargeImage:
+    full = _open(path, 0)
     try:
-        import openslide
-    except (ImportError, OSError) as error:  # the Python package may be missing, or its binary library
-        raise UnreadableImageError(
-            f"{path} needs OpenSlide, which is not installed: pip install openslide-python openslide-bin, or save the "
-            "slide as a tiled TIFF."
-        ) from error
-    return openslide
+        level = choose_level(path, full, um_per_pixel)
+    finally:
+        full.close()
+    return at_scale(_open(path, level), um_per_pixel)

@@ -22,6 +22,7 @@ class Overview:
 
     Attributes:
         shape: (H, W) of the image.
+        levels: (H, W) of each level of the file.
         spacing_um: Micrometres between rows and between columns of the image, or None.
         level: log2 f, which is the level of the picture's size in a pyramid whose levels halve the size.
 
@@ -39,7 +40,7 @@ class Overview:
 
     def __init__(self, image: LargeImage, *, longest_side: int = 2048) -> None:
         self._image = image
-        self.shape, self.spacing_um = image.shape, image.spacing_um
+        self.shape, self.levels, self.spacing_um = image.shape, image.levels, image.spacing_um
         self.level = 0
         while -(-max(self.shape) // 2**self.level) > longest_side:
             self.level += 1

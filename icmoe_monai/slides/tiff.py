@@ -1,4 +1,4 @@
-"""Read regions of a TIFF, OME-TIFF or SVS file by tifffile; only the tiles or strips that a region touches are decoded.
+"""Read regions of a TIFF or OME-TIFF file by tifffile; only the tiles or strips that a region touches are decoded.
 
 Letters: H W size of the image; S samples of a pixel.
 """
@@ -15,12 +15,14 @@ import numpy as np
 import tifffile
 
 from icmoe_monai.errors import InputError, in_our_words
-from icmoe_monai.imageio.image_file import max_pixels
+from icmoe_monai.imageio.image_file import max_pixels, read_head
 from icmoe_monai.imageio.tiff.chunks import read_chunk
 from icmoe_monai.imageio.tiff.colours import check_colours, to_opacity, to_rgb
 from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page
 
-TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
+TIFF_SUFFIXES = (".tif", ".tiff")
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_UM = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4}  # the micro sign and the letter
 _COARSEST_UM = 10.0  # a coarser resolution tag is meant for printing, or is a default of 72 dots per inch
 
 
@@ -71,7 +73,9 @@ class TiffImage:
 
     Attributes:
         shape: (H, W) of the level.
-        spacing_um: Micrometres between rows and between columns of the level, from the metadata of an OME or SVS file,
+        levels: (H, W) of each level: those that the image has as SubIFDs or by OME's metadata, or else the smaller
+            tiled versions of it that follow it.
+        spacing_um: Micrometres between rows and between columns of the level, from the metadata of an OME file,
             or of another TIFF from the resolution tags if they are finer than 10 µm; None if unknown.
 
     Raises:
@@ -115,6 +119,7 @@ class TiffImage:
 
     def _open(self, level: int) -> None:
         full, source = self._find(0), self._find(level)
+        self.levels = tuple((int(page.imagelength), int(page.imagewidth)) for page, _ in self._pages())
         self._page = check_page(self._path, source)
         _check(self._page)
         spacing = _spacing_um(self._file, full)
@@ -124,17 +129,24 @@ class TiffImage:
         self._has_opacity = 2 in self._page.extras and self._is_seen()
 
     def _find(self, level: int) -> Any:
-        levels = self._file.series[0].levels
-        pages: list[Any] = [one.pages[0] for one in levels]
-        if not 0 <= level < len(levels):
-            sizes = ", ".join(f"{k}: {page.imagewidth} x {page.imagelength}" for k, page in enumerate(pages))
+        pages = self._pages()
+        if not 0 <= level < len(pages):
+            sizes = ", ".join(f"{k}: {page.imagewidth} x {page.imagelength}" for k, (page, _) in enumerate(pages))
             raise UnreadableImageError(f"{self._path} has no level {level}; it has {sizes}.")
-        num_planes = len(levels[level].pages)
+        page, num_planes = pages[level]
         if num_planes > 1:
             raise UnreadableImageError(
                 f"{self._path} holds {num_planes} planes or channels of one size: save one RGB image of them."
             )
-        return pages[level].aspage()
+        return page.aspage()
+
+    def _pages(self) -> list[tuple[Any, int]]:
+        """Return the page of each level, and how many planes of one size it is the first of."""
+        first, *others = self._file.series
+        levels: list[Any] = list(first.levels)
+        if len(levels) == 1:
+            levels += [one for one in others if _is_smaller(one.pages[0], first.pages[0])]
+        return [(level.pages[0], len(level.pages)) for level in levels]
 
     def _region(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         tall, wide = self._page.chunk
@@ -193,16 +205,32 @@ def _check(page: Page) -> None:
         raise UnsupportedError(f"{page.path} {fault}.")
 
 
+def is_tiff(path: str) -> bool:
+    """Tell whether a file begins as a TIFF.
+
+    Args:
+        path: The file.
+    """
+    return read_head(path)[:4] in _MAGIC
+
+
+def _is_smaller(page: Any, full: Any) -> bool:
+    """Tell whether a page says that it is a smaller version of the first one, and has its shape but for rounding."""
+    if not (page.is_reduced and page.is_tiled and 0 < page.imagelength < full.imagelength and page.imagewidth > 0):
+        return False
+    factor = full.imagelength / page.imagelength
+    return abs(page.imagewidth - full.imagewidth / factor) <= 1 + page.imagewidth / page.imagelength
+
+
 def _spacing_um(file: tifffile.TiffFile, page: Any) -> tuple[float, float] | None:
-    if file.is_svs:
-        found = re.search(r"\bMPP\s*=\s*([\d.]+)", page.description)
-        return positive_um(found[1], found[1]) if found else None
     if file.is_ome:
         pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", file.ome_metadata or "")
         named = dict(re.findall(r'(\w+)="([^"]*)"', pixels[0])) if pixels else {}
-        if {named.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"} <= {"µm", "μm", "um"}:
-            return positive_um(named.get("PhysicalSizeY", "0"), named.get("PhysicalSizeX", "0"))
-        return None
+        if not {named.setdefault(f"PhysicalSize{axis}Unit", "µm") for axis in "YX"} <= _UM.keys():
+            return None
+        found = positive_um(named.get("PhysicalSizeY"), named.get("PhysicalSizeX"))
+        units = _UM[named["PhysicalSizeYUnit"]], _UM[named["PhysicalSizeXUnit"]]
+        return found and (found[0] * units[0], found[1] * units[1])
     unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit))  # inch and centimetre
     x, y = page.resolution
     if unit is None or not min(x, y) > 0:

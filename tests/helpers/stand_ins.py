@@ -21,6 +21,7 @@ class InMemory:
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels, self.shape = pixels, pixels.shape[:2]
+        self.levels = (self.shape,)
         self.most_rows = 0
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:

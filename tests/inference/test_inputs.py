@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from slide_files import save_dicom_slide
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image
@@ -331,3 +332,45 @@ def test_demo_set_is_made_and_its_test_images_are_taken(tmp_path: Path, monkeypa
     assert found == [(str(demo / "images" / f"{s}.png"), f"images/{s}.png") for s in ("d2", "d3")]
     find_inputs("demo", output_dir=str(tmp_path / "out"), demo_dir=str(tmp_path / "own"))
     assert made[1:] == [str(tmp_path / "own")]
+
+
+def large_cases(folder: Path) -> tuple[list[dict], dict[str, str]]:
+    found = find_inputs(str(folder), output_dir=str(folder / "output"), large=True)
+    return found.cases, {file["name"]: file["reason"] for file in found.left_out}
+
+
+def test_a_dicom_slide_is_one_case_that_changes_with_each_of_its_files(tmp_path: Path) -> None:
+    pixels = np.zeros((100, 130, 3), np.uint8)
+    for name in ("a", "b"):
+        save_dicom_slide(tmp_path / name, pixels, num_levels=3)
+    (tmp_path / "b" / "0.dcm").rename(tmp_path / "b" / "z")  # the largest, whatever it is called
+    dicom_slice(tmp_path / "ct.dcm", 0)
+    put(tmp_path / "c.png")
+    cases, left_out = large_cases(tmp_path)
+    assert [case["name"] for case in cases] == ["a/0.dcm", "b/z", "c.png"]
+    assert [case["frame"] for case in cases] == [0, 0, 0]
+    assert left_out == {"ct.dcm": "ct.dcm is DICOM, but no whole slide: segment it without inference_large.yaml."}
+    (tmp_path / "a" / "2.dcm").write_bytes((tmp_path / "a" / "2.dcm").read_bytes() + b"\0\0")
+    again, _ = large_cases(tmp_path)
+    assert [old["stamp"] != new["stamp"] for old, new in zip(cases, again, strict=True)] == [True, False, False]
+    (one,) = find_inputs(str(tmp_path / "a" / "1.dcm"), output_dir=str(tmp_path / "output"), large=True).cases
+    assert one["name"] == "1.dcm"
+
+
+def test_a_dicom_slide_in_ordinary_inference_is_one_case_that_says_what_to_do(tmp_path: Path) -> None:
+    save_dicom_slide(tmp_path / "a", np.zeros((100, 130, 3), np.uint8))
+    assert failures_in(tmp_path) == {
+        "a/0.dcm": "a/0.dcm is a whole slide, and those are segmented in strips: add --config inference_large.yaml "
+        "(docs/slides.md)."
+    }
+
+
+def test_pictures_of_which_a_slide_consists_are_no_cases(tmp_path: Path) -> None:
+    for name in ("slide-0,0.jpg", "slide-1,0.jpg", "other.jpg"):
+        put(tmp_path / name)
+    (tmp_path / "slide.vms").write_text(
+        "[Virtual Microscope Specimen]\nImageFile=slide-0,0.jpg\nImageFile(1,0)=slide-1,0.jpg\n"
+    )
+    cases, left_out = large_cases(tmp_path)
+    assert [case["name"] for case in cases] == ["other.jpg", "slide.vms"]
+    assert left_out["slide-1,0.jpg"] == "slide-1,0.jpg is a part of slide.vms."

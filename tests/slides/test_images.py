@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
+from dicom_sources import ct, save
 from picture_files import save_tiff
 from PIL import Image
+from slide_files import save_dicom_slide, save_svs
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image
@@ -304,8 +306,10 @@ def test_without_openslide_a_scanners_format_is_refused(tmp_path: Path, monkeypa
 class FakeSlide:
     """OpenSlide's interface over an array, four times reduced at level 1; what is left of column 5 was not scanned."""
 
-    level_count = 2
+    level_downsamples = (1.0, 4.0)
     properties = {"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5"}  # noqa: RUF012
+
+    detect_format = staticmethod(lambda path: "hamamatsu")
 
     def __init__(self, path: str) -> None:
         self.pixels = np.asarray(Image.open(path).convert("RGBA")).copy()
@@ -351,3 +355,65 @@ def test_openslide_is_asked_for_the_region_of_a_level(
         assert image.shape == (37, 52)
         np.testing.assert_array_equal(image.read(5, 7, 4, 6), pixels[20:36:4, 28:52:4])
         assert image.spacing_um == (2.0, 1.0)
+
+
+SVS = {"plain": (None, 0, 0), "JPEG": ("jpeg", 60, 5), "JPEG 2000": ("aperio_jp2000_rgb", 0, 0)}
+
+
+@pytest.mark.parametrize(("compression", "most", "mean"), SVS.values(), ids=SVS)
+def test_an_svs_is_read_by_openslide(tmp_path: Path, compression: str | None, most: int, mean: float) -> None:
+    shape = (148, 208)  # so that levels lie on whole pixels
+    pixels = (np.linspace(20, 220, 208)[None, :, None] * [1, 0.8, 0.6] * np.ones((148, 1, 1))).astype(np.uint8)
+    path = save_svs(tmp_path / "a.svs", pixels, mpp=0.25, compression=compression)
+    for level, every in ((0, 1), (1, 4)):
+        difference = np.abs(read_in_parts(path, level).astype(int) - pixels[::every, ::every])
+        assert difference.max() <= most
+        assert difference.mean() <= mean
+    with open_large_image(str(path)) as image:
+        assert type(image).__name__ == "ScannerImage"
+        assert (image.levels, image.spacing_um) == ((shape, (37, 52)), (0.25, 0.25))
+    with pytest.raises(UnreadableImageError, match="has levels 0 to 1, and level is 2"):
+        read_in_parts(path, 2)
+
+
+def test_an_svs_of_ycbcr_in_jpeg_2000_is_read_in_its_colours(tmp_path: Path) -> None:
+    colours = np.zeros((*SHAPE, 3), np.uint8) + np.uint8([180, 90, 150])
+    stored = np.asarray(Image.fromarray(colours).convert("YCbCr"))
+    path = save_svs(tmp_path / "a.svs", stored, compression="aperio_jp2000_ycbc")
+    assert np.abs(read_in_parts(path).astype(int) - colours).max() <= 4
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_a_dicom_slide_is_read_whichever_of_its_files_is_named(tmp_path: Path, pixels: np.ndarray, given: int) -> None:
+    pixels = pixels[:148, :208]  # so that levels lie on whole pixels
+    path = save_dicom_slide(tmp_path / "slide", pixels, mpp=0.5)[given]
+    bare = path.rename(path.with_suffix(""))  # a DICOM file may have any name
+    np.testing.assert_array_equal(read_in_parts(bare), pixels)
+    np.testing.assert_array_equal(read_in_parts(bare, level=1), pixels[::2, ::2])
+    with open_large_image(str(bare)) as image:
+        assert (image.levels, image.spacing_um) == (((148, 208), (74, 104)), (0.5, 0.5))
+
+
+def test_levels_that_follow_the_image_are_found(tmp_path: Path, pixels: np.ndarray) -> None:
+    about = {"photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(pixels, tile=(32, 32), **about)
+        file.write(pixels[::2, ::2], tile=(32, 32), subfiletype=1, **about)
+        file.write(pixels[::4, :80:4], tile=(32, 32), subfiletype=1, **about)  # of another shape
+        file.write(pixels[::8, ::8], subfiletype=1, **about)  # a thumbnail, not in tiles
+    with open_large_image(str(tmp_path / "a.tif")) as image:
+        assert image.levels == (SHAPE, (75, 106))
+    np.testing.assert_array_equal(read_in_parts(tmp_path / "a.tif", level=1), pixels[::2, ::2])
+
+
+def test_dicom_that_is_no_slide_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.dcm", ct(1, 0))
+    with pytest.raises(UnreadableImageError, match=r"a\.dcm cannot be read by OpenSlide"):
+        read_in_parts(Path(path))
+
+
+def test_levels_of_odd_sizes_are_read_without_a_drift(tmp_path: Path) -> None:
+    """OpenSlide finds a level's pixels by one factor, also where rows and columns are fewer by others."""
+    ramp = np.repeat(np.tile(np.arange(211, dtype=np.uint8), (150, 1))[..., None], 3, axis=2)
+    path = save_dicom_slide(tmp_path / "slide", ramp)[0]
+    assert np.abs(read_in_parts(path, level=1).astype(int) - ramp[::2, ::2]).max() <= 2

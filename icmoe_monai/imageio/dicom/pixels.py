@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from pydicom.pixels import apply_color_lut
+from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.dicom.content import begins_as_dicom
@@ -75,6 +76,11 @@ class DicomFile(ImageFile):
     def size(self) -> tuple[int, int]:
         """The (H, W) of all frames, from the header."""
         return self._header.rows, self._header.columns
+
+    @property
+    def is_whole_slide(self) -> bool:
+        """Whether it is a level of a whole slide, whose frames are tiles."""
+        return bool(self._header.dataset.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage)
 
     @property
     @guarded
