@@ -16,6 +16,7 @@ from icmoe_monai.imageio.dicom.seg import (
     Segment,
     Series,
     plan_segmentations,
+    plan_slide,
     references_of,
     write_segmentation,
 )
@@ -54,6 +55,7 @@ class SegmentationWriter:
         structured_reports: Whether reports are written.
         secondary_captures: Whether captures are written.
         classes: Returns a case's class map, uint8 (H, W).
+        whole_slides: Whether each case is a whole slide.
         probabilities: Returns a case's probabilities, (S, H, W), which are then written instead of classes; or None.
     """
 
@@ -67,9 +69,11 @@ class SegmentationWriter:
         structured_reports: bool = False,
         secondary_captures: bool = False,
         classes: _Map,
+        whole_slides: bool = False,
         probabilities: _Map | None = None,
     ) -> None:
         self.journal = journal
+        self.whole_slides = whole_slides
         self.segments = segments
         self.empty = empty
         self._companions = CompanionWriter(
@@ -103,7 +107,7 @@ class SegmentationWriter:
         files: list[dict[str, Any]] = []
         remarks: list[str] = []
         code = None
-        for part in plan_segmentations([(case["source"], case["frame"]) for case in cases]):
+        for part in self._plan(cases):
             members = [cases[n] for n in part.members]
             if not self.empty and not any(self._classes(case).any() for case in members):
                 continue
@@ -122,6 +126,11 @@ class SegmentationWriter:
             remarks += beside.remarks
             code = code or beside.reason_code
         return Written(files, list(dict.fromkeys(remarks)), code)
+
+    def _plan(self, cases: Sequence[Mapping[str, Any]]) -> list[Part]:
+        if self.whole_slides:
+            return [plan_slide(case["source"], self._classes(case).shape) for case in cases]
+        return plan_segmentations([(case["source"], case["frame"]) for case in cases])
 
     def _uid_of(self, part: Part, file: str) -> str:
         """Return an object's UID, which no other file of the run has, also if its source is there twice."""
@@ -180,13 +189,14 @@ class SegmentationWriter:
         return Path(SEGMENTATIONS, f"{stem}.dcm").as_posix()
 
 
-def check_kind(dicom_seg: str, *, probability_maps: bool, beside: bool = False) -> None:
+def check_kind(dicom_seg: str, *, probability_maps: bool, beside: bool = False, whole_slides: bool = False) -> None:
     """Check what kind of objects is asked for.
 
     Args:
         dicom_seg: One of `DICOM_SEG`; "fractional" holds probabilities, and needs their maps.
         probability_maps: Whether probability maps are written.
         beside: Whether objects that go with it are asked for.
+        whole_slides: Whether the objects are of whole slides, of which there are no probability maps.
 
     Raises:
         InputError: If it is unknown, or lacks its probability maps, or what goes with it.
@@ -197,5 +207,7 @@ def check_kind(dicom_seg: str, *, probability_maps: bool, beside: bool = False) 
         raise InputError(
             "structured_reports and secondary_captures go with DICOM Segmentations: leave out --dicom_seg."
         )
+    if dicom_seg == "fractional" and whole_slides:
+        raise InputError("dicom_seg fractional is not made of whole slides: set binary or none.")
     if dicom_seg == "fractional" and not probability_maps:
         raise InputError("dicom_seg fractional is made from the probability maps: add --probability_maps True.")

@@ -7,12 +7,14 @@ one volume at a time is in memory and a resumed run need not segment a case agai
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from icmoe_monai.errors import InputError
@@ -29,7 +31,7 @@ from icmoe_monai.utils.files import is_of_the_disk
 
 _NO_FILE = "has no volume: its file could not be made ({}). {}"
 _ANONYMOUS = "has no DICOM {}, which would hold the patient's data: the run is anonymous. {}"
-_INSTEAD = "The PNG masks hold the result"
+_INSTEAD = "The masks hold the result"
 _MOST_NAMED = 3
 
 
@@ -55,6 +57,7 @@ class VolumeWriter:
         secondary_captures: Whether DICOM Secondary Captures with outlines are written beside the segmentations.
         probability_maps: Whether probability maps are written.
         anonymous: Whether the run is anonymous.
+        whole_slides: Whether each case is a whole slide, whose mask is a tiled TIFF.
 
     Raises:
         InputError: If `dicom_seg` is unknown, or lacks its probability maps or what goes beside it; `segments` does not
@@ -74,8 +77,15 @@ class VolumeWriter:
         secondary_captures: bool = False,
         probability_maps: bool = False,
         anonymous: bool | str = False,
+        whole_slides: bool = False,
     ) -> None:
-        check_kind(dicom_seg, probability_maps=probability_maps, beside=structured_reports or secondary_captures)
+        check_kind(
+            dicom_seg,
+            probability_maps=probability_maps,
+            beside=structured_reports or secondary_captures,
+            whole_slides=whole_slides,
+        )
+        self.whole_slides = whole_slides
         if len(segments) != max(out_channels, 2) - 1:
             num_classes = max(out_channels, 2) - 1
             raise InputError(f"segments must describe {num_classes} foreground classes, got {len(segments)}.")
@@ -101,6 +111,7 @@ class VolumeWriter:
             structured_reports=structured_reports,
             secondary_captures=secondary_captures,
             classes=self._classes,
+            whole_slides=whole_slides,
             probabilities=self._probabilities if dicom_seg == "fractional" else None,
         )
 
@@ -185,6 +196,9 @@ class VolumeWriter:
         return [{"file": path, "cases": [case["name"] for case in cases]}]
 
     def _classes(self, case: Mapping[str, Any]) -> np.ndarray:
+        if self.whole_slides:
+            path = self.journal.output_dir / self.journal.records(CASE)[case["name"]]["mask"]
+            return map_mask(path, is_binary=self.out_channels == 1)
         with Image.open(self.journal.output_dir / self.journal.records(CASE)[case["name"]]["mask"]) as mask:
             values = np.asarray(mask)
         return (values > 0).astype(np.uint8) if self.out_channels == 1 else values
@@ -195,6 +209,27 @@ class VolumeWriter:
             with Image.open(self.journal.output_dir / path) as levels:
                 maps.append(np.asarray(levels, dtype=np.float32) / 65535)
         return np.stack(maps)
+
+
+def map_mask(path: Path, *, is_binary: bool) -> np.ndarray:
+    """Return the classes of a tiled mask as an array that lies in a nameless file beside it, not in memory.
+
+    Args:
+        path: The mask.
+        is_binary: Whether its values stand for class 1; else they are the classes.
+
+    Returns:
+        uint8 (H, W).
+    """
+    with tempfile.TemporaryFile(dir=path.parent) as file, tifffile.TiffFile(path) as mask:
+        page: Any = mask.pages[0]
+        classes = np.memmap(file, dtype=np.uint8, mode="w+", shape=page.shape)
+        for tile, (_, _, top, left, _), (_, height, width, _) in page.segments():
+            if tile is not None and tile.any():  # what is not written takes no room
+                place = classes[top : top + height, left : left + width]  # less than the tile at the edges
+                values = tile.reshape(height, width)[: place.shape[0], : place.shape[1]]
+                place[:] = values > 0 if is_binary else values
+    return classes
 
 
 def tell_remarks(volumes: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -101,27 +101,6 @@ def cine(num_frames: int = 3) -> Dataset:
     return source(MULTIFRAME_US, NumberOfFrames=num_frames, Modality="US")
 
 
-def slide(num_tiles: int = 2, **of_measures: Any) -> Dataset:
-    """Tiles of a slide, one below the other."""
-    image = source(
-        WHOLE_SLIDE,
-        **{"Modality": "SM", "NumberOfFrames": num_tiles, "FrameOfReferenceUID": generate_uid()},
-        **{"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0},
-        **{"TotalPixelMatrixRows": num_tiles * HEIGHT, "TotalPixelMatrixColumns": WIDTH},
-        **{"DimensionOrganizationType": "TILED_FULL", "TotalPixelMatrixFocalPlanes": 1},
-        **{"ImageOrientationSlide": [0, -1, 0, -1, 0, 0], "OpticalPathSequence": Items([Dataset()])},
-    )
-    measures, shared, origin = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing = [0.001, 0.002]
-    for keyword, value in of_measures.items():
-        setattr(measures, keyword, value)
-    shared.PixelMeasuresSequence = Items([measures])
-    origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem = 0, 0
-    image.TotalPixelMatrixOriginSequence = Items([origin])
-    image.SharedFunctionalGroupsSequence = Items([shared])
-    return image
-
-
 def item(dataset: Dataset | None = None, **attributes: Any) -> Dataset:
     """A data set with attributes, also such that the standard forbids."""
     dataset = Dataset() if dataset is None else dataset

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from dicom_seg import ABNORMAL, LESION, MASS, errors_of, needs_dciodvfy
-from dicom_sources import CR, HEIGHT, VL, WIDTH, cine, ct, enhanced_mr, item, save, slide, source
+from dicom_seg import ABNORMAL, LESION, MASS, SERIES, errors_of, needs_dciodvfy
+from dicom_sources import CR, HEIGHT, VL, WIDTH, cine, ct, enhanced_mr, item, save, source
 from highdicom.seg import segread
 from highdicom.sr import srread
 from PIL import Image
 from pydicom.dataset import Dataset
+from slide_files import save_dicom_slide
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.seg import plan_slide
 from icmoe_monai.imageio.read import read_image
 from icmoe_monai.inference import Journal, VolumeWriter, find_inputs
+from icmoe_monai.inference.companions import CompanionWriter, Subject, Written
 from icmoe_monai.inference.journal import CASE, VOLUME
 from icmoe_monai.inference.measures import measure
 from icmoe_monai.inference.volumes import tell_remarks
@@ -267,14 +270,16 @@ def test_what_highdicom_refuses_is_told_without_its_words(tmp_path: Path, monkey
     ]
 
 
-def test_on_a_slide_there_is_the_segmentation_alone(tmp_path: Path) -> None:
-    image = slide()
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    journal = run(tmp_path, [image])
-    (record,) = journal.records(VOLUME).values()
-    assert len(record["files"]) == 1
-    assert (
-        record["remarks"][-1] == "lies on a slide, so that it has no DICOM Structured Report and no Secondary Capture"
+def test_a_slide_has_neither(tmp_path: Path) -> None:
+    level = save_dicom_slide(tmp_path / "slide", np.zeros((150, 211, 3), np.uint8), num_levels=1)[0]
+    journal = Journal(output_dir=tmp_path / "out")
+    writer = CompanionWriter(
+        journal=journal, segments=SEGMENTS, empty=False, classes=lambda case: np.zeros((1, 1)),
+        **BOTH,
+    )  # fmt: skip
+    subject = Subject("segmentations/0.dcm", plan_slide(str(level), (150, 211)), [], [], {}, SERIES)
+    assert writer.write(subject) == Written(
+        [], ["lies on a slide, so that it has no DICOM Structured Report and no Secondary Capture"]
     )
 
 

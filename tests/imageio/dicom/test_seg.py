@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_seg import ABNORMAL, ALGORITHM, LESION, MASS, class_map, errors_of, needs_dciodvfy, write, write_all
-from dicom_sources import HEIGHT, SC, VL, WIDTH, cine, ct, enhanced_mr, save, slide, source
+from dicom_sources import HEIGHT, SC, VL, WIDTH, cine, ct, enhanced_mr, save, source
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from skimage.color import lab2rgb
@@ -225,7 +225,7 @@ def test_what_cannot_be_referred_to_is_refused_and_named(tmp_path: Path, keyword
     image = ct(1, 0)
     del image[keyword]
     image.save_as(tmp_path / "a.dcm", implicit_vr=False, little_endian=True)
-    reason = f"has no {keyword} by which .*the PNG masks hold the result"
+    reason = f"has no {keyword} by which .*the masks hold the result"
     with pytest.raises(NoSegmentationError, match=reason) as caught:
         plan_segmentations([(str(tmp_path / "a.dcm"), 0)])
     assert not any(told in str(caught.value) for told in ("Doe", "4711", "acc-7"))
@@ -373,9 +373,7 @@ def test_dciodvfy_finds_no_error_but_the_sources(tmp_path: Path, name: str) -> N
     assert set(errors_of(tmp_path / "seg.dcm")) <= set(errors_of(path))
 
 
-@pytest.mark.parametrize(
-    ("image", "num_frames"), [(ct(1, 0), 1), (enhanced_mr(2), 2), (cine(2), 2), (slide(2), 2), (source(SC), 1)]
-)
+@pytest.mark.parametrize(("image", "num_frames"), [(ct(1, 0), 1), (enhanced_mr(2), 2), (cine(2), 2), (source(SC), 1)])
 def test_a_file_with_changed_bytes_has_a_segmentation_or_a_sentence(
     tmp_path: Path, image: Dataset, num_frames: int
 ) -> None:

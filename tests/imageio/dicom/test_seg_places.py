@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_seg import class_map, errors_of, needs_dciodvfy, write_all
-from dicom_sources import CR, HEIGHT, RETIRED_US, SC, VL, WIDTH, cine, ct, enhanced_mr, item, save, slide, source
+from dicom_sources import CR, HEIGHT, RETIRED_US, SC, VL, WIDTH, cine, ct, enhanced_mr, item, save, source
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGBaseline8Bit, generate_uid
 
@@ -195,29 +195,6 @@ def test_directions_that_are_nearly_at_right_angles_are_mended(tmp_path: Path) -
     mended = one.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
     np.testing.assert_allclose(mended, [1, 0.004, 0, -0.004, 1, 0], atol=1e-4)
     assert errors_of(tmp_path / "seg0.dcm") == []
-
-
-@needs_dciodvfy
-@pytest.mark.parametrize("thickness", [0, 0.004, None])
-def test_tiles_of_a_slide_are_one_object_on_the_slide(tmp_path: Path, thickness: float | None) -> None:
-    image = slide(2, **({} if thickness is None else {"SliceThickness": thickness}))
-    (path,) = saved(tmp_path, image)
-    (one,) = check_sources(tmp_path, [path], 2)
-    assert one.FrameOfReferenceUID == image.FrameOfReferenceUID
-    assert one.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == (thickness or 0.001)
-    rows = [
-        group.PlanePositionSlideSequence[0].RowPositionInTotalImagePixelMatrix
-        for group in one.PerFrameFunctionalGroupsSequence
-    ]
-    assert set(rows) == {1, 1 + HEIGHT}
-    assert errors_of(tmp_path / "seg0.dcm") == []
-
-
-def test_tiles_whose_places_are_not_known_have_an_object_each(tmp_path: Path) -> None:
-    image = slide(2)
-    del image.TotalPixelMatrixOriginSequence
-    objects = check_sources(tmp_path, saved(tmp_path, image), 2)
-    assert len(objects) == 2
 
 
 @needs_dciodvfy

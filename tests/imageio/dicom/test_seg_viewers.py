@@ -11,13 +11,14 @@ import dicom_sources
 import numpy as np
 import pydicom
 import pytest
-from dicom_seg import LESION, MASS, class_map, write, write_all
-from dicom_sources import CR, HEIGHT, RETIRED_US, SC, VL, WIDTH, cine, ct, enhanced_mr, item, save, slide, source
+from dicom_seg import ALGORITHM, LESION, MASS, SERIES, class_map, write, write_all
+from dicom_sources import CR, HEIGHT, RETIRED_US, SC, VL, WIDTH, cine, ct, enhanced_mr, item, save, source
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from seg_viewers import needs_dcmqi, open_as_ohif, open_by_dcmqi
+from slide_files import save_dicom_slide
 
-from icmoe_monai.imageio.dicom.seg import plan_segmentations
+from icmoe_monai.imageio.dicom.seg import plan_segmentations, plan_slide, references_of, write_segmentation
 
 RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
 SAGITTAL = [0, 1, 0, 0, 0, -1]
@@ -111,9 +112,13 @@ def test_every_viewer_shows_the_mask(tmp_path: Path, kind: str) -> None:
 @pytest.mark.slow
 @needs_dcmqi
 def test_what_a_viewer_does_not_open_is_as_the_page_says(tmp_path: Path) -> None:
-    tiles = slide(2)
-    paths = {"slide": save(tmp_path / "slide.dcm", tiles), "ct": save(tmp_path / "ct.dcm", ct(1, 0))}
-    write(tmp_path / "slide_seg.dcm", [(paths["slide"], n) for n in range(2)], [class_map(HEIGHT, WIDTH)] * 2)
+    (level,) = save_dicom_slide(tmp_path / "slide", np.zeros((150, 211, 3), np.uint8), num_levels=1)
+    paths = {"slide": str(level), "ct": save(tmp_path / "ct.dcm", ct(1, 0))}
+    part = plan_slide(paths["slide"], (150, 211))
+    write_segmentation(
+        tmp_path / "slide_seg.dcm", part, classes=[class_map(150, 211)], segments=[LESION, MASS], algorithm=ALGORITHM,
+        series=SERIES, uid=SERIES.instance_uid(references_of(part)),
+    )  # fmt: skip
     probabilities = np.zeros((2, HEIGHT, WIDTH), np.float32)
     probabilities[0, 3:9, 4:9] = 0.6
     write(tmp_path / "fractional.dcm", [(paths["ct"], 0)], None, probabilities=[probabilities])

@@ -16,7 +16,13 @@ from icmoe_monai.imageio.dicom.seg.identity import Series
 from icmoe_monai.imageio.dicom.seg.making import header_of
 from icmoe_monai.imageio.dicom.seg.reports import Finding, write_report
 from icmoe_monai.imageio.dicom.seg.segments import Segment, as_segment
-from icmoe_monai.imageio.dicom.seg.sources import NoSegmentationError, Part, plan_segmentations, references_of
+from icmoe_monai.imageio.dicom.seg.sources import (
+    NoSegmentationError,
+    Part,
+    plan_segmentations,
+    plan_slide,
+    references_of,
+)
 from icmoe_monai.imageio.dicom.seg.writing import write_segmentation
 
 __all__ = [
@@ -28,6 +34,7 @@ __all__ = [
     "as_segment",
     "header_of",
     "plan_segmentations",
+    "plan_slide",
     "references_of",
     "write_capture",
     "write_report",

@@ -1,6 +1,7 @@
 """The pixels of a DICOM Segmentation: brought into the form that highdicom takes, and compared once they are written.
 
-Letters: N frames of an object; H, W their size; S segments, which are the foreground classes 1..S.
+Letters: N frames of an object; H, W their size, or that of a slide's mask; S segments, which are the foreground
+classes 1..S.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from highdicom.seg import Segmentation
 
 MAX_FRACTIONAL = 255
+_ROWS = 512  # of a slide that are compared at a time
 
 
 def stack(
@@ -41,17 +43,35 @@ def stack(
     return pixels
 
 
-def at_frames(pixels: np.ndarray, frames: Sequence[int], num_frames: int) -> np.ndarray:
-    """Return a mask for every frame of a file, empty where a frame is not among an object's.
+def on_slide(classes: Iterable[np.ndarray] | None, matrix: tuple[int, int], num_segments: int) -> np.ndarray:
+    """Return the one class map of a whole slide, uint8 (1, H, W), without a copy: it may lie on the disk.
 
     Args:
-        pixels: The object's masks, with its frames first.
-        frames: The numbers of its frames, from 0.
-        num_frames: How many the file has.
+        classes: The class map alone.
+        matrix: (H, W).
+        num_segments: S.
     """
-    everywhere = np.zeros((num_frames, *pixels.shape[1:]), dtype=pixels.dtype)
-    everywhere[list(frames)] = pixels
-    return everywhere
+    (pixels,) = classes if classes is not None else ()
+    if pixels.shape != matrix or pixels.dtype != np.uint8 or pixels.max() > num_segments:
+        raise ValueError(f"Classes must be uint8 {matrix} with 0..{num_segments}, got {pixels.dtype} {pixels.shape}.")
+    return pixels[None]
+
+
+def has_pixels_on_slide(written: Segmentation, pixels: np.ndarray) -> bool:
+    """Tell whether an object of a whole slide has the pixels that were meant; some rows are read at a time.
+
+    Args:
+        written: The object as it was read back.
+        pixels: What was meant, class maps uint8 (1, H, W).
+    """
+    for top in range(0, pixels.shape[1], _ROWS):
+        meant = pixels[0, top : top + _ROWS]
+        found = written.get_total_pixel_matrix(
+            row_start=top, row_end=top + len(meant), combine_segments=True, skip_overlap_checks=True, as_indices=True
+        )
+        if not np.array_equal(found, meant):
+            return False
+    return True
 
 
 def has_pixels(

@@ -1,8 +1,10 @@
-"""The images and frames that a DICOM Segmentation can refer to, read from files, and the objects that they make."""
+"""The images and frames that a DICOM Segmentation can refer to, read from files, and the objects that they make.
+
+Letters: H W size of a mask on a slide.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +13,6 @@ import numpy as np
 import pydicom
 from highdicom.enum import CoordinateSystemNames
 from highdicom.spatial import get_image_coordinate_system
-from highdicom.utils import get_plane_positions_of_image
 from pydicom.dataset import Dataset
 
 from icmoe_monai.errors import InputError
@@ -20,8 +21,9 @@ from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.dicom.scale import read_scale
 from icmoe_monai.imageio.dicom.seg.identity import uid_of
 from icmoe_monai.imageio.dicom.seg.places import Place, group_places, place_of, unplaced
+from icmoe_monai.imageio.dicom.slides import files_of_slide
 
-_INSTEAD = "the PNG masks hold the result"
+_INSTEAD = "the masks hold the result"
 _IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _OWN_SPACE = "has no Frame of Reference with positions, so that its DICOM Segmentation has one of its own"
 _OWN_SCALE = f"{_OWN_SPACE}, in which a pixel counts as 1 mm"
@@ -63,6 +65,7 @@ class Part(NamedTuple):
         has_scale: Whether mm are mm; else a pixel counts as 1 mm.
         remark: What shall be told of it, going on from the source's name, or "".
         is_unplaced: Whether the place is one of its own, for the image does not tell it.
+        matrix: (H, W) of the mask of a whole slide, whose level is the one image; None of other images.
     """
 
     members: tuple[int, ...]
@@ -73,6 +76,7 @@ class Part(NamedTuple):
     has_scale: bool
     remark: str
     is_unplaced: bool = False
+    matrix: tuple[int, int] | None = None
 
 
 def plan_segmentations(sources: Sequence[tuple[str, int]]) -> list[Part]:
@@ -93,15 +97,44 @@ def plan_segmentations(sources: Sequence[tuple[str, int]]) -> list[Part]:
         images = {path: _read(path) for path in dict.fromkeys(path for path, _ in sources)}
         if len(set(sources)) < len(sources) or any(not 0 <= frame < images[path].num_frames for path, frame in sources):
             raise ValueError("Each source must be named once, with a frame that it has.")
-        on_slides = {path for path, image in images.items() if _is_on_slide(image.dataset)}
-        members = {path: [n for n, source in enumerate(sources) if source[0] == path] for path in on_slides}
-        parts = [_part(of, sources, images, []) for of in members.values()]
-        others = [n for n, (path, _) in enumerate(sources) if path not in on_slides]
-        datasets = [images[sources[n][0]].dataset for n in others]
-        places = [place_of(dataset, sources[n][1]) for n, dataset in zip(others, datasets, strict=True)]
-        for group in group_places(places, [_space_of(dataset) for dataset in datasets]):
-            parts.append(_part([others[n] for n in group], sources, images, [places[n] for n in group]))
+        datasets = [images[path].dataset for path, _ in sources]
+        places = [place_of(dataset, frame) for dataset, (_, frame) in zip(datasets, sources, strict=True)]
+        groups = group_places(places, [_space_of(dataset) for dataset in datasets])
+        parts = [_part(group, sources, images, [places[n] for n in group]) for group in groups]
     return sorted(parts, key=lambda part: part.members)
+
+
+def plan_slide(path: str, matrix: tuple[int, int]) -> Part:
+    """Tell what the object of a whole slide's mask refers to: the level that the mask lies on, or the next larger one.
+
+    Args:
+        path: A file of the slide, whose folder holds the others.
+        matrix: (H, W) of the mask.
+
+    Raises:
+        NoSegmentationError: The level does not tell where it lies on the slide, or lacks what an object refers to.
+        InputError: A file is not there.
+    """
+    with silence():
+        level = _level_of(path, matrix)
+        try:
+            image = _read(level)._replace(path=path)  # messages name the slide by the file that is known
+        except NoSegmentationError as error:
+            raise NoSegmentationError(str(error).replace(level, path)) from None
+        if not _is_on_slide(image.dataset):
+            raise refused(path, "does not tell where it lies on the slide")
+        space = str(image.dataset.FrameOfReferenceUID)
+        return Part((0,), (image,), (0,), (), space, has_scale=True, remark="", matrix=matrix)
+
+
+def _level_of(path: str, matrix: tuple[int, int]) -> str:
+    """Return the file of the smallest level that is not smaller than a mask."""
+    levels = [
+        (file.num_pixels, other)
+        for other, file in files_of_slide(path).items()
+        if file.is_level and all(side >= least for side, least in zip(file.size, matrix, strict=True))
+    ]
+    return min(levels)[1] if levels else path
 
 
 def _read(path: str) -> Image:
@@ -115,8 +148,6 @@ def _read(path: str) -> Image:
             named = dataset.file_meta.get(f"MediaStorage{keyword}")  # the same in a sound file
             if not dataset.get(keyword) and named:
                 setattr(dataset, keyword, named)
-        if dataset.get("DimensionOrganizationType") == "TILED_FULL" and not dataset.get("OpticalPathSequence"):
-            dataset.OpticalPathSequence = [Dataset()]  # highdicom counts them
         lacking = [keyword for keyword in _IDENTIFIERS if uid_in(dataset, keyword) is None]
         image = Image(path, dataset, num_bytes)
         _ = lacking or (image.num_frames, int(dataset.Rows), int(dataset.Columns))  # raises here, if at all
@@ -197,24 +228,14 @@ def _spacing_of(path: str, frame: int) -> tuple[float, float] | None:
 
 
 def _is_on_slide(dataset: Dataset) -> bool:
-    """Tell whether an image's frames lie on a slide, each at its own place."""
+    """Tell whether a level says where it lies on a slide, and how large its pixels are."""
     try:
-        system, space = get_image_coordinate_system(dataset), uid_in(dataset, "FrameOfReferenceUID")
-        if system != CoordinateSystemNames.SLIDE or space is None or not _has_all_tiles(dataset):
-            return False
-        planes = [plane[0] for plane in get_plane_positions_of_image(dataset)]
-        keywords = ("RowPositionInTotalImagePixelMatrix", "ColumnPositionInTotalImagePixelMatrix")
-        places = {tuple(plane[keyword].value for keyword in keywords) for plane in planes}
+        origin = dataset.TotalPixelMatrixOriginSequence[0]
+        corner = [float(origin[f"{axis}OffsetInSlideCoordinateSystem"].value) for axis in "XY"]
         measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-        return len(places) == len(planes) and min(map(float, measures.PixelSpacing)) > 0
+        is_placed = get_image_coordinate_system(dataset) == CoordinateSystemNames.SLIDE and np.isfinite(corner).all()
+        num_pixels = int(dataset.TotalPixelMatrixRows) * int(dataset.TotalPixelMatrixColumns)
+        return bool(is_placed and num_pixels > 0 and min(map(float, measures.PixelSpacing)) > 0
+                    and uid_in(dataset, "FrameOfReferenceUID") is not None)  # fmt: skip
     except Exception:  # a damaged value makes pydicom raise nearly anything
         return False
-
-
-def _has_all_tiles(dataset: Dataset) -> bool:
-    """Tell whether a slide has as many frames as its places, so that no header makes highdicom count without end."""
-    num_frames = int(dataset.get("NumberOfFrames") or 1)
-    if dataset.get("DimensionOrganizationType") != "TILED_FULL":
-        return len(dataset.PerFrameFunctionalGroupsSequence) == num_frames
-    num_rows = math.ceil(dataset.TotalPixelMatrixRows / dataset.Rows)
-    return num_rows * math.ceil(dataset.TotalPixelMatrixColumns / dataset.Columns) == num_frames

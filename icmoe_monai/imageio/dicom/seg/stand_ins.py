@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
-from highdicom import PixelMeasuresSequence
+import numpy as np
+from highdicom import PixelMeasuresSequence, PlanePositionSequence
+from highdicom.enum import CoordinateSystemNames
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     UID,
@@ -37,7 +40,7 @@ def stand_ins_of(part: Part, taken: Dataset) -> list[Dataset]:
         part: What the object holds.
         taken: What it takes over of its first image.
     """
-    if not part.places:
+    if part.matrix is not None:
         return [_slide(part.images[0], taken)]
     first, thickness = part.places[0], thickness_of(part.places)
     stand_ins = []
@@ -57,6 +60,39 @@ def stand_ins_of(part: Part, taken: Dataset) -> list[Dataset]:
     return stand_ins
 
 
+def tiling_of(level: Dataset, matrix: tuple[int, int]) -> dict[str, Any]:
+    """Return what highdicom is told of a slide's mask: that it is to be tiled, and its grid if it is not the level's.
+
+    Args:
+        level: The header of the level.
+        matrix: (H, W) of the mask.
+    """
+    tiling: dict[str, Any] = {"tile_pixel_array": True}
+    full = int(level.TotalPixelMatrixRows), int(level.TotalPixelMatrixColumns)
+    if matrix == full:
+        return tiling
+    spacing = [float(value) for value in _measures_of(level).PixelSpacing]
+    own = [step * side / length for step, side, length in zip(spacing, full, matrix, strict=True)]
+    # the middle of a larger pixel lies farther from the corner: along a row by a column's width, and down likewise
+    along_row, down = np.reshape([float(value) for value in level.ImageOrientationSlide], (2, 3))
+    origin = level.TotalPixelMatrixOriginSequence[0]
+    corner = np.array([float(origin.get(f"{axis}OffsetInSlideCoordinateSystem", 0)) for axis in "XYZ"])
+    corner += along_row * (own[1] - spacing[1]) / 2 + down * (own[0] - spacing[0]) / 2
+    position = PlanePositionSequence(CoordinateSystemNames.SLIDE, corner.tolist(), (1, 1))
+    return tiling | {"pixel_measures": _measures(level, own), "plane_positions": [position]}
+
+
+def _measures_of(level: Dataset) -> Dataset:
+    measures: Dataset = level.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    return measures
+
+
+def _measures(level: Dataset, spacing: Sequence[float]) -> PixelMeasuresSequence:
+    """Return a level's measures with a spacing, and with a thickness if it has none."""
+    thickness = float(_measures_of(level).get("SliceThickness") or 0)
+    return PixelMeasuresSequence(spacing, thickness if thickness > 0 else min(spacing))
+
+
 def _slide(source: Image, taken: Dataset) -> Dataset:
     """Return an image on a slide with what may be taken over, and with a thickness if it has none."""
     slide, groups = Dataset(), Dataset()
@@ -65,10 +101,8 @@ def _slide(source: Image, taken: Dataset) -> Dataset:
             slide.add(copy.copy(element))  # pydicom changes elements in place
     slide.update(taken)
     groups.update(slide.SharedFunctionalGroupsSequence[0])
-    measures = groups.PixelMeasuresSequence[0]
-    spacing = [float(value) for value in measures.PixelSpacing]
-    thickness = float(measures.get("SliceThickness") or 0)
-    groups.PixelMeasuresSequence = PixelMeasuresSequence(spacing, thickness if thickness > 0 else min(spacing))
+    spacing = [float(value) for value in _measures_of(source.dataset).PixelSpacing]
+    groups.PixelMeasuresSequence = _measures(source.dataset, spacing)
     slide.SharedFunctionalGroupsSequence = [groups]
     slide.PositionReferenceIndicator = slide.get("PositionReferenceIndicator")
     _complete(slide, source)

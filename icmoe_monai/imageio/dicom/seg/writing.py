@@ -22,10 +22,16 @@ from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.dicom.seg.identity import Series, uid_of
 from icmoe_monai.imageio.dicom.seg.making import NOT_REVIEWED, equipment, refusing, taken_for
 from icmoe_monai.imageio.dicom.seg.modules import settle
-from icmoe_monai.imageio.dicom.seg.pixels import MAX_FRACTIONAL, at_frames, has_pixels, stack
+from icmoe_monai.imageio.dicom.seg.pixels import (
+    MAX_FRACTIONAL,
+    has_pixels,
+    has_pixels_on_slide,
+    on_slide,
+    stack,
+)
 from icmoe_monai.imageio.dicom.seg.segments import MAX_TEXT, Segment, as_segment, describe
 from icmoe_monai.imageio.dicom.seg.sources import Part, references_of
-from icmoe_monai.imageio.dicom.seg.stand_ins import stand_ins_of
+from icmoe_monai.imageio.dicom.seg.stand_ins import stand_ins_of, tiling_of
 from icmoe_monai.utils.files import write_atomically
 
 
@@ -48,7 +54,7 @@ def write_segmentation(
     Args:
         path: Where the file shall be.
         part: The images or frames that it segments, as `plan_segmentations` returns them.
-        classes: N class maps 0..S, uint8 (H, W), or None.
+        classes: N class maps 0..S, uint8 (H, W), or None; of a whole slide one, which may be mapped from a file.
         probabilities: N arrays of the segments' probabilities in 0..1, (S, H, W), instead of classes.
         segments: S segments, or mappings of `Segment`'s arguments.
         algorithm: `name`, `version`, and perhaps `family`, a code's value, scheme and meaning; the default is
@@ -68,8 +74,11 @@ def write_segmentation(
     """
     described = [as_segment(segment) for segment in segments]
     image = part.images[0]
-    size = (int(image.dataset.Rows), int(image.dataset.Columns))
-    pixels = stack(classes, probabilities, size, len(part.members), len(described))
+    if part.matrix is not None:
+        pixels = on_slide(classes, part.matrix, len(described))
+    else:
+        size = (int(image.dataset.Rows), int(image.dataset.Columns))
+        pixels = stack(classes, probabilities, size, len(part.members), len(described))
     with silence():
         with refusing(image.path, "Segmentation"):
             taken, emptied = taken_for(image.dataset, described, dict(algorithm))
@@ -79,7 +88,10 @@ def write_segmentation(
         def write(temporary: Path) -> None:
             with refusing(image.path, "Segmentation"):
                 segmentation.save_as(temporary)
-                is_same = has_pixels(segread(temporary), references_of(part), pixels, len(described))
+                if part.matrix is not None:
+                    is_same = has_pixels_on_slide(segread(temporary, lazy_frame_retrieval=True), pixels)
+                else:
+                    is_same = has_pixels(segread(temporary), references_of(part), pixels, len(described))
             if not is_same:
                 raise RuntimeError("A DICOM Segmentation read back differs from what was written; it was not kept.")
 
@@ -100,7 +112,7 @@ def _build(
     name, study, space = str(algorithm["name"]), str(part.images[0].dataset.StudyInstanceUID), part.frame_of_reference
     segmentation = Segmentation(
         source_images=stand_ins_of(part, taken),
-        pixel_array=pixels if part.places else at_frames(pixels, part.frames, part.images[0].num_frames),
+        pixel_array=pixels,
         segmentation_type="BINARY" if pixels.dtype == np.uint8 else "FRACTIONAL",
         fractional_type="PROBABILITY",
         max_fractional_value=MAX_FRACTIONAL,
@@ -118,11 +130,12 @@ def _build(
         omit_empty_frames=True,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **equipment(name),
+        **({} if part.matrix is None else tiling_of(part.images[0].dataset, part.matrix)),
     )
     segmentation.ContentCreatorName = None  # has to be there, if only empty
     for item in (*segmentation.DimensionOrganizationSequence, *segmentation.get("DimensionIndexSequence", [])):
         item.DimensionOrganizationUID = uid_of("Dimensions", uid)
-    if part.places:
+    if part.matrix is None:
         _refer_to_sources(segmentation, part)
     else:
         segmentation.PatientOrientation = None  # has to be there without a place in the patient, if only empty
