@@ -191,9 +191,11 @@ SCHEMAS: dict[str, Schema] = {
     "budget": _or_none({**_TEXT, "description": "a number with MB or GB, such as 4GB"}),
     # whole slides
     "level": _whole(0),
+    "um_per_pixel": _or_none(_RATE),
     "skip_background": _SWITCH,
     "white_level": _whole(BLACK + 1, 255),
     "votes": _SWITCH,
+    "outlines": _SWITCH,
     # pretraining
     "sets": {
         "type": "object",
@@ -209,6 +211,7 @@ SCHEMAS: dict[str, Schema] = {
     },
     "augmentation#noise#std": _WEIGHT,
     **{f"loss_def#{name}": _WEIGHT for name in ("vote_weight", "balance_weight", "contrast_weight")},
+    "volumes#whole_slides": _SWITCH,
     "network_def#communicate": _SWITCH,
     "network_def#train_trunk": _SWITCH,
     "network_def#rank": _whole(1),

@@ -42,7 +42,7 @@ WRONG: dict[str, list[Any]] = {
     "device": ["", None, 3, "cpux", "cuda:x"],
     "amp cache_features hear_vote weigh_pixels": ["false", "yes", 0, 1, None],
     "overlays probability_maps disagreement_maps overwrite": ["true", 1, None, "on"],
-    "skip_background votes": ["true", 0, None],
+    "skip_background votes outlines": ["true", 0, None],
     "image_size": [100, 0, -16, 256.0, "256", True, None, [256, 256], 10**9],
     "longest_side": [0, -5, 8, 512.5, "512", [512, 512], math.inf],
     "overlap": ["abc", 1, 1.5, -0.1, math.nan, None, True, [0.5, 0.5]],
@@ -91,6 +91,7 @@ WRONG: dict[str, list[Any]] = {
     "store": ["true", 1, None],
     "timeout": [0, -1, "a", None, math.nan],
     "retries": [-1, 1.5, 21, "a", None],
+    "um_per_pixel": [0, -0.5, "fine", math.nan, math.inf, True, [0.5]],
     "white_level": [0, 10, 256, 1.5, "white", None],
     "sets": [{}, {"a": 0}, ["a"], None],
     "trunk_file calibration_file": [5, None, ""],
@@ -263,7 +264,7 @@ def test_the_page_of_settings_tells_what_each_may_be():
     assert table == f"| setting | what it may be |\n|---|---|\n{rows}"
 
 
-@pytest.mark.parametrize("page", ["settings", "reliability", "analysis", "large", "features"])
+@pytest.mark.parametrize("page", ["settings", "reliability", "analysis", "slides", "features"])
 def test_every_setting_of_the_documents_is_checked_and_its_default_allowed(page):
     text = (ROOT / "docs" / f"{page}.md").read_text()
     tables = re.findall(

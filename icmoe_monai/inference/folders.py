@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # a file for each case
-OF_CASES = ("masks", "overlays", "controlled", "probabilities", "disagreement", "votes")
+OF_CASES = ("masks", "overlays", "controlled", "probabilities", "disagreement", "votes", "outlines")
 # DICOM objects, which hold the patient's data as their sources do
 SEGMENTATIONS, STRUCTURED_REPORTS, SECONDARY_CAPTURES = "segmentations", "structured_reports", "secondary_captures"
 WITH_PATIENT_DATA = (SEGMENTATIONS, STRUCTURED_REPORTS, SECONDARY_CAPTURES)

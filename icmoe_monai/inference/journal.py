@@ -30,7 +30,7 @@ CASE, VOLUME, SENT = "case", "volume", "sent"
 JOURNAL, _PART = "cases.jsonl", "cases.{}.jsonl"
 _IS_PART = re.compile(r"cases\.([1-9][0-9]*)\.jsonl")
 _MADE_BY, _FORGOTTEN = "made_by", "forgotten"
-_FILES = ("mask", "overlay", "controlled", "disagreement_map", "votes")
+_FILES = ("mask", "overlay", "controlled", "disagreement_map", "votes", "outlines")
 _NUMBERS = (
     *("frame", "height", "width", "seconds"),
     *("predicted_dice", "review", "no_lesion_probability", "no_lesion"),  # some of them are True or False

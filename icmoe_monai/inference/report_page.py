@@ -341,6 +341,7 @@ def _links(case: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
         "controlled": "risk-controlled mask",
         "disagreement_map": "disagreement",
         "votes": "votes",
+        "outlines": "outlines",
         "volume": "NIfTI volume",
         "segmentation": "DICOM Segmentation",
         "structured_report": "DICOM Structured Report",

@@ -24,6 +24,7 @@ from icmoe_monai.imageio.sight import judge as look_at
 from icmoe_monai.networks.folds import merge_folds
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.voting import unpack
+from icmoe_monai.slides.geojson import OutlineWriter
 from icmoe_monai.slides.images import LargeImage, UnreadableImageError, open_large_image
 from icmoe_monai.slides.overview import Overview
 from icmoe_monai.slides.pyramid_tiff import PyramidWriter
@@ -41,9 +42,9 @@ class LargeSegmenter:
     """Segment a large image and write the results to files; serves as the `iteration_update` of an evaluator.
 
     Writes two pyramidal TIFF files, `masks/<name>.tif` (0 and 255, or class indices) and `votes/<name>.tif` (the vote
-    of each expert, 0..255), and `overlays/<name>.png`, a small picture with outlines of the segmented areas. If an
-    image cannot be read, or the system refuses the names of its result files, the case gets a `failure` and the run
-    goes on.
+    of each expert, 0..255); `outlines/<name>.geojson`, what was found as polygons in pixels of the full size; and
+    `overlays/<name>.png`, a small picture with outlines of the segmented areas. If an image cannot be read, or the
+    system refuses the names of its result files, the case gets a `failure` and the run goes on.
 
     Args:
         network: The network.
@@ -51,14 +52,17 @@ class LargeSegmenter:
         output_dir: Folder of the results.
         labels: Names of the foreground classes.
         level: Level of the images' pyramids to segment; 0 is the full size.
+        um_per_pixel: Scale at which the images are segmented, in place of a level; None: that of the level.
         votes: Whether to write the votes.
+        outlines: Whether to write the outlines.
         device: Device of the network.
         judge: Tells by the pooled features of windows whether an image is like what the model was trained on, a
             `calibration.file.WindowCalibration`; None: this is not told.
 
     Raises:
-        InputError: If `level` is no whole number of at least 0, `votes` is neither True nor False, or there is not one
-            label per foreground class; during a run, if a file cannot be written for another reason than its name.
+        InputError: If `level` is no whole number of at least 0, or is given beside `um_per_pixel`, if `votes` or
+            `outlines` is neither True nor False, or there is not one label per foreground class; during a run, if a
+            file cannot be written for another reason than its name.
 
     Example:
         >>> import tempfile
@@ -82,14 +86,21 @@ class LargeSegmenter:
         output_dir: str | Path,
         labels: Sequence[str] = ("foreground",),
         level: int = 0,
+        um_per_pixel: float | None = None,
         votes: bool = True,
+        outlines: bool = True,
         device: torch.device | str = "cpu",
         judge: Any = None,
     ) -> None:
         if isinstance(level, bool) or not isinstance(level, int) or level < 0:
             raise InputError(f"level must be a whole number of at least 0, got {level!r}.")
-        if not isinstance(votes, bool):
-            raise InputError(f"votes must be True or False, got {votes!r}.")
+        if level and um_per_pixel is not None:
+            raise InputError(
+                f"level and um_per_pixel both say how large pixels are: give one, got {level} and {um_per_pixel}."
+            )
+        for name, value in (("votes", votes), ("outlines", outlines)):
+            if not isinstance(value, bool):
+                raise InputError(f"{name} must be True or False, got {value!r}.")
         num_classes = max(unwrapped(network).out_channels, 2) - 1
         if len(labels) != num_classes:
             raise InputError(f"labels must name {num_classes} foreground classes, got {list(labels)}.")
@@ -98,7 +109,9 @@ class LargeSegmenter:
         self.output_dir = Path(output_dir)
         self.labels = list(labels)
         self.level = level
+        self.um_per_pixel = um_per_pixel
         self.votes = votes
+        self.outlines = outlines
         self.device = device
         self.judge = judge
 
@@ -118,7 +131,7 @@ class LargeSegmenter:
         """
         item, name = dict(case), str(case["name"])
         try:
-            with open_large_image(str(case["image"]), level=self.level) as image:
+            with open_large_image(str(case["image"]), level=self.level, um_per_pixel=self.um_per_pixel) as image:
                 item |= self._segment(image, name)
         except UnreadableImageError as error:
             item |= {"failure": str(error).replace(str(case["image"]), name), "failure_code": error.code}
@@ -134,6 +147,8 @@ class LargeSegmenter:
         found: dict[str, Any] = {"mask_path": f"masks/{stem}.tif", "overlay_path": f"overlays/{stem}.png"}
         if self.votes:
             found["votes"] = f"votes/{stem}.tif"
+        if self.outlines:
+            found["outlines"] = f"outlines/{stem}.geojson"
         scores: list[float] = []
         pixels = self._write_strips(overview, name, found, scores)
         spacing = None if image.spacing_um is None else [step / 1000 for step in image.spacing_um]
@@ -154,7 +169,7 @@ class LargeSegmenter:
         }
 
     def _write_strips(self, image: Overview, name: str, found: Mapping[str, Any], scores: list[float]) -> np.ndarray:
-        """Write mask and votes, add the windows' scores, and return the number of pixels of each foreground class."""
+        """Write mask, votes and outlines, add the windows' scores, and return the pixels of each foreground class."""
 
         def watch(features: Tensor) -> None:
             scores.extend(self.judge.scores(features.double().numpy()))
@@ -164,12 +179,13 @@ class LargeSegmenter:
         pixels = np.zeros(len(self.labels) + 1, dtype=np.int64)
         with ExitStack() as stack:
             mask = stack.enter_context(self._writer(found["mask_path"], image))
-            # entered last and so written first: if there is a mask, its votes are complete
-            votes = (
-                stack.enter_context(self._writer(found["votes"], image, network.voting.num_experts // num_folds))
-                if self.votes
-                else None
-            )
+            # entered later and so written before: if there is a mask, the others are complete
+            votes = outlines = None
+            if self.votes:
+                num_experts = network.voting.num_experts // num_folds
+                votes = stack.enter_context(self._writer(found["votes"], image, num_experts))
+            if self.outlines:
+                outlines = stack.enter_context(self._outline_writer(found["outlines"], image))
             strips = self.inferer(image, network, self.device, watch=watch if self.judge is not None else None)
             for strip in _with_progress(strips, name, image.shape[0]):
                 voted = unpack(strip.prediction, network.out_channels)
@@ -178,11 +194,22 @@ class LargeSegmenter:
                 mask.add(classes * np.uint8(255) if network.out_channels == 1 else classes)
                 if votes is not None:
                     votes.add(_as_bytes(merge_folds(voted, num_folds).votes))
+                if outlines is not None:
+                    outlines.add(classes, voted.probabilities.amax(0).cpu().numpy())
         return pixels[1:]
 
     def _writer(self, path: str, image: LargeImage, num_samples: int = 1) -> PyramidWriter:
         return PyramidWriter(
             self.output_dir / path, shape=image.shape, num_samples=num_samples, spacing_um=image.spacing_um
+        )
+
+    def _outline_writer(self, path: str, image: LargeImage) -> OutlineWriter:
+        return OutlineWriter(
+            self.output_dir / path,
+            shape=image.shape,
+            full_shape=image.levels[0],
+            labels=self.labels,
+            spacing_um=image.spacing_um,
         )
 
     def _decided(self, probabilities: Tensor, name: str) -> np.ndarray:

@@ -138,7 +138,7 @@ def test_what_is_said_of_the_exported_files_is_in_the_exports_own():
 
 
 def test_what_is_said_of_large_images_is_in_the_files():
-    text = " ".join((DOCS / "large.md").read_text().split())
+    text = " ".join((DOCS / "slides.md").read_text().split())
     slide, widths = (json.loads((DOCS / "results" / f"{name}.json").read_text()) for name in ("large", "large_widths"))
     minutes, crop = slide["process_seconds"] / 60, slide["crop"]
     for sentence in (

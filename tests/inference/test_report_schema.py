@@ -27,6 +27,7 @@ FOUND = {
 }  # fmt: skip
 WINDOWS = {
     "votes": "votes/a.tif",
+    "outlines": "outlines/a.geojson",
     "windows_run": 3,
     "windows_skipped": 1,
     "windows_out_of_distribution": 0.25,

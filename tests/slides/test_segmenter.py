@@ -113,6 +113,7 @@ def test_every_slide_gets_its_files_and_a_bad_one_leaves_none(results: Path) -> 
     assert written == {
         *(f"{kind}/{name}.tif" for kind in ("masks", "votes") for name in names),
         *(f"overlays/{name}.png" for name in names),
+        *(f"outlines/{name}.geojson" for name in names),
         "report.json", "report.csv", "report.html", "cases.jsonl",
     }  # fmt: skip
 
@@ -193,11 +194,17 @@ def test_names_can_be_hidden(folder: Path, tmp_path: Path) -> None:
         ({"level": 1.5}, "level must be a whole number of at least 0, got 1.5"),
         ({"level": 3}, "has no level 3; it has 0: 330 x 150"),
         ({"skip_background": "false"}, "skip_background must be True or False, got 'false'"),
+        (
+            {"level": 1, "um_per_pixel": 0.5},
+            "level and um_per_pixel both say how large pixels are: give one, got 1 and 0.5",
+        ),
+        ({"um_per_pixel": 0.5}, "which is coarser than um_per_pixel (0.5): give 4 or more"),
+        ({"outlines": "false"}, "outlines must be True or False, got 'false'"),
         ({"votes": "false"}, "votes must be True or False, got 'false'"),
         ({"labels": ["benign", "malignant"]}, "labels must name 1 foreground classes, got ['benign', 'malignant']"),
         ({"white_level": 999}, "white_level must be a whole number from 11 to 255, got 999"),
     ],
-    ids=["negative", "fraction", "not there", "skip", "votes", "labels", "white level"],
+    ids=["negative", "fraction", "not there", "skip", "two", "coarse", "outlines", "votes", "labels", "white level"],
 )
 def test_a_setting_that_cannot_be_is_refused(folder: Path, tmp_path: Path, overrides: dict, sentence: str) -> None:
     assert sentence in refused(folder / "patient 1", tmp_path, **overrides)
@@ -297,8 +304,8 @@ def test_the_mask_comes_after_the_votes(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_overlay_keeps_to_what_inference_has() -> None:
     inference = ConfigParser(ConfigParser.load_config_files([INFERENCE]))
     large = ConfigParser.load_config_file(LARGE)
-    new = {"level", "skip_background", "white_level", "votes", "streaming", "segmenter"}
-    arguments = {"inputs#large", "report#further", "evaluator#iteration_update"}
+    new = {"level", "um_per_pixel", "skip_background", "white_level", "votes", "outlines", "streaming", "segmenter"}
+    arguments = {"inputs#large", "volumes#whole_slides", "report#further", "evaluator#iteration_update"}
     assert {key for key in large if key not in inference} == new | arguments
     assert all(key.partition("#")[0] in inference for key in arguments)
     assert large["settings"] == {name: f"@{name}" for name in OUTPUT_SETTINGS if name != "longest_side"}
