@@ -16,7 +16,9 @@ from typing import Any
 import pydicom
 import pytest
 from dicom_node import (
+    SOCKETS,
     Store,
+    closed_sockets,
     echo,
     health_of,
     image_of,
@@ -45,12 +47,12 @@ SECRETS = {
     "AccessionNumber": "secret-acc",
 }
 # MONAI warns of configs being code at every workflow; pynetdicom leaves closing sockets to Python
+__all__ = ["closed_sockets"]  # a fixture of all tests here
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning",
     "ignore::FutureWarning",
     "ignore::DeprecationWarning",
-    "ignore:unclosed <socket:ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
+    *SOCKETS,
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -15,6 +17,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import numpy as np
+import pytest
 import yaml
 from dicom_sources import CR, source
 from pydicom import Dataset, dcmread
@@ -28,7 +31,16 @@ from icmoe_monai.pacs.node.node import Node, Predicted
 from icmoe_monai.pacs.node.queue import Queue
 
 SIDE = 64
+# pynetdicom leaves it to Python to close a socket that found nobody; `closed_sockets` lets that happen within the test
+SOCKETS = ("ignore:unclosed <:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 SENDER, NODE, STORE = "SENDER", "ICMOE", "STORE"
+
+
+@pytest.fixture(autouse=True)
+def closed_sockets() -> Iterator[None]:
+    """Close what a test has left to the garbage, before another test is told of it."""
+    yield
+    gc.collect()
 
 
 def image_of(study: str, number: int = 1, *, side: int = SIDE, **attributes: Any) -> Dataset:
@@ -94,14 +106,14 @@ class Store:
         self._lock = threading.Lock()
 
     @contextmanager
-    def running(self) -> Iterator[Store]:
+    def running(self, tls: ssl.SSLContext | None = None) -> Iterator[Store]:
         node = AE(ae_title=STORE)
         node.add_supported_context(SegmentationStorage)
         node.add_supported_context(CTImageStorage)
         if self._answers:
             node.add_supported_context(Find)
         handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)]
-        server = node.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        server = node.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=tls)
         self.port = server.server_address[1]
         try:
             yield self

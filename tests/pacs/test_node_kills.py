@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from dicom_node import (
+    SOCKETS,
     Store,
     copy_as_results,
     is_open,
@@ -30,7 +31,7 @@ from icmoe_monai.pacs.node.queue import Queue
 
 FORK = get_context("fork")
 # newer Pythons warn of a fork beside threads, here those of the stores, of which the forked node uses nothing
-pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning", *SOCKETS)
 # from the first image on: received, complete, predicting, predicted, sending, sent
 STEPS = range(2, 8)
 
@@ -56,7 +57,7 @@ def run_node(folder: Path, config: Path, dies_at: int = 0, *, before: bool = Fal
     Node(read, folder, Queue(folder), copy_as_results).run()
 
 
-@pytest.mark.parametrize("answers", [True, False], ids=["asked", "not asked"])
+@pytest.mark.parametrize("answers", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["asked", "not asked"])
 def test_a_node_killed_at_any_step_goes_on(answers: bool, tmp_path: Path) -> None:
     points = [(step, before) for step in STEPS for before in (True, False)]
     with ExitStack() as stack:

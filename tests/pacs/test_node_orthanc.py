@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dicom_node import NODE, image_of, is_open, wait_until, write_config
+from dicom_node import NODE, SOCKETS, image_of, is_open, wait_until, write_config
 from dicom_sources import ct
 from orthanc import Orthanc, free_ports, needs_orthanc, running_orthanc
 from pydicom import Dataset, dcmread
@@ -28,7 +28,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 pytestmark = [
     pytest.mark.slow,
     needs_orthanc,
-    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning", *SOCKETS),
 ]
 
 

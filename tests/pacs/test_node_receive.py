@@ -15,6 +15,7 @@ import pytest
 from dicom_node import (
     NODE,
     SENDER,
+    SOCKETS,
     STORE,
     Store,
     echo,
@@ -37,7 +38,7 @@ from icmoe_monai.pacs.node.node import Node
 from icmoe_monai.utils import files
 
 # pydicom warns of values that its own test files have
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", *SOCKETS)
 
 
 class Running:

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dicom_node import Store, new_study, result_of, running_node, send, wait_until, write_config
+from dicom_node import (
+    SOCKETS,
+    Store,
+    closed_sockets,
+    new_study,
+    result_of,
+    running_node,
+    send,
+    wait_until,
+    write_config,
+)
 from orthanc import free_ports
 from pydicom.uid import generate_uid
 
@@ -15,10 +25,8 @@ from icmoe_monai.pacs.node import queue as queues
 from icmoe_monai.pacs.node.node import NotPredictedError, Predicted
 from icmoe_monai.pacs.node.queue import STATES, Queue
 
-# pynetdicom leaves it to Python to close a socket that found nobody
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:unclosed <socket:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+__all__ = ["closed_sockets"]  # a fixture of all tests here
+pytestmark = pytest.mark.filterwarnings(*SOCKETS)
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,12 @@ import io
 import json
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from icmoe_monai.__main__ import main
 from icmoe_monai.utils.logs import fields, json_log, tell_end, writes_json
 
 
@@ -29,7 +31,7 @@ def test_each_record_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("logger", ["pydicom", "pynetdicom.association", "PIL.TiffImagePlugin", "urllib3.connection"])
+@pytest.mark.parametrize("logger", ["pydicom", "pynetdicom.association", "highdicom.seg.sop", "urllib3.connection"])
 def test_what_libraries_say_of_files_is_not_repeated(logger: str) -> None:
     stream = io.StringIO()
     with json_log(stream):
@@ -63,3 +65,36 @@ def test_all_is_as_before_afterwards() -> None:
         assert writes_json()
     assert (root.handlers, root.level, logging.getLogger("ignite").level, warnings.showwarning) == before
     assert not writes_json()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["info", "none.pt"], "error: There is no file none.pt"),
+        (["predict", "none", "out"], "error: dataset_dir"),
+        (["listen", "out"], "error: icmoe listen takes one config"),
+        (["prepare", "busi", "none", "out"], "error: "),
+        (["train", "none", "out"], "error: "),
+        (["none"], "error: "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_every_command_writes_json(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        status: Any = main([*words, "--log", "json"])
+    except SystemExit as end:
+        status = end.code
+    assert status == 1
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert lines[-1]["level"] == "error"
+    assert told in lines[-1]["message"]
+    assert not writes_json()
+
+
+def test_a_format_that_is_none_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "a", "--log", "xml"]) == 1
+    assert "--log is one of text, json, got 'xml'" in capsys.readouterr().err

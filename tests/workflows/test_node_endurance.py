@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from dicom_node import Store, is_open, new_study, send, wait_until, write_config
+from dicom_node import SOCKETS, Store, is_open, new_study, send, wait_until, write_config
 from orthanc import free_ports
 from pydicom import Dataset
 
@@ -31,8 +31,7 @@ pytestmark = [
         "ignore::UserWarning",
         "ignore::FutureWarning",
         "ignore::DeprecationWarning",
-        "ignore:unclosed <socket:ResourceWarning",
-        "ignore::pytest.PytestUnraisableExceptionWarning",
+        *SOCKETS,
     ),
 ]
 
