@@ -528,7 +528,8 @@ def test_command_line(tmp_path: Path, glas: Path, caplog: pytest.LogCaptureFixtu
     assert "set holds glas, its lists as they were locked: 9 train, 1 val, 5 test" in caplog.text
     with pytest.raises(SystemExit, match="1"):
         main(["glas", str(glas), out])
-    assert capsys.readouterr().err == f"error: {out} is there already: name a folder that is not, or remove it first.\n"
+    told = f"\nerror: {out} is there already: name a folder that is not, or remove it first.\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize(
@@ -547,7 +548,7 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path, busi: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "_write_case", stop)
     with pytest.raises(SystemExit, match="130"):
         main(["busi", str(busi), str(tmp_path / "set")])
-    assert capsys.readouterr().err.endswith("Stopped; nothing was written.\n")
+    assert capsys.readouterr().err.endswith("stopped: nothing was written\n")
     assert {path.name for path in tmp_path.iterdir()} == {"release"}
 
 

@@ -102,6 +102,21 @@ def test_results_go_to_every_peer(tmp_path: Path) -> None:
     assert one.arrived == two.arrived == {result_of(images[0]): 1}
 
 
+def test_results_for_a_peer_that_the_config_no_longer_names_wait_and_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue(tmp_path)
+    queue.receive("a")
+    queue.complete_quiet(0)
+    queue.begin_prediction()
+    queue.end_prediction("a", {"b": "b.dcm"}, ["FORMER"])
+    queue.close()
+    config = write_config(tmp_path / "node.yaml", port=free_ports(1)[0], store=1)
+    with running_node(tmp_path, config) as node:
+        assert node.health()["results_waiting"] == 1
+    assert "Results wait for FORMER" in caplog.text
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_a_study_that_cannot_be_predicted_does_not_stop_the_others(again: bool, tmp_path: Path) -> None:
     tried: list[str] = []

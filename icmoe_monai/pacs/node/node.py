@@ -107,6 +107,8 @@ class Node:
             InputError: If a port cannot be listened at.
         """
         self.queue.restart()
+        if unknown := sorted(self.queue.peers() - self._senders.keys()):
+            _logger.warning("Results wait for %s, to which this config sends nothing.", ", ".join(unknown))
         address = (self.config.health_bind, self.config.health_port)
         status = StatusServer((address[0], address[1]), self.metrics, self.health) if address[1] is not None else None
         try:

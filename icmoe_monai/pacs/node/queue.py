@@ -332,6 +332,11 @@ class Queue:
         with self._lock:
             return int(self._db.execute("SELECT count(*) FROM results WHERE state != 'sent'").fetchone()[0])
 
+    def peers(self) -> set[str]:
+        """Return the names of the peers for which results wait."""
+        with self._lock:
+            return {peer for (peer,) in self._db.execute("SELECT DISTINCT peer FROM results WHERE state != 'sent'")}
+
     def reasons(self) -> dict[str, int]:
         """Return how many studies have failed for each reason."""
         with self._lock:
