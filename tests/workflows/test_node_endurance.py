@@ -93,6 +93,7 @@ def test_a_hundred_studies_survive_twenty_kills(tmp_path: Path) -> None:
         queue = Queue(tmp_path / "node")
         wait_until(lambda: queue.counts()["sent"] == num_studies, 600)
         queue.close()
+        nodes.wait_until_open()
         os.kill(nodes.process.pid or 0, signal.SIGTERM)
         nodes.process.join(60)
         assert nodes.process.exitcode == 0
