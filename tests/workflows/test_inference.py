@@ -121,7 +121,7 @@ def test_scale_is_told_where_the_file_tells_it_and_nowhere_else(results: Path) -
 
 def test_volumes_hold_what_the_masks_hold(results: Path, folder: Path) -> None:
     report = report_of(results)
-    volume = {case["name"]: case["volume"] for case in report["cases"]}
+    volume = {case["name"]: case["volume"] or case["segmentation"] for case in report["cases"]}
     written = highdicom.seg.segread(results / volume["ct/1.2.840.1"])
     source = pydicom.dcmread(folder / "ct" / "1.2.840.1")
     assert written.PatientID == source.PatientID
