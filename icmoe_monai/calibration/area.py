@@ -3,14 +3,14 @@
 The lesion is what is above a threshold of the vote's probability P. At a high one it is small, at a low one large; the
 interval is the pair of areas at
 
-  sigmoid(+u) and sigmoid(-u),   u = e sqrt(1 - q + 0.05),
+  sigmoid(+u) and sigmoid(-u),   u = e w,   w = sqrt(1 - q + d + 0.05),
 
-where q is the case's predicted Dice: the worse the mask, the further apart. A calibration image's score is the least e
-whose interval holds the label's area, of several classes all their areas. e is the ceil((n + 1) (1 - alpha))-th
-smallest score of n images, so that of images that are exchangeable with them at least the share 1 - alpha has its area
-in the interval (split conformal prediction; Vovk, Gammerman and Shafer, 2005), on average over such draws of n images.
-The promise is one of images that show the class. P is the vote's own, as for the risk-controlled masks, and q of the
-calibration images is by cross-validation.
+where q is the case's predicted Dice and d the experts' disagreement: the worse the mask, the further apart. A
+calibration image's score is the least e whose interval holds the label's area, of several classes all their areas. e is
+the ceil((n + 1) (1 - alpha))-th smallest score of n images, so that of images that are exchangeable with them at least
+the share 1 - alpha has its area in the interval (split conformal prediction; Vovk, Gammerman and Shafer, 2005), on
+average over such draws of n images. The promise is one of images that show the class. P is the vote's own, as for the
+risk-controlled masks, and q of the calibration images is by cross-validation.
 
 Letters: K output channels; H W image; n images; L levels.
 """
@@ -42,7 +42,7 @@ class AreaInterval(NamedTuple):
         num_images: n.
 
     Example:
-        >>> low, high = AreaInterval(level=0.9, spread=2.0, num_images=9).thresholds(predicted_dice=0.8)
+        >>> low, high = AreaInterval(level=0.9, spread=2.0, num_images=9).thresholds(width_of(0.9, disagreement=0.1))
         >>> round(low, 3), round(high, 3)
         (0.269, 0.731)
     """
@@ -51,13 +51,13 @@ class AreaInterval(NamedTuple):
     spread: float
     num_images: int
 
-    def thresholds(self, predicted_dice: float) -> tuple[float, float]:
+    def thresholds(self, width: float) -> tuple[float, float]:
         """Return the thresholds of P at which a case's area is largest and smallest.
 
         Args:
-            predicted_dice: q.
+            width: w.
         """
-        u = min(self.spread * _width(predicted_dice), _MOST)
+        u = min(self.spread * width, _MOST)
         return (0.0 if u > _MOST - 1e-6 else float(expit(-u))), float(expit(u))
 
 
@@ -95,27 +95,33 @@ def widest_miss(curves: np.ndarray, areas: Sequence[int]) -> float | None:
 
 
 def fit_area_interval(
-    misses: Sequence[float | None], predicted_dice: np.ndarray | None, *, level: float
+    misses: Sequence[float | None], widths: Sequence[float] | None, *, level: float
 ) -> tuple[AreaInterval | None, dict[str, Any]]:
     """Choose e by the calibration images.
 
     Args:
         misses: `widest_miss` of each image.
-        predicted_dice: q of each image, by a fit without it, or None if it was not fitted.
+        widths: w of each image, its predicted Dice by a fit without it; None if no Dice is predicted.
         level: 1 - alpha.
 
     Returns:
         The rule, or None if there are too few images; and a report with `num_images` and the `reason`.
     """
-    if predicted_dice is None:
+    if widths is None:
         return None, {"num_images": 0, "reason": "Without a predicted Dice there is no interval of the area."}
-    pairs = [(u, float(q)) for u, q in zip(misses, predicted_dice, strict=True) if u is not None]
-    spread = conformal_quantile([u / _width(q) for u, q in pairs], level)
+    scores = [u / w for u, w in zip(misses, widths, strict=True) if u is not None]
+    spread = conformal_quantile(scores, level)
     if spread is None:
-        reason = f"{len(pairs)} images that show something are too few for an interval at {level:g}."
-        return None, {"num_images": len(pairs), "reason": reason}
-    return AreaInterval(level, spread, len(pairs)), {"num_images": len(pairs), "reason": None}
+        reason = f"{len(scores)} images that show something are too few for an interval at {level:g}."
+        return None, {"num_images": len(scores), "reason": reason}
+    return AreaInterval(level, spread, len(scores)), {"num_images": len(scores), "reason": None}
 
 
-def _width(predicted_dice: float) -> float:
-    return sqrt(1 - predicted_dice + _LEAST_ERROR)
+def width_of(predicted_dice: float, disagreement: float) -> float:
+    """Return w of a case.
+
+    Args:
+        predicted_dice: q.
+        disagreement: d, the figure of that name (`vote_features`).
+    """
+    return sqrt(1 - predicted_dice + disagreement + _LEAST_ERROR)

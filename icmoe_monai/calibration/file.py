@@ -21,7 +21,7 @@ from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-from icmoe_monai.calibration.area import AreaInterval
+from icmoe_monai.calibration.area import AreaInterval, width_of
 from icmoe_monai.calibration.conformal import controlled_mask
 from icmoe_monai.calibration.ood import OutOfDistribution, out_of_distribution_from
 from icmoe_monai.calibration.schema import FORMAT, find_damage
@@ -71,6 +71,7 @@ class Calibration:
         self.content = dict(content or {})
         self.file, self.digest, self.reason = file, digest, reason
         self.ood: OutOfDistribution | None = None
+        self._area: AreaInterval | None = None
         if not self.is_there:
             return
         self._temperature = temperature_from(self.content["temperature"])
@@ -161,7 +162,9 @@ class Calibration:
             The two thresholds, or None if no interval was fitted.
         """
         expected = self.predict_dice(features)
-        return self._area.thresholds(expected) if self.is_there and self._area and expected is not None else None
+        if expected is None or self._area is None:
+            return None
+        return self._area.thresholds(width_of(expected, features["disagreement"]))
 
     def summary(self) -> dict[str, Any]:
         """Return the facts on the calibration that a report states: its file, or why there is none, and its fit."""

@@ -28,7 +28,7 @@ from ignite.engine import Engine
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
-from icmoe_monai.calibration.area import area_curves, fit_area_interval, widest_miss
+from icmoe_monai.calibration.area import area_curves, fit_area_interval, widest_miss, width_of
 from icmoe_monai.calibration.conformal import check_alpha, control_risk, miss_curve, miss_rate
 from icmoe_monai.calibration.file import OUTPUT_SETTINGS
 from icmoe_monai.calibration.no_lesion import fit_no_lesion
@@ -193,7 +193,7 @@ class FitCalibration(CaseHandler):
         default_rate = float(np.mean(self._missed))
         temperature, fit_of_temperature = fit_temperature(self._pixels, seed=self.seed)
         quality, fit_of_quality, review_below, left_out = self._fit_quality()
-        area, fit_of_area = fit_area_interval(self._area_misses, left_out, level=self.area_level)
+        area, fit_of_area = fit_area_interval(self._area_misses, self._widths(left_out), level=self.area_level)
         known, fit_of_known = self._fit_out_of_distribution()
         no_lesion, fit_of_no_lesion = fit_no_lesion(self._features, self._is_empty, seed=self.seed)
         self.content = {
@@ -236,6 +236,13 @@ class FitCalibration(CaseHandler):
             default_rate,
             self.path,
         )
+
+    def _widths(self, predicted_dice: np.ndarray | None) -> list[float] | None:
+        """Return w of each image for the intervals of areas, or None if no Dice is predicted."""
+        if predicted_dice is None:
+            return None
+        pairs = zip(predicted_dice, self._features, strict=True)
+        return [width_of(float(q), features["disagreement"]) for q, features in pairs]
 
     def _fit_out_of_distribution(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         seen = [features for features in self._seen if features is not None]

@@ -34,7 +34,6 @@ _CALIBRATED = {
     "no_lesion_probability": ("No-lesion probability", "How probable it is that there is no lesion at all"),
     "no_lesion": ("No lesion", "Whether that probability is above the calibration's threshold"),
     "ood_score": ("Distance", "How far the picture is from those that the model was trained on (above 1: unlike them)"),
-    "out_of_distribution": ("Unlike", "Whether that is above 1: then nothing tells how good the mask is"),
 }
 
 
@@ -243,7 +242,6 @@ def _calibrated_cells() -> list[tuple[str, Callable[[Mapping[str, Any]], _Cell]]
         ("no_lesion_probability", figure("no_lesion_probability")),
         ("no_lesion", answer("no_lesion")),
         ("ood_score", figure("ood_score")),
-        ("out_of_distribution", answer("out_of_distribution")),
     ]
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from icmoe_monai.calibration.area import AreaInterval, area_curves, fit_area_interval, widest_miss
+from icmoe_monai.calibration.area import AreaInterval, area_curves, fit_area_interval, widest_miss, width_of
 
 
 def blurred_disc(radius: float, shift: float, side: int = 48) -> tuple[Tensor, int]:
@@ -26,10 +26,10 @@ def drawn(n: int, seed: int) -> list[tuple[Tensor, int]]:
 def test_the_interval_covers_as_often_as_stated() -> None:
     fitted, test = drawn(150, seed=0), drawn(400, seed=1)
     misses = [widest_miss(area_curves(P), [area]) for P, area in fitted]
-    rule, told = fit_area_interval(misses, np.full(150, 0.8), level=0.9)
+    rule, told = fit_area_interval(misses, [0.5] * 150, level=0.9)
     assert rule is not None
     assert told == {"num_images": 150, "reason": None}
-    low, high = rule.thresholds(0.8)
+    low, high = rule.thresholds(0.5)
     covered = [int((high <= P).sum()) <= area <= int((low <= P).sum()) for P, area in test]
     assert 0.85 < np.mean(covered) < 0.96
 
@@ -64,7 +64,7 @@ def test_what_no_threshold_finds_needs_the_whole_image() -> None:
     nothing = torch.zeros(1, 8, 8)
     needed = widest_miss(area_curves(nothing), [5])
     assert needed is not None
-    rule, _ = fit_area_interval([needed] * 20, np.full(20, 0.5), level=0.9)
+    rule, _ = fit_area_interval([needed] * 20, [0.5] * 20, level=0.9)
     assert rule is not None
     low, high = rule.thresholds(0.5)
     assert low == 0.0
@@ -74,18 +74,20 @@ def test_what_no_threshold_finds_needs_the_whole_image() -> None:
 
 def test_a_worse_case_has_a_wider_interval_and_none_is_inverted() -> None:
     rule = AreaInterval(level=0.9, spread=3.0, num_images=20)
-    (low, high), (lower, higher) = rule.thresholds(0.95), rule.thresholds(0.3)
+    sure, unsure = width_of(0.95, disagreement=0.02), width_of(0.3, disagreement=0.02)
+    assert sure < width_of(0.95, disagreement=0.2) < unsure
+    (low, high), (lower, higher) = rule.thresholds(sure), rule.thresholds(unsure)
     assert lower < low < 0.5 < high < higher
 
 
-@pytest.mark.parametrize("dice", [None, np.full(8, 0.8)], ids=["no-dice", "few"])
-def test_without_enough_images_there_is_none(dice: np.ndarray | None) -> None:
-    rule, told = fit_area_interval([1.0] * 8, dice, level=0.9)
+@pytest.mark.parametrize("widths", [None, [0.5] * 8], ids=["no-dice", "few"])
+def test_without_enough_images_there_is_none(widths: list[float] | None) -> None:
+    rule, told = fit_area_interval([1.0] * 8, widths, level=0.9)
     assert rule is None
     assert told["reason"]
 
 
 def test_images_that_show_nothing_are_not_counted() -> None:
-    rule, told = fit_area_interval([None] * 5 + [1.0] * 9, np.full(14, 0.8), level=0.9)
+    rule, told = fit_area_interval([None] * 5 + [1.0] * 9, [0.5] * 14, level=0.9)
     assert rule is not None
     assert rule.num_images == told["num_images"] == 9
