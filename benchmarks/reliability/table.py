@@ -73,7 +73,14 @@ def _column(found: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, st
         "mean rate over random splits of validation and test images": f"{random['mean_rate']:.3f}",
         "splits whose interval reaches down to alpha": f"{random['num_holding']} of {len(random['splits'])}",
         "no lesion, sensitivity and specificity": ", ".join(answers),
+        "areas that lie in their interval": _share_of(found.get("area"), "coverage"),
+        "median of its upper end over its lower one": _shown((found.get("area") or {}).get("median_ratio")),
+        "called out of distribution": _share_of(found.get("out_of_distribution"), "share"),
     }
+
+
+def _share_of(part: Mapping[str, Any] | None, name: str) -> str:
+    return "not measured" if part is None else f"{part[name]:.3f} {_interval(part['interval'], 3)}"
 
 
 def _interval(ends: Sequence[float], digits: int) -> str:
