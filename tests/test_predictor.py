@@ -182,9 +182,9 @@ def test_a_list_keeps_its_order_and_neighbours_of_one_size_pass_together(predict
     given: list[Any] = [*images[:5], folder / "grey.png", images[5]]
     alone = [predict(image) for image in given]
     passes: list[int] = []
-    run = predict.inferer.__class__.__call__
+    run = predict.inferer.__class__.segment
     monkeypatch.setattr(
-        predict.inferer.__class__, "__call__", lambda self, x, net: passes.append(len(x)) or run(self, x, net)
+        predict.inferer.__class__, "segment", lambda self, x, net: passes.append(len(x)) or run(self, x, net)
     )
     together = predict(given)
     assert passes == [4, 1, 1, 1]
@@ -271,8 +271,10 @@ def test_a_checkpoint_of_yours_brings_its_recipe_and_calibration(tmp_path):
     mine = Predictor(tmp_path / "mine.safetensors", device="cpu")
     found = mine(noise(60, 90))
     assert isinstance(found, Prediction)
-    assert 0 <= found.predicted_dice <= 1
-    assert found.review == found.measures["review"]
+    assert (found.ood_score, found.out_of_distribution) == (found.measures["ood_score"], True)  # noise is no scan
+    assert found.ood_score > 1
+    assert (found.predicted_dice, found.review) == (None, True)
+    assert "unlike what the model was trained on" in found.note
     assert found.disagreement.shape == found.mask.shape == (60, 90)
     np.testing.assert_array_equal(found.probabilities, Predictor("breast", device="cpu")(noise(60, 90)).probabilities)
 
