@@ -30,6 +30,7 @@ from icmoe_monai.errors import (
 
 PACKAGE = Path(__file__).parents[1] / "icmoe_monai"
 # what they tell of is no image: the arguments that a checkpoint's network lacks, and a calibration
+OUR_ERRORS = ("InputError", "TransferError")
 TELLS_ON_PURPOSE = ("networks/blueprint.py", "calibration/file.py")
 
 
@@ -130,7 +131,7 @@ def told_exceptions(tree: ast.AST) -> Iterator[int]:
     """Yield the lines in which a text holds that of an exception which is none of this package's."""
     for handler in ast.walk(tree):
         kinds = ast.unparse(handler.type) if isinstance(handler, ast.ExceptHandler) and handler.type else "InputError"
-        if not isinstance(handler, ast.ExceptHandler) or handler.name is None or kinds == "InputError":
+        if not isinstance(handler, ast.ExceptHandler) or handler.name is None or kinds in OUR_ERRORS:
             continue
         for node in ast.walk(handler):
             if isinstance(node, ast.FormattedValue) and ast.unparse(node.value) == handler.name:

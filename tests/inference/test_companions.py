@@ -264,7 +264,7 @@ def test_what_highdicom_refuses_is_told_without_its_words(tmp_path: Path, monkey
     (record,) = run(tmp_path, [grey()]).records(VOLUME).values()
     assert [file["file"] for file in record["files"]] == ["segmentations/i0.dcm"]
     assert record["remarks"] == [
-        f"cannot be described by a DICOM {kind} (highdicom: KeyError), so there can be no such object: the PNG masks "
+        f"cannot be described by a DICOM {kind} (highdicom: KeyError), so there can be no such object: the masks "
         "hold the result"
         for kind in ("Structured Report", "Secondary Capture")
     ]

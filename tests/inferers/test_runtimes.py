@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,23 @@ from icmoe_monai.inferers import runtimes
 from icmoe_monai.inferers.runtimes import RUNTIMES, Runtime
 
 COMPILING = [name for name in RUNTIMES if name != "torch"]
+# OpenVINO in a process of its own: after it, a SIGTERM that a later test sends to its own process has crashed it
+BY_OPENVINO = """
+import json, sys, torch
+from torch import nn
+from icmoe_monai.errors import InputError
+from icmoe_monai.inferers.runtimes import Runtime
+torch.manual_seed(0)
+network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 2, 3, stride=2)).eval()
+found = {}
+with torch.no_grad():
+    for amp in (False, True):
+        runtime = Runtime("openvino", checkpoint=sys.argv[1], amp=amp)
+        for shape in ((2, 3, 16, 24), (1, 3, 16, 24), (5, 3, 16, 24), (2, 3, 32, 16)):
+            windows = torch.randn(shape)
+            found[f"{amp} {shape}"] = float((runtime.compiled(network, windows)[0] - network(windows)).abs().max())
+print(json.dumps(found))
+"""
 
 
 class Small(nn.Module):
@@ -52,15 +72,25 @@ def run(runtime: Runtime, network: nn.Module, windows: Tensor) -> tuple[Tensor, 
         return runtime.compiled(network.eval(), windows)
 
 
-@pytest.mark.parametrize("name", COMPILING)
-def test_outputs_are_pytorchs_for_any_number_of_windows_and_any_size(name, tmp_path, exports):
-    pytest.importorskip(runtimes._PACKAGES[name])
-    network, runtime = Small(), Runtime(name, checkpoint=tmp_path / "best.pt")
+def test_outputs_are_pytorchs_for_any_number_of_windows_and_any_size(tmp_path, exports):
+    network, runtime = Small(), Runtime("onnx", checkpoint=tmp_path / "best.pt")
     for shape in ((2, 3, 16, 24), (1, 3, 16, 24), (5, 3, 16, 24), (2, 3, 32, 16)):
         windows = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         for ours, theirs in zip(run(runtime, network, windows), run(Runtime(), network, windows), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert exports == [(2, 3, 16, 24), (2, 3, 32, 16)]
+
+
+def test_openvinos_outputs_are_pytorchs_and_less_exact_only_with_amp(tmp_path):
+    if find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    command = [sys.executable, "-W", "ignore", "-c", BY_OPENVINO, str(tmp_path / "best.pt")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 8
+    for name, difference in found.items():
+        assert difference < (0.1 if name.startswith("True") else 1e-5), name
+    assert len(list(tmp_path.glob("best.*.onnx"))) == 2  # one for each size of the windows
 
 
 def test_a_graph_is_exported_once_for_all_runs_with_the_same_weights(tmp_path, exports):
@@ -100,15 +130,13 @@ def test_without_a_checkpoint_nothing_is_kept(tmp_path, exports, monkeypatch):
     assert len(exports) == 1
 
 
-@pytest.mark.parametrize("name", COMPILING)
-def test_a_damaged_file_is_told_in_a_sentence(name, tmp_path):
-    pytest.importorskip(runtimes._PACKAGES[name])
+def test_a_damaged_file_is_told_in_a_sentence(tmp_path):
     windows = torch.zeros(1, 3, 16, 16)
     run(Runtime("onnx", checkpoint=tmp_path / "best.pt"), Small(), windows)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(InputError, match=rf"{file.name} cannot be used by runtime {name} .*: remove it"):
-        run(Runtime(name, checkpoint=tmp_path / "best.pt"), Small(), windows)
+    with pytest.raises(InputError, match=rf"{file.name} cannot be used by runtime onnx .*: remove it"):
+        run(Runtime("onnx", checkpoint=tmp_path / "best.pt"), Small(), windows)
 
 
 def test_a_network_that_cannot_be_exported_is_told_in_a_sentence():
@@ -137,15 +165,6 @@ def test_threads_share_a_runtime(tmp_path, exports):
     for windows, output in zip(batches, found, strict=True):
         torch.testing.assert_close(output, run(Runtime(), network, windows)[1], atol=1e-5, rtol=1e-5)
     assert len(exports) == 1
-
-
-def test_openvino_computes_in_bfloat16_only_if_asked(tmp_path):
-    pytest.importorskip("openvino")
-    windows = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    exact = run(Runtime(), Small(), windows)[1]
-    for amp, most in ((False, 1e-5), (True, 0.1)):
-        found = run(Runtime("openvino", checkpoint=tmp_path / "best.pt", amp=amp), Small(), windows)[1]
-        assert (found - exact).abs().max() < most
 
 
 @pytest.mark.parametrize(

@@ -85,13 +85,13 @@ def test_a_dicom_slide_has_a_segmentation_with_the_masks_pixels(slides: Path, wo
     for output in (tmp_path / "a", tmp_path / "b"):
         assert main(["predict", str(slides / "series"), str(output), *words, "--level", "1"]) == 0
     (case,) = cases_of(tmp_path / "a").values()
-    path = tmp_path / "a" / case["volume"]
-    assert case["volume"] == "segmentations/0.dcm"
+    path = tmp_path / "a" / case["segmentation"]
+    assert case["segmentation"] == "segmentations/0.dcm"
     written, level = highdicom.seg.segread(path), pydicom.dcmread(slides / "series" / "1.dcm")
     mask = tifffile.imread(tmp_path / "a" / case["mask"])
     np.testing.assert_array_equal(written.get_total_pixel_matrix(combine_segments=True), mask > 0)
     assert written.SourceImageSequence[0].ReferencedSOPInstanceUID == level.SOPInstanceUID
-    again = pydicom.dcmread(tmp_path / "b" / case["volume"])
+    again = pydicom.dcmread(tmp_path / "b" / case["segmentation"])
     assert (again.SOPInstanceUID, again.SeriesInstanceUID) == (written.SOPInstanceUID, written.SeriesInstanceUID)
     assert errors_of(path) == []
 

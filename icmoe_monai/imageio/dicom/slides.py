@@ -78,5 +78,7 @@ def files_of_slide(path: str) -> dict[str, SlideFile]:
             if file is not None and own is not None and file.series == own.series:
                 found[other] = file
     if not all(file.may_hold_its_frames for file in found.values()):
-        raise InputError(f"{path} claims more frames than its files can hold: copy them again or remove them.")
+        raise InputError(
+            f"{path} claims more frames than its files can hold: copy them again or remove them.", code="damaged"
+        )
     return found
