@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import struct
 import tracemalloc
 import zlib
@@ -278,7 +279,7 @@ def test_what_could_not_be_brought_to_the_folder_is_a_failed_case(tmp_path: Path
     assert cases[1]["failure_code"] == "busy"
     assert cases[0].keys() == cases[1].keys()
     hidden = find_inputs(str(tmp_path / "in"), output_dir=str(tmp_path / "out"), failed=failed, anonymous=True).cases
-    assert not any("a.dcm" in str(case["failure"]) + case["name"] for case in hidden)
+    assert not any(re.search(r"\ba\.dcm", str(case["failure"]) + case["name"]) for case in hidden)  # or of a hash
     (tmp_path / "empty").mkdir()
     assert find_inputs(str(tmp_path / "empty"), output_dir=str(tmp_path / "out"), failed=[]).cases == []
 

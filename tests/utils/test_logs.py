@@ -34,6 +34,7 @@ def test_each_record_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("logger", ["pydicom", "pynetdicom.association", "highdicom.seg.sop", "urllib3.connection"])
 def test_what_libraries_say_of_files_is_not_repeated(logger: str) -> None:
     stream = io.StringIO()
+    logging.getLogger(logger).setLevel(logging.NOTSET)  # a node of another test may have silenced it
     with json_log(stream):
         logging.getLogger(logger).error("PatientName is %s", "Miller")
         logging.getLogger(logger).info("Miller")

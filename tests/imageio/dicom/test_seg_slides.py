@@ -103,7 +103,7 @@ def test_a_level_without_a_place_has_none(tmp_path: Path, levels: list[Path], ke
     image = pydicom.dcmread(levels[0])
     del image[keyword]
     image.save_as(levels[0])
-    with pytest.raises(NoSegmentationError, match="does not tell where it lies on the slide, so there can be no DICOM"):
+    with pytest.raises(NoSegmentationError, match="does not tell where it lies on the slide, so there can be no"):
         write(tmp_path / "seg.dcm", levels[0], class_map(*SHAPE))
 
 
