@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from email.message import Message
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -188,12 +190,20 @@ def _session(credentials: Credentials, ca: str | Path | None) -> Any:
             return dict(super().merge_environment_settings(url, proxies, stream, given, cert))
 
     session = Session()
-    session.auth = credentials  # also if there are none, so that no ~/.netrc is asked
+    session.auth = partial(_prepare, credentials)  # also if there are none, so that no ~/.netrc is asked
     session.max_redirects = 0  # patients' data go to the address that was given, and to no other
     session.headers["Accept"] = "application/dicom+json"
     if ca is not None:
         session.verify = str(ca)
     return session
+
+
+def _prepare(credentials: Credentials, request: Any) -> Any:
+    """Sign a prepared request, and mend what dicomweb-client makes of it."""
+    request.headers.pop("Host", None)  # without its port, and only the begin of a number of IPv6
+    if isinstance(request.body, bytes):  # sent as one piece, which would have to be through within one timeout
+        request.body = BytesIO(request.body)
+    return credentials(request)
 
 
 def _client(url: str, session: Any, timeout: tuple[float, float]) -> Any:

@@ -43,8 +43,6 @@ class Credentials:
 
     def __call__(self, request: Any) -> Any:
         """Sign a prepared request, and return it."""
-        # dicomweb-client names the host without its port, and half of it if it is a number of IPv6
-        request.headers.pop("Host", None)
         if self.are_given:
             request.headers["Authorization"] = self._authorization
         return request

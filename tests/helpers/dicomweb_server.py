@@ -40,6 +40,7 @@ class Server(ThreadingHTTPServer):
         faults: What the next requests of a kind meet in the place of an answer: "find", "retrieve" or "store", and a
             list of "reset", "stall", "cut", "short", "other", a status, a status with headers, or a status with a body.
         authorization: Value of the header without which nobody is answered.
+        seconds_per_mb: How slowly it reads what it is sent.
         kill_at: A kind of request, how many of it there are to be, and the process that is then killed: before it is
             answered, but a "store" once it is done.
     """
@@ -53,6 +54,7 @@ class Server(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.faults: dict[str, list[Any]] = {"find": [], "retrieve": [], "store": []}
         self.authorization: str | None = None
+        self.seconds_per_mb = 0.0
         self.kill_at: tuple[str, int, Any] | None = None
         self.scheme = "http"
 
@@ -87,7 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer("store")
 
     def _answer(self, kind: str) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while len(body) < int(self.headers.get("Content-Length", 0)):
+            body += self.rfile.read(min(1 << 20, int(self.headers["Content-Length"]) - len(body)))
+            time.sleep(self.server.seconds_per_mb)
         self.server.asked.append((self.command, self.path))
         self.server.headers.append(dict(self.headers))
         if self.server.authorization not in (None, self.headers.get("Authorization")):

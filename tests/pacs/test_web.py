@@ -219,6 +219,16 @@ def test_a_large_object_is_sent_whole_the_second_time(server: Server, tmp_path: 
     assert dcmread(BytesIO(content)).PixelData == image.PixelData
 
 
+@pytest.mark.slow
+def test_a_large_object_may_take_longer_than_an_archive_may_be_silent(server: Server, tmp_path: Path) -> None:
+    image = cine()
+    image.Rows, image.Columns, image.NumberOfFrames = 1000, 1000, 40
+    image.PixelData = bytes(40_000_000)
+    server.seconds_per_mb = 0.1  # 4 s; what the network buffers, a few MB, is read within the timeout
+    DICOMweb(server.url, timeout=2.0, retries=0).store(save(tmp_path / "a.dcm", image))
+    assert len(server.instances) == 1
+
+
 def test_requests_are_signed_and_the_signature_is_nowhere_told(
     server: Server, image: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
