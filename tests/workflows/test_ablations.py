@@ -24,7 +24,7 @@ TRUNK = {"pretrained": "some trunk"}  # as such a study gives it, before the row
 # MONAI's own: heads of UNet++ for deep supervision only
 UNUSED = {"unet_plus_plus": ("network.final_conv_0_1.", "network.final_conv_0_2.", "network.final_conv_0_3.")}
 # over the image pyramid, which they take pretrained; rows of mixture.yaml
-RIVALS = {"pyramid_unet", "pyramid_unet_lite2", "pyramid_unet_frozen", "pyramid_unet_ensemble"}
+RIVALS = {"pyramid_unet", "pyramid_unet_lite2", "pyramid_unet_frozen"}
 SINGLE = {"decoder_only", "semantic_only", "adaptive_only", "lora_all", "full_finetuning"}
 
 
