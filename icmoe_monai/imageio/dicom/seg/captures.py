@@ -20,13 +20,11 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
 from icmoe_monai.imageio.dicom.attributes import text_in
-from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.dicom.seg.identity import Series
-from icmoe_monai.imageio.dicom.seg.making import NOT_REVIEWED, equipment, finish, reference_of, refusing, taken_for
+from icmoe_monai.imageio.dicom.seg.making import NOT_REVIEWED, equipment, finish, reference_of, taken_for, write_checked
 from icmoe_monai.imageio.dicom.seg.segments import MAX_TEXT
 from icmoe_monai.imageio.dicom.seg.sources import Part, references_of
 from icmoe_monai.imageio.dicom.seg.stand_ins import tell_compression
-from icmoe_monai.utils.files import write_atomically
 
 _SOURCE = ("121322", "DCM", "Source image for image processing operation")
 _IS_DIRECTION = re.compile(r"(?!.*(?:L.*R|R.*L|A.*P|P.*A|H.*F|F.*H))[ALRPHF]{1,3}")
@@ -70,21 +68,17 @@ def write_capture(
         InputError: The file cannot be written.
         RuntimeError: The object read back differs from what was meant.
     """
-    source = part.images[member].path
-    with silence():
-        with refusing(source, "Secondary Capture"):
-            taken, emptied = taken_for(segmentation, series.description)
-            capture = _build(part, member, taken, picture, segmentation, algorithm, series, uid, number)
-            finish(capture, segmentation, taken, emptied)
 
-        def write(temporary: Path) -> None:
-            with refusing(source, "Secondary Capture"):
-                capture.save_as(temporary)
-                is_same = np.array_equal(dcmread(temporary).pixel_array, picture)
-            if not is_same:
-                raise RuntimeError("A Secondary Capture read back differs from what was written; it was not kept.")
+    def make() -> Dataset:
+        taken, emptied = taken_for(segmentation, series.description)
+        capture = _build(part, member, taken, picture, segmentation, algorithm, series, uid, number)
+        finish(capture, segmentation, taken, emptied)
+        return capture
 
-        write_atomically(path, write)
+    def is_whole(file: Path) -> bool:
+        return np.array_equal(dcmread(file).pixel_array, picture)
+
+    write_checked(path, part.images[member].path, "Secondary Capture", make, is_whole)
 
 
 def _build(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 from pydicom import Dataset, dcmread
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.dicom.seg.modules import settle
 from icmoe_monai.imageio.dicom.seg.segments import MAX_TEXT
 from icmoe_monai.imageio.dicom.seg.sources import Image, refused
 from icmoe_monai.imageio.dicom.seg.takeover import take_over
+from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.version import __version__
 
 NOT_REVIEWED = "Found by an algorithm, not reviewed"
@@ -97,6 +99,37 @@ def as_evidence(image: Image) -> Dataset:
     for keyword in _IDENTITY:
         setattr(reference, keyword, str(image.dataset[keyword].value))
     return reference
+
+
+def write_checked(
+    path: str | Path, source: str, what: str, make: Callable[[], Dataset], is_whole: Callable[[Path], bool]
+) -> None:
+    """Make an object and write it; keep the file only if what is read back is what was meant.
+
+    Args:
+        path: Where the file shall be.
+        source: The image that it is made of.
+        what: What is written, such as "Segmentation".
+        make: Makes the object.
+        is_whole: Tells of the file whether all is in it.
+
+    Raises:
+        NoSegmentationError: highdicom refuses the source.
+        InputError: The file cannot be written.
+        RuntimeError: What is read back is something else.
+    """
+
+    def write(temporary: Path) -> None:
+        with refusing(source, what):
+            made.save_as(temporary)
+            is_same = is_whole(temporary)
+        if not is_same:
+            raise RuntimeError(f"A DICOM {what} read back differs from what was written; it was not kept.")
+
+    with silence():
+        with refusing(source, what):
+            made = make()
+        write_atomically(path, write)
 
 
 @contextmanager

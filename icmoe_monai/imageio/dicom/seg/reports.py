@@ -34,12 +34,10 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from icmoe_monai.imageio.dicom.attributes import macro, text_in
-from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.dicom.seg.identity import Series, uid_of
-from icmoe_monai.imageio.dicom.seg.making import as_evidence, equipment, finish, reference_of, refusing, taken_for
+from icmoe_monai.imageio.dicom.seg.making import as_evidence, equipment, finish, reference_of, taken_for, write_checked
 from icmoe_monai.imageio.dicom.seg.segments import MAX_TEXT, Segment, as_segment
 from icmoe_monai.imageio.dicom.seg.sources import Part, references_of
-from icmoe_monai.utils.files import write_atomically
 
 _OWN = "99ICMOE"  # the scheme of codes that DICOM's dictionaries do not have
 _NUM_PIXELS = CodedConcept("130922", "DCM", "Number of pixels")
@@ -100,23 +98,20 @@ def write_report(
         RuntimeError: The report read back lacks something.
     """
     described = [as_segment(segment) for segment in segments]
-    source = part.images[0].path
-    with silence():
-        with refusing(source, "Structured Report"):
-            taken, emptied = taken_for(segmentation, described, dict(algorithm))
-            regions = list(_regions(part, findings, segmentation, described, algorithm))
-            report = _build(part, taken, segmentation, regions, algorithm, series, uid, number)
-            finish(report, segmentation, taken, emptied)
+    regions: list[PlanarROIMeasurementsAndQualitativeEvaluations] = []
 
-        def write(temporary: Path) -> None:
-            with refusing(source, "Structured Report"):
-                report.save_as(temporary)
-                content = cast(MeasurementReport, srread(temporary).content)
-                read = content.get_planar_roi_measurement_groups()
-            if len(read) != len(regions):
-                raise RuntimeError("A Structured Report read back differs from what was written; it was not kept.")
+    def make() -> Dataset:
+        taken, emptied = taken_for(segmentation, described, dict(algorithm))
+        regions.extend(_regions(part, findings, segmentation, described, algorithm))
+        report = _build(part, taken, segmentation, regions, algorithm, series, uid, number)
+        finish(report, segmentation, taken, emptied)
+        return report
 
-        write_atomically(path, write)
+    def is_whole(file: Path) -> bool:
+        content = cast(MeasurementReport, srread(file).content)
+        return len(content.get_planar_roi_measurement_groups()) == len(regions)
+
+    write_checked(path, part.images[0].path, "Structured Report", make, is_whole)
 
 
 def _build(

@@ -18,9 +18,8 @@ from highdicom.seg import Segmentation, segread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.imageio.dicom.seg.identity import Series, uid_of
-from icmoe_monai.imageio.dicom.seg.making import NOT_REVIEWED, equipment, refusing, taken_for
+from icmoe_monai.imageio.dicom.seg.making import NOT_REVIEWED, equipment, taken_for, write_checked
 from icmoe_monai.imageio.dicom.seg.modules import settle
 from icmoe_monai.imageio.dicom.seg.pixels import (
     MAX_FRACTIONAL,
@@ -32,7 +31,6 @@ from icmoe_monai.imageio.dicom.seg.pixels import (
 from icmoe_monai.imageio.dicom.seg.segments import MAX_TEXT, Segment, as_segment, describe
 from icmoe_monai.imageio.dicom.seg.sources import Part, references_of
 from icmoe_monai.imageio.dicom.seg.stand_ins import stand_ins_of, tiling_of
-from icmoe_monai.utils.files import write_atomically
 
 
 def write_segmentation(
@@ -79,23 +77,20 @@ def write_segmentation(
     else:
         size = (int(image.dataset.Rows), int(image.dataset.Columns))
         pixels = stack(classes, probabilities, size, len(part.members), len(described))
-    with silence():
-        with refusing(image.path, "Segmentation"):
-            taken, emptied = taken_for(image.dataset, described, dict(algorithm))
-            segmentation = _build(part, taken, pixels, described, algorithm, series, uid, number)
-            left_out = settle(segmentation, taken, emptied)
+    left_out: list[str] = []
 
-        def write(temporary: Path) -> None:
-            with refusing(image.path, "Segmentation"):
-                segmentation.save_as(temporary)
-                if part.matrix is not None:
-                    is_same = has_pixels_on_slide(segread(temporary, lazy_frame_retrieval=True), pixels)
-                else:
-                    is_same = has_pixels(segread(temporary), references_of(part), pixels, len(described))
-            if not is_same:
-                raise RuntimeError("A DICOM Segmentation read back differs from what was written; it was not kept.")
+    def make() -> Dataset:
+        taken, emptied = taken_for(image.dataset, described, dict(algorithm))
+        segmentation = _build(part, taken, pixels, described, algorithm, series, uid, number)
+        left_out.extend(settle(segmentation, taken, emptied))
+        return segmentation
 
-        write_atomically(path, write)
+    def is_whole(file: Path) -> bool:
+        if part.matrix is not None:
+            return has_pixels_on_slide(segread(file, lazy_frame_retrieval=True), pixels)
+        return has_pixels(segread(file), references_of(part), pixels, len(described))
+
+    write_checked(path, image.path, "Segmentation", make, is_whole)
     return left_out
 
 
