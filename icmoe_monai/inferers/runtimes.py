@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError, kind_of
+from icmoe_monai.networks.baselines import as_mixture
 from icmoe_monai.networks.blueprint import blueprint_of
 from icmoe_monai.networks.pooling import SeenMaps
 from icmoe_monai.utils.files import write_atomically
@@ -72,14 +73,14 @@ class Runtime:
         """Return a function from windows (B, 3, H, W) to a network's maps and the grid to pool, or None for "torch".
 
         Args:
-            network: As of `SeenMaps`, in eval mode.
+            network: As of `SeenMaps`, in eval mode, or a plain one, which is taken for one expert.
             packs: As of `SeenMaps`.
         """
         if self.name == "torch":
             return None
         with self._lock:
             if id(network) not in self._seen:
-                self._seen[id(network)] = SeenMaps(network, packs).eval()
+                self._seen[id(network)] = SeenMaps(as_mixture(network), packs).eval()
             module = self._seen[id(network)]
         return lambda windows: module.told(self.compiled(module, windows))
 

@@ -150,7 +150,7 @@ class SlidingWindowVotingInferer(SlidingWindowInferer):
             A call's result, and the features (`PooledWindows.features`) or None.
         """
         mixture = as_mixture(unwrapped(network))
-        seen = self.runtime.seen(mixture)
+        seen = self.runtime.seen(unwrapped(network))  # a plain one is wrapped anew for each image, and compiled once
         pooled = PooledWindows(mixture, self.frame(inputs.shape[-2:]), seen=seen)
         maps = cast(Tensor, self.stitch(inputs, mixture.expert_maps if seen is None else maps_of(seen), first=pooled))
         return vote(maps, mixture, self.with_experts), pooled.features(len(inputs))

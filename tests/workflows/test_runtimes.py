@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from icmoe_monai import InputError, Predictor
 from icmoe_monai.__main__ import main
 from icmoe_monai.inference.packs import ExpertPacks, _predict
+from icmoe_monai.inferers import runtimes
 from icmoe_monai.inferers.runtimes import Runtime
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer
 from icmoe_monai.networks.folds import FoldEnsemble
@@ -66,6 +67,18 @@ def test_windows_of_an_image_and_their_views(tta):
     with torch.no_grad():
         ours, theirs = (inferer(name, tta).segment(image(80, 100), network)[0] for name in ("onnx", "torch"))
     assert_alike(ours, theirs)
+
+
+def test_a_plain_network_is_compiled_once_for_all_images(monkeypatch):
+    made = []
+    export = runtimes._onnx_of
+    monkeypatch.setattr(runtimes, "_onnx_of", lambda *of: made.append(of) or export(*of))
+    torch.manual_seed(0)
+    network, one, other = nn.Conv2d(3, 1, 5, padding=2).eval(), inferer("onnx"), inferer("torch")
+    with torch.no_grad():
+        for _ in range(2):
+            assert_alike(one.segment(image(64, 64), network)[0], other.segment(image(64, 64), network)[0])
+    assert len(made) == 1
 
 
 @pytest.mark.slow
