@@ -109,7 +109,6 @@ def train(
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 -- what nnU-Net's augmentation draws from
     seconds = _timed(trainer)
-    begin = time.monotonic()
     trainer.run_training()
     logged = trainer.logger.local_logger.my_fantastic_logging
     (found,) = (part for part in network.modules() if isinstance(part, NnUNet))
@@ -118,12 +117,13 @@ def train(
     for name in ("raw", "preprocessed"):  # copies of the images
         shutil.rmtree(output / "nnunet" / name)
     memory = peak_memory_mb()
+    began, ended = (logged[f"epoch_{name}_timestamps"] for name in ("start", "end"))
     columns = {"train_loss": "train_losses", "learning_rate": "lrs", "val_mean_dice": "mean_fg_dice"}
     write_csv(
         output / "metrics.csv",
         [
-            {"epoch": epoch, "iteration": epoch * epoch_length, "seconds": round(time.monotonic() - begin, 2),
-             "step_seconds": round(median(seconds), 5), "peak_mb": memory}
+            {"epoch": epoch, "iteration": epoch * epoch_length, "step_seconds": round(median(seconds), 5),
+             "seconds": round(ended[epoch - 1] - began[epoch - 1], 2), "peak_mb": memory}
             | {name: round(float(logged[key][epoch - 1]), 6) for name, key in columns.items()}
             for epoch in range(1, max_epochs + 1)
         ],
