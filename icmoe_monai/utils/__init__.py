@@ -6,11 +6,12 @@ May import errors and version.
 from __future__ import annotations
 
 from icmoe_monai.utils.distributed import check_torchrun, share_cases, share_volumes
-from icmoe_monai.utils.locks import hold_folder
+from icmoe_monai.utils.locks import hold_folder, release_folder
 
 __all__ = [
     "check_torchrun",
     "hold_folder",
+    "release_folder",
     "share_cases",
     "share_volumes",
 ]

@@ -41,9 +41,10 @@ def hold_folder(folder: str | None, *, task: str) -> list[HeldFolder]:
 
     What a killed run has left half written is removed from it.
 
-    A workflow calls it in a step: MONAI keeps what a step returns until the workflow's run ends, also by an exception.
-    Of several processes that work together the first holds the folder for all. A folder that this process holds
-    already, for an earlier run that ended by an exception, is handed on.
+    A workflow calls it in a step, and `release_folder` in its last: MONAI keeps what a step returns until the run ends,
+    also by an exception, and then until Python's garbage collector comes by. Of several processes that work together
+    the first holds the folder for all. A folder that this process holds already, for an earlier run that ended by an
+    exception, is handed on.
 
     Args:
         folder: The folder.
@@ -72,10 +73,34 @@ def hold_folder(folder: str | None, *, task: str) -> list[HeldFolder]:
     return taken
 
 
+def release_folder(folder: str) -> None:
+    """Release a folder that this process holds, for the next run; one that it does not hold is left alone.
+
+    Args:
+        folder: The folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     held = hold_folder(folder, task="inference")
+        ...     release_folder(folder)
+        ...     print(os.listdir(folder))
+        []
+    """
+    held = _held.get(_lock_of(Path(folder)))
+    if held is not None:
+        held.release()
+
+
+def _lock_of(folder: Path) -> str:
+    return str(folder.resolve() / LOCK)
+
+
 def _take(folder: Path, task: str) -> list[HeldFolder]:
-    path = str(folder.resolve() / LOCK)
+    path = _lock_of(folder)
     held = _held.get(path)
-    if held is not None and held.process == os.getpid():  # not of the process that this one was forked from
+    # not one of the process that this one was forked from
+    if held is not None and held.release.alive and held.process == os.getpid():
         return [held]
     lock = FileLock(path, thread_local=False, on_acquired=lambda file: _sign(file, task))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from folders import put_image
+from folders import put_demo, put_image
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.utils.locks import LOCK, hold_folder
@@ -94,7 +95,25 @@ def test_two_equal_runs_at_once_do_the_work_once(images, tmp_path):
     assert not (out / LOCK).exists()
 
 
-def test_a_run_after_another_finds_the_folder_free(images, tmp_path):
+@pytest.fixture
+def no_garbage_collector():
+    """Leave what refers to itself alone, as Python does for any length of time."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("command", ["predict", "packs", "large"])
+def test_a_run_after_another_finds_the_folder_free(command, images, tmp_path, no_garbage_collector):
     for _ in range(2):
-        assert main(words_of("predict", images, tmp_path / "out")) == 0
-        assert not (tmp_path / "out" / LOCK).exists()
+        assert main(words_of(command, images, tmp_path / "out")) == 0
+        assert not list((tmp_path / "out").rglob(LOCK))
+
+
+def test_a_training_and_what_follows_it_leave_the_folder_free(tmp_path, no_garbage_collector):
+    data = put_demo(tmp_path / "set", train=4, val=4, test=2)
+    short = ["--image_size", "32", "--max_epochs", "1", "--min_steps", "1", "--batch_size", "2"]
+    further = {"train": short, "evaluate": [], "calibrate": ["--alpha", "0.4"]}
+    for command, more in further.items():
+        assert main([*words_of(command, data, tmp_path / "out"), *more]) == 0
+        assert not list(tmp_path.rglob(LOCK))
