@@ -152,6 +152,7 @@ SCHEMAS: dict[str, Schema] = {
     "alpha": _OPEN_SHARE,
     "review_share": _SHARE,
     "area_level": _OPEN_SHARE,
+    "lesion_sensitivity": _OPEN_SHARE,
     "false_alarms": _OPEN_SHARE,
     "calibration_file": _PATH,
     "calibration_folder": {"type": "string"},  # empty: the working folder

@@ -79,7 +79,7 @@ WRONG: dict[str, list[Any]] = {
     "calibration": [5, True, ""],
     "num_cases": [0, -2, 1.5, "a"],
     "shifts": ["blur", [], ["blurr"], ["blur", "blur"], None],
-    "alpha area_level false_alarms": [0, 1, -0.1, 2, "a", math.nan, None, True],
+    "alpha area_level lesion_sensitivity false_alarms": [0, 1, -0.1, 2, "a", math.nan, None, True],
     "review_share dead_below": [-0.1, 1.1, "a", math.nan, None],
     "review_below": [-0.1, 1.1, 80, "a", math.nan, True],
     "phantoms": ["xray", None],

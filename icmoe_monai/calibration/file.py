@@ -150,7 +150,7 @@ class Calibration:
             True for no lesion, or None if the probability was not fitted.
         """
         probability = self.no_lesion_probability(features)
-        return None if probability is None else probability >= float(self.content["no_lesion"]["threshold"])
+        return None if probability is None else probability > float(self.content["no_lesion"]["threshold"])
 
     def area_thresholds(self, features: Mapping[str, float]) -> tuple[float, float] | None:
         """Return the probabilities at which a lesion is as large, and as small, as its interval of areas allows.

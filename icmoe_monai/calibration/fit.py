@@ -31,7 +31,7 @@ from torch import Tensor
 from icmoe_monai.calibration.area import area_curves, fit_area_interval, widest_miss, width_of
 from icmoe_monai.calibration.conformal import check_alpha, control_risk, miss_curve, miss_rate
 from icmoe_monai.calibration.file import OUTPUT_SETTINGS
-from icmoe_monai.calibration.no_lesion import fit_no_lesion
+from icmoe_monai.calibration.no_lesion import check_sensitivity, fit_no_lesion
 from icmoe_monai.calibration.ood import fit_out_of_distribution
 from icmoe_monai.calibration.references import ReferenceImages
 from icmoe_monai.calibration.schema import FORMAT, SPLITS
@@ -84,15 +84,15 @@ class FitCalibration(CaseHandler):
     Args:
         path: The file to write.
         split: Name of the split that the evaluator goes through; "val" and "out_of_fold" are accepted.
-        checkpoint: File of the network's weights.
-        pretrained: File or name of the encoder's weights.
-        pyramid: File of the image pyramid's weights.
+        weights: The files of the model's weights, as `weights.describe_model` takes them: `checkpoint`, and perhaps
+            `pretrained` and `pyramid`.
         settings: The values of `OUTPUT_SETTINGS`.
         alpha: The largest false-negative rate that is accepted on average.
         review_share: Share of the cases, if they are like the validation images, for which review is to be advised.
         out_channels: K.
         seed: Seed of the sampled pixels and of the folds of cross-validation.
         area_level: The share of lesions whose area its interval is to hold.
+        lesion_sensitivity: The share of images with a lesion that must not be called lesion-free, on average.
         references: The images that the out-of-distribution score is fitted to; None: no such score.
 
     Raises:
@@ -100,7 +100,7 @@ class FitCalibration(CaseHandler):
             file cannot be written, there are several processes, or there are too few images for `alpha`.
 
     Example:
-        >>> given = {"path": "c.json", "checkpoint": None, "pretrained": None, "settings": {}}
+        >>> given = {"path": "c.json", "weights": {"checkpoint": None}, "settings": {}}
         >>> FitCalibration(split="test", **given)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         icmoe_monai.errors.InputError: A calibration is fitted on the validation images ... split 'test': ...
@@ -111,28 +111,29 @@ class FitCalibration(CaseHandler):
         *,
         path: str | Path,
         split: str,
-        checkpoint: str | Path | None,
-        pretrained: str | Path | None,
-        pyramid: str | Path | None = None,
+        weights: Mapping[str, str | Path | None],
         settings: Mapping[str, Any],
         alpha: float = 0.1,
         review_share: float = 0.2,
         out_channels: int = 1,
         seed: int = 0,
         area_level: float = 0.9,
+        lesion_sensitivity: float = 0.95,
         references: ReferenceImages | None = None,
     ) -> None:
         _check_split(split)
         check_alpha(alpha)
         if isinstance(area_level, bool) or not isinstance(area_level, (int, float)) or not 0 < area_level < 1:
             raise InputError(f"area_level must be a share between 0 and 1, got {area_level!r}.")
+        check_sensitivity(lesion_sensitivity)
         if isinstance(review_share, bool) or not isinstance(review_share, (int, float)) or not 0 <= review_share <= 1:
             raise InputError(f"review_share must be a share between 0 and 1, got {review_share!r}.")
         self.path, self.split = Path(path), split
-        self.checkpoint, self.pretrained, self.pyramid = checkpoint, pretrained, pyramid
+        self.weights = dict(weights)
         self.settings = {name: settings[name] for name in OUTPUT_SETTINGS}
         self.alpha, self.review_share, self.out_channels, self.seed = alpha, review_share, out_channels, seed
         self.area_level, self.references = float(area_level), references
+        self.lesion_sensitivity = lesion_sensitivity
         self.content: dict[str, Any] = {}
         self._forget()
 
@@ -195,10 +196,12 @@ class FitCalibration(CaseHandler):
         quality, fit_of_quality, review_below, left_out = self._fit_quality()
         area, fit_of_area = fit_area_interval(self._area_misses, self._widths(left_out), level=self.area_level)
         known, fit_of_known = self._fit_out_of_distribution()
-        no_lesion, fit_of_no_lesion = fit_no_lesion(self._features, self._is_empty, seed=self.seed)
+        no_lesion, fit_of_no_lesion = fit_no_lesion(
+            self._features, self._is_empty, sensitivity=self.lesion_sensitivity, seed=self.seed
+        )
         self.content = {
             "format": FORMAT,
-            "model": describe_model(self.checkpoint, self.pretrained, self.pyramid),
+            "model": describe_model(**self.weights),
             "settings": self.settings,
             "data": {
                 "split": self.split,

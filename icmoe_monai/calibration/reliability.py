@@ -41,6 +41,7 @@ from icmoe_monai.calibration.conformal import controlled_mask, level_index, miss
 from icmoe_monai.calibration.figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
 from icmoe_monai.calibration.file import Calibration
 from icmoe_monai.calibration.fit import mean_dice, names_digest
+from icmoe_monai.calibration.no_lesion import auroc_of, rates_of
 from icmoe_monai.calibration.temperature import bin_sums, calibration_error
 from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.networks.voting import as_distribution
@@ -276,10 +277,8 @@ class ReliabilityMetrics(CaseHandler):
         if any(answer is None for answer in called):
             reason = (self.calibration.content.get("fit") or {}).get("no_lesion", {}).get("reason")
             return {**result, "sensitivity": None, "specificity": None, "reason": reason or self.calibration.reason}
-        free = np.array(called, dtype=bool)
-        result["sensitivity"] = float((~free)[has_lesion].mean()) if has_lesion.any() else None
-        result["specificity"] = float(free[~has_lesion].mean()) if (~has_lesion).any() else None
-        return {**result, "reason": None}
+        result |= rates_of(np.array(called, dtype=bool), ~has_lesion)
+        return {**result, "auroc": auroc_of(self._column("no_lesion_probability"), ~has_lesion), "reason": None}
 
     def _interval(
         self, statistic: Callable[..., Any], *columns: np.ndarray, chosen: np.ndarray | None = None

@@ -49,7 +49,7 @@ _SCORE = _table(
 )
 _TOLD: Schema = {  # of the fit: reports show it, and nothing is computed from it
     "type": "object",
-    "additionalProperties": {"anyOf": [_ANY, {"type": "string"}, {"type": "null"}]},
+    "additionalProperties": {"anyOf": [_ANY, {"type": "string"}, {"type": "null"}, _list(_ANY)]},
 }
 
 SCHEMA = _table(
@@ -83,7 +83,7 @@ SCHEMA = _table(
             },
             further={"default_rate": _SHARE},
         ),
-        "no_lesion": _or_none(_table({"score": _SCORE, "threshold": _SHARE})),
+        "no_lesion": _or_none(_table({"score": _SCORE, "threshold": _SHARE}, further={"sensitivity": _SHARE})),
         "fit": _table(
             {}, further=dict.fromkeys(("temperature", "quality", "no_lesion", "area", "out_of_distribution"), _TOLD)
         ),

@@ -52,8 +52,9 @@ def fit(folder: Path, items: list[dict[str, Any]], **arguments: Any) -> FitCalib
     checkpoint = folder / "best.pt"
     if not checkpoint.exists():
         checkpoint.write_bytes(b"weights")
-    given = {"path": folder / "best.calibration.json", "split": "val", "checkpoint": checkpoint, "pretrained": None}
-    handler = FitCalibration(**{**given, "settings": SETTINGS | {"further": 1}, **arguments})
+    given = {"path": folder / "best.calibration.json", "split": "val", "weights": {"checkpoint": checkpoint}}
+    given |= {"settings": SETTINGS | {"further": 1}, "lesion_sensitivity": 0.9}  # for which few images are enough
+    handler = FitCalibration(**{**given, **arguments})
     engine = Engine(lambda engine, batch: batch)
     handler.attach(engine)
     engine.run([[item] for item in items])

@@ -223,8 +223,8 @@ NEW_IN_OVERLAYS = {
         "split", "num_folds", "validate#inferer#_target_", "validate#evaluator#prepare_batch",
     },
     "calibrate": {
-        "split", "alpha", "review_share", "area_level", "false_alarms", "references", "calibration", "calibration_file",
-        "calibration_folder", "calibrating",
+        "split", "alpha", "review_share", "area_level", "lesion_sensitivity", "false_alarms", "references",
+        "calibration", "calibration_file", "calibration_folder", "calibrating",
     },
 }  # fmt: skip
 
