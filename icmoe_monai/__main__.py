@@ -12,6 +12,7 @@ from icmoe_monai.commands.info import describe_file
 from icmoe_monai.commands.listen import listen
 from icmoe_monai.commands.plan import plan
 from icmoe_monai.commands.predict import predict
+from icmoe_monai.commands.suggest import suggest
 from icmoe_monai.commands.words import read_words, take_log
 from icmoe_monai.commands.workflow import find_bundle, names_of_packs
 from icmoe_monai.data.prepare import main as prepare
@@ -21,6 +22,7 @@ from icmoe_monai.utils.logs import json_log, tell_end
 _logger = logging.getLogger(__name__)
 _STOPPED = {
     "predict": "the cases done so far are kept, and the same command goes on with the others",
+    "suggest": "the images done so far are kept, and the same command goes on with the others",
     "train": "add --checkpoint OUT/last.pt to the same command to go on, if an epoch was done",
 }
 
@@ -94,7 +96,8 @@ def _run(words: Sequence[str]) -> None:
     if given.command == "info":
         sys.stdout.write("".join(f"{line}\n" for line in describe_file(given.file)))
     else:
-        {"predict": predict, "plan": plan, "listen": listen}.get(given.command, run_on_data)(root, given, overrides)
+        own = {"predict": predict, "suggest": suggest, "plan": plan, "listen": listen}
+        own.get(given.command, run_on_data)(root, given, overrides)
 
 
 if __name__ == "__main__":

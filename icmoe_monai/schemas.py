@@ -22,6 +22,7 @@ from icmoe_monai.networks.pyramid import SIZES, STRIDES
 from icmoe_monai.networks.sam import BACKBONES, PATCH_SIZE
 from icmoe_monai.networks.voting import STRATEGIES
 from icmoe_monai.slides.background import BLACK
+from icmoe_monai.suggestion.suggestion import ORDERS
 from icmoe_monai.training.feature_cache import DTYPES
 from icmoe_monai.utils.schema import Schema
 from icmoe_monai.weights.schema import MOST_FOLDS
@@ -180,6 +181,10 @@ SCHEMAS: dict[str, Schema] = {
         "description": f"True or False, or a secret of at least {MIN_SALT} characters",
     },
     "overwrite": _SWITCH,
+    # a suggestion of images to label
+    "number": _whole(1),
+    "by": _one_of(ORDERS),
+    "labelled": _or_none(_PATH),
     # an archive's DICOMweb services
     "dicomweb": _or_none({**_TEXT, "description": "the address of an archive's DICOMweb services"}),
     **dict.fromkeys(("study", "series"), _or_none({**_TEXT, "description": "a DICOM UID"})),

@@ -32,7 +32,7 @@ WORKFLOWS = {
     "train": TRAIN, "evaluate": EVALUATE, "calibrate": [*EVALUATE, "calibrate.yaml"],
     "analyze": [*EVALUATE, "analyze.yaml"], "shift": [*EVALUATE, "evaluate_shift.yaml"], "infer": INFERENCE,
     "large": [*INFERENCE, "inference_large.yaml"], "pretrain": [*TRAIN, "pretrain.yaml"],
-    "archive": [*INFERENCE, "dicomweb.yaml"],
+    "archive": [*INFERENCE, "dicomweb.yaml"], "suggest": [*INFERENCE, "suggest.yaml"],
 }  # fmt: skip
 # one name, or several with a space between: values that cannot work
 WRONG: dict[str, list[Any]] = {
@@ -87,6 +87,9 @@ WRONG: dict[str, list[Any]] = {
     "empty_segmentations structured_reports secondary_captures trace": ["yes", 1, None],
     "anonymous": [None, 5, "", []],
     "budget": [5, True, ""],
+    "number": [0, -1, 1.5, "20", None],
+    "by": ["luck", None, ["suggest"]],
+    "labelled": [5, True, "", ["a"]],
     "dicomweb study series date credentials ca": [5, True, "", ["a"]],
     "store": ["true", 1, None],
     "timeout": [0, -1, "a", None, math.nan],

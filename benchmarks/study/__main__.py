@@ -106,11 +106,11 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
         return 0
     check_place(place)
     rates = {} if options.tune else tuned_rates(results / "tuning.csv")
-    rows = _list(options.rows)
+    rows = names_in(options.rows)
     runs = (
         trials_of(study, rows)
         if options.tune
-        else runs_of(study, rows, _list(options.datasets), [int(seed) for seed in _list(options.seeds) or []])
+        else runs_of(study, rows, names_in(options.datasets), [int(seed) for seed in names_in(options.seeds) or []])
     )
     _check_tuned(study, runs, rates)
     if options.dry_run:
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
     children = Children()
     execute = execute or partial(children.execute, folder=ROOT)
     finish = (lambda: write_tuning(study, place, results)) if options.tune else (lambda: collect(study, place, results))
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         failed = run_all(study, runs, place, rates, execute, finish, children.stop)
     except KeyboardInterrupt:
@@ -160,11 +160,13 @@ def _tell_plan(study: Study, runs: Sequence[Run], place: Place, rates: Mapping[s
     return 0
 
 
-def _interrupt(number: int, frame: object) -> None:
+def interrupt(number: int, frame: object) -> None:
+    """Take a signal as Ctrl-C."""
     raise KeyboardInterrupt
 
 
-def _list(text: str | None) -> list[str] | None:
+def names_in(text: str | None) -> list[str] | None:
+    """Return the names of a list with commas, or None without any."""
     return [name.strip() for name in text.split(",") if name.strip()] if text else None
 
 

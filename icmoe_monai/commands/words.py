@@ -99,6 +99,7 @@ def _parsers(packs: Sequence[str], from_archive: bool) -> tuple[_Parser, dict[st
     _add_train(commands)
     _add_evaluate(commands)
     _add_calibrate(commands)
+    _add_suggest(commands)
     _add_analyze(commands)
     commands.add_parser("prepare", help="make a dataset folder of an official archive", add_help=False)
     info = commands.add_parser(
@@ -244,6 +245,29 @@ def _add_calibrate(commands: Any) -> None:
     calibrate.add_argument("data", metavar="DATA", type=_path, help="the dataset folder")
     calibrate.add_argument("--checkpoint", metavar="FILE", required=True, help="weights of your training")
     _add_common(calibrate)
+
+
+def _add_suggest(commands: Any) -> None:
+    suggest = commands.add_parser(
+        "suggest",
+        help="say which images to label next",
+        description="Segment a pool of unlabelled images, an image, folder or DICOMDIR as of predict, and choose those "
+        "that are worth labelling next: OUT/suggestions.html says why, and OUT/drafts is a dataset folder of them with "
+        "the model's masks, to be corrected." + _FURTHER.format("--seed 1"),
+    )
+    suggest.add_argument("pool", metavar="POOL", type=_path, help="the unlabelled images")
+    suggest.add_argument("--output", metavar="OUT", type=_path, required=True, help="folder of the results")
+    suggest.add_argument("--number", type=int, metavar="N", help="how many images to choose (default: 20)")
+    suggest.add_argument(
+        "--labelled", metavar="DATASET", type=_path, help="the dataset folder that the model was trained on"
+    )
+    suggest.add_argument(
+        "--by", metavar="NAME", help="suggest (default), or one figure alone: disagreement, predicted_dice, random"
+    )
+    suggest.add_argument("--overwrite", action="store_true", help="segment again what is done; drafts always stay")
+    _add_checkpoint(suggest)
+    _add_calibration(suggest)
+    _add_common(suggest)
 
 
 def _add_analyze(commands: Any) -> None:

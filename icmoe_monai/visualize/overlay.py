@@ -103,8 +103,9 @@ def thumbnail(
     *,
     size: tuple[int, int] | None = None,
     num_labels: int = len(CLASS_COLOURS) - 1,
+    side: int = _THUMBNAIL_SIDE,
 ) -> bytes:
-    """Return an overlay as a JPEG, at most 160 pixels on its longer side, with the contours still visible.
+    """Return an overlay as a small JPEG, with the contours still visible.
 
     A contour would fade as the picture shrinks. So pixels of exactly a class's colour are drawn again, where they fill
     enough of a pixel of the thumbnail to be a line.
@@ -114,6 +115,7 @@ def thumbnail(
         size: Width and height of the picture in the overlay, to leave out the legend, which would be too small to read;
             None keeps the whole overlay.
         num_labels: Number of foreground classes that may have contours.
+        side: Most pixels of its longer side.
 
     Example:
         >>> jpeg = thumbnail(Image.new("RGB", (640, 480)))
@@ -121,7 +123,7 @@ def thumbnail(
         (160, 120)
     """
     small = (overlay if size is None else overlay.crop((0, 0, *size))).convert("RGB")
-    scale = _THUMBNAIL_SIDE / max(small.size)
+    scale = side / max(small.size)
     if scale < 1:
         red, green, blue = (np.asarray(channel) for channel in small.split())
         small = small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))), _SHRINK)

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.cost import tables as cost_tables
 from benchmarks.reliability import table as reliability_table
 from benchmarks.study import tables
+from benchmarks.suggest import table as suggest_table
 from icmoe_monai.utils.files import digest_of
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -98,6 +99,11 @@ def test_the_table_of_reliability_is_that_of_the_files():
     """Mended by `python -m benchmarks.reliability.table`."""
     assert reliability_table.main(["--check", "--docs", str(DOCS)]) == 0
     assert "| calibration error, after |" in (DOCS / "reliability.md").read_text()
+
+
+def test_the_tables_of_suggestions_are_those_of_the_files():
+    """Mended by `python -m benchmarks.suggest.table`."""
+    assert suggest_table.main(["--check", "--docs", str(DOCS)]) == 0
 
 
 def test_the_tables_of_cost_of_training_and_inference_are_those_of_the_files():

@@ -4,7 +4,7 @@ import pytest
 from icmoe_monai.visualize.page import page_template
 
 
-@pytest.mark.parametrize("name", ["report.html", "analysis.html"])
+@pytest.mark.parametrize("name", ["report.html", "analysis.html", "suggestions.html"])
 def test_a_page_is_one_template_with_the_shared_style(name):
     assert page_template(name) is page_template(name)
     source, *_ = page_template(name).environment.loader.get_source(page_template(name).environment, name)

@@ -206,10 +206,11 @@ def test_an_overlay_of_several_processes_overrides_only_what_is_there(name):
         assert key in single, key
 
 
+OF_INFERENCE = ("inference_large", "dicomweb", "suggest")
 OVERLAYS = sorted(
     path
     for path in CONFIGS.glob("**/*.yaml")
-    if path.parent.name not in ("studies", "experts") and path.stem not in ("federated", "inference_large", "dicomweb")
+    if path.parent.name not in ("studies", "experts") and path.stem not in ("federated", *OF_INFERENCE)
 )
 NEW_IN_OVERLAYS = {
     "pyramid_unet_ensemble": {"member"},
