@@ -230,6 +230,21 @@ NEW_IN_OVERLAYS = {
 }  # fmt: skip
 
 
+def targets_of(steps: list) -> list[str]:
+    return [step["_target_"] for step in steps if isinstance(step, dict) and "_target_" in step]
+
+
+def test_what_a_workflow_holds_it_releases_in_its_last_step():
+    hold, release = "icmoe_monai.utils.hold_folder", "icmoe_monai.utils.release_folder"
+    files = [*CONFIGS.rglob("*.json"), *CONFIGS.rglob("*.yaml"), *(ROOT / "benchmarks").rglob("*.yaml")]
+    lists = {(path, name): part for path in files for name, part in (ConfigParser.load_config_file(path) or {}).items()}
+    holding = {place: part for place, part in lists.items() if isinstance(part, list) and hold in targets_of(part)}
+    assert len(holding) > 6
+    for (path, name), steps in holding.items():
+        assert targets_of(steps)[-1] == release, (path, name)
+        assert steps[-1]["folder"] == next(s for s in steps if targets_of([s]) == [hold])["folder"], (path, name)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_an_overlay_says_what_it_is_for_and_overrides_what_training_has(overlay):
     assert overlay.read_text().startswith("# ")
