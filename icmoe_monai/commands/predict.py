@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +100,25 @@ def _predict_packs(
     held: list[HeldFolder] = []
     flows: dict[str, ConfigWorkflow] = {}
     shared: dict[str, Any] = {"inputs#output_dir": str(output), "demo_dir": str(output / "demo")}
-    for name, folder in folders.items():
-        if flows:
-            shared = shared_parts(flows[packs[0]], pack_file(root, name))
-        flows[name] = _workflow(root, [name], [], {**overrides, **shared, "output_dir": str(folder)}, bases)
-        for place in (output, folder):  # before inputs are looked for, which may note something in the output
-            held += hold_folder(str(place), task="inference")
-    run_packs(flows, choose_into=output if choose else None)
+    try:
+        for name, folder in folders.items():
+            if flows:
+                shared = shared_parts(flows[packs[0]], pack_file(root, name))
+            flows[name] = _workflow(root, [name], [], {**overrides, **shared, "output_dir": str(folder)}, bases)
+            for place in (output, folder):  # before inputs are looked for, which may note something in the output
+                held += hold_folder(str(place), task="inference")
+        run_packs(flows, choose_into=output if choose else None)
+    finally:
+        held.clear()
+        _remove_empty(folders.values())  # of packs that know no image
     for flow in flows.values():
         flow.finalize()
-    held.clear()
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _checked_packs(root: Path, experts: str | None) -> list[str]:

@@ -88,7 +88,7 @@ class PackChoice:
 
 
 def tell_choice(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Write the choice to `experts.csv`, and log how many images each pack has.
+    """Write the choice to `experts.csv`, and log how many images each pack has; without images there is no such file.
 
     Args:
         rows: The rows of `PackChoice.choose`.
@@ -98,6 +98,7 @@ def tell_choice(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
         InputError: If the file cannot be written.
     """
     if not rows:
+        (folder / FILE).unlink(missing_ok=True)  # of an earlier run, with other images
         return
     write_csv(folder / FILE, [{**row, "experts": row["experts"] or "none"} for row in rows.values()])
     counts = Counter(row["experts"] for row in rows.values())

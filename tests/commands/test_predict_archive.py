@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +23,7 @@ from report_schema import VALIDATOR
 from shipped import write_restless
 
 from icmoe_monai.__main__ import main
+from icmoe_monai.inference.choice import PackChoice
 from icmoe_monai.pacs.credentials import TOKEN
 
 pytest.importorskip("dicomweb_client", reason="the extra pacs is not installed")
@@ -238,6 +239,24 @@ def test_packs_share_what_is_retrieved_and_each_stores_its_own(server: Server, t
         assert len(segmentations(server)) == server.num_asked("POST") == 6
     assert [len(report_in(out / name)["sent"]) for name in ("skin", "breast")] == [3, 3]
     assert len([*(out / "retrieved").rglob("*.dcm")]) == 3
+
+
+def test_what_the_chosen_pack_could_not_store_the_same_command_stores(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(self: PackChoice, cases: Sequence[Any], *rest: Any) -> dict[str, Any]:
+        return {case["name"]: {"name": case["name"], "experts": "skin"} for case in cases}
+
+    monkeypatch.setattr(PackChoice, "choose", choose)
+    out = tmp_path / "out"
+    command = ["predict", "--dicomweb", server.url, "--study", study_uid(server), "--store", str(out)]
+    command += ["--experts", "auto", "--num_workers", "0", "--device", "cpu", "--empty_segmentations", "True"]
+    server.faults["store"] = [500]
+    assert main(command) == 3
+    assert main(command) == 0
+    assert len(segmentations(server)) == 3
+    assert [one["status"] for one in report_in(out / "skin")["sent"]] == ["done"] * 3
+    assert not (out / "breast").exists()
 
 
 @needs_orthanc
