@@ -25,7 +25,7 @@ from icmoe_monai.inference.anonymity import NamedResults, read_anonymous
 from icmoe_monai.inference.inputs import check_output_dir
 from icmoe_monai.inference.packs import run_packs, shared_parts
 from icmoe_monai.pacs.retrieval import RETRIEVED, Wanted
-from icmoe_monai.pacs.storing import check_not_anonymous
+from icmoe_monai.pacs.storing import check_has_objects
 from icmoe_monai.utils.locks import HeldFolder, hold_folder
 
 _BASES = ("inference.json", "dicomweb.yaml")
@@ -54,7 +54,7 @@ def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
     if "anonymous" in overrides:
         overrides["anonymous"] = read_anonymous(overrides["anonymous"])
     if overrides.get("store"):
-        check_not_anonymous(overrides.get("anonymous", False))
+        check_has_objects(overrides.get("anonymous", False), overrides.get("dicom_seg", "binary"))
     configs = [find_config(root, name) for name in given.config]
     bases = [root / "configs" / name for name in _BASES[: 2 if given.dicomweb else 1]]
     if len(packs) > 1:

@@ -33,13 +33,21 @@ class StoreObjects:
         archive: The archive.
         cases: All cases of the run.
         anonymous: Whether the run is anonymous, and writes no objects.
+        dicom_seg: What kind of DICOM Segmentations the run writes; with "none" it writes no objects.
 
     Raises:
-        InputError: If the run is anonymous.
+        InputError: If the run writes no objects.
     """
 
-    def __init__(self, archive: DICOMweb, *, cases: Sequence[Mapping[str, Any]], anonymous: bool | str = False) -> None:
-        check_not_anonymous(anonymous)
+    def __init__(
+        self,
+        archive: DICOMweb,
+        *,
+        cases: Sequence[Mapping[str, Any]],
+        anonymous: bool | str = False,
+        dicom_seg: str = "binary",
+    ) -> None:
+        check_has_objects(anonymous, dicom_seg)
         self.archive = archive
         self.patience = Patience()
         self.sources = {case["name"]: str(case["source"]) for case in cases}
@@ -85,15 +93,18 @@ class StoreObjects:
                 raise TransferError(told, code="not_whole")
 
 
-def check_not_anonymous(anonymous: bool | str) -> None:
+def check_has_objects(anonymous: bool | str, dicom_seg: str = "binary") -> None:
     """Check that a run writes what is to be stored.
 
     Args:
         anonymous: Whether the run is anonymous, as `read_anonymous` reads it.
+        dicom_seg: What kind of DICOM Segmentations it writes, or none.
 
     Raises:
-        InputError: If it is.
+        InputError: If it writes nothing.
     """
+    if dicom_seg == "none":
+        raise InputError("--store sends DICOM Segmentations, and dicom_seg none writes none: leave out one of the two.")
     if read_anonymous(anonymous):
         raise InputError(
             "--store sends DICOM Segmentations, which hold the patient's data, and an anonymous run writes none: leave "

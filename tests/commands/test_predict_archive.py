@@ -150,6 +150,10 @@ def test_a_query_that_finds_nothing_is_no_failure(server: Server, tmp_path: Path
             ["--dicomweb", "https://a.example", "--study", "1.2", "--store", "--anonymous"],
             "an anonymous run writes none",
         ),
+        (
+            ["--dicomweb", "https://a.example", "--study", "1.2", "--store", "--dicom_seg", "none"],
+            "dicom_seg none writes none",
+        ),
         (["IN", "--study", "1.2"], "--study is of an archive"),
         (["IN", "--store"], "--store is of an archive"),
     ],
