@@ -22,12 +22,13 @@ from urllib.parse import SplitResult, urlsplit
 from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.pacs.credentials import Credentials
 from icmoe_monai.pacs.errors import TransferError
+from icmoe_monai.utils.logs import silenced
 
 LONGEST_WAIT = 120.0  # seconds; an archive that asks for more is left for the next run
 _CONNECT_SECONDS = 10.0
 _ON_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-# what these log holds UIDs and paths; whoever wants to hear them sets their level
-_SILENT = ("dicomweb_client", "retrying", "urllib3", "requests")
+# what these log holds UIDs and paths
+_LIBRARIES = ("dicomweb_client", "retrying", "urllib3", "requests")
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -64,9 +65,10 @@ class Connection:
             raise InputError(f"{ca} is no file of certificates: correct the path.")
         if credentials.are_given and parts.scheme == "http" and parts.hostname not in _ON_THIS_MACHINE:
             _logger.warning("The archive is asked without encryption, and others may read the credentials: use https.")
-        session = _session(credentials, ca)
-        weakref.finalize(self, session.close)
-        self.client = _client(url, session, (min(_CONNECT_SECONDS, timeout), timeout))
+        with silenced(*_LIBRARIES):
+            session = _session(credentials, ca)
+            weakref.finalize(self, session.close)
+            self.client = _client(url, session, (min(_CONNECT_SECONDS, timeout), timeout))
 
     def ask(self, request: Callable[[], _T]) -> _T:
         """Return what a request returns; make it again where its failure may pass.
@@ -79,7 +81,8 @@ class Connection:
         """
         for number in range(self.retries + 1):
             try:
-                return request()
+                with silenced(*_LIBRARIES):
+                    return request()
             except MemoryError:
                 raise
             except Exception as error:  # an answer makes libraries raise nearly anything
@@ -178,9 +181,6 @@ def _session(credentials: Credentials, ca: str | Path | None) -> Any:
         raise InputError(
             f"DICOMweb needs {missing}, which is not installed: pip install 'icmoe-monai[pacs]'."
         ) from error
-    for name in _SILENT:
-        if logging.getLogger(name).level == logging.NOTSET:
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
     class Session(requests.Session):
         def merge_environment_settings(  # the file that is given goes before that of the environment

@@ -243,6 +243,8 @@ def test_requests_are_signed_and_the_signature_is_nowhere_told(
         assert "token" not in "".join(traceback.format_exception(raised.value)) + repr(credentials)
     assert "token" not in caplog.text
     assert str(image.StudyInstanceUID) not in caplog.text
+    names = ("dicomweb_client", "retrying", "urllib3", "requests")
+    assert {logging.getLogger(name).level for name in names} == {logging.NOTSET}  # for what else the process does
 
 
 def test_no_netrc_is_read(server: Server, image: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
