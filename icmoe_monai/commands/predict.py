@@ -55,6 +55,11 @@ def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
         overrides["anonymous"] = read_anonymous(overrides["anonymous"])
     if overrides.get("store"):
         check_has_objects(overrides.get("anonymous", False), overrides.get("dicom_seg", "binary"))
+    if overrides.get("keep_retrieved") is False and not (overrides.get("store") and len(packs) < 2):
+        raise InputError(
+            "--keep_retrieved False removes images once their results are stored, and goes with --store and one set of "
+            "experts: several need the images until the last has run."
+        )
     configs = [find_config(root, name) for name in given.config]
     bases = [root / "configs" / name for name in _BASES[: 2 if given.dicomweb else 1]]
     if len(packs) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
@@ -19,7 +20,7 @@ from icmoe_monai.inference.anonymity import read_anonymous
 from icmoe_monai.inference.journal import SENT, VOLUME, Journal
 from icmoe_monai.pacs.errors import TransferError
 from icmoe_monai.pacs.patience import Patience
-from icmoe_monai.pacs.retrieval import is_whole
+from icmoe_monai.pacs.retrieval import is_whole, remove_series
 from icmoe_monai.pacs.web import DICOMweb
 from icmoe_monai.utils.files import digest_of
 
@@ -34,6 +35,7 @@ class StoreObjects:
         cases: All cases of the run.
         anonymous: Whether the run is anonymous, and writes no objects.
         dicom_seg: What kind of DICOM Segmentations the run writes; with "none" it writes no objects.
+        keep_retrieved: Whether to keep the images once all that was made of their series is stored.
 
     Raises:
         InputError: If the run writes no objects.
@@ -46,10 +48,13 @@ class StoreObjects:
         cases: Sequence[Mapping[str, Any]],
         anonymous: bool | str = False,
         dicom_seg: str = "binary",
+        keep_retrieved: bool = True,
     ) -> None:
         check_has_objects(anonymous, dicom_seg)
         self.archive = archive
         self.patience = Patience()
+        self.keep_retrieved = keep_retrieved
+        self.cases = list(cases)
         self.sources = {case["name"]: str(case["source"]) for case in cases}
 
     def send(self, journal: Journal) -> None:
@@ -66,11 +71,33 @@ class StoreObjects:
                 if file["file"].endswith(".dcm"):
                     num_new += self._send(journal, file)
         _logger.info("%d DICOM objects were stored in the archive.", num_new)
+        if not self.keep_retrieved:
+            self._remove_settled(journal)
+
+    def _remove_settled(self, journal: Journal) -> None:
+        """Remove the images of each series of which all is segmented, and all that was made of it stored."""
+        open_cases = {case["name"] for case in self.cases if not (journal.is_done(case) and is_whole(case["source"]))}
+        for volume in journal.records(VOLUME).values():
+            files = [file["file"] for file in volume["files"] if file["file"].endswith(".dcm")]
+            sent = [journal.records(SENT).get(self._name_of(file), {}).get("status") for file in files]
+            if volume.get("reason_code") or any(status != "done" for status in sent):
+                open_cases.update(volume["of"])
+        of_series: dict[Path, set[str]] = {}
+        for name, source in self.sources.items():
+            of_series.setdefault(Path(source).parent, set()).add(name)
+        settled = [folder for folder, names in of_series.items() if not names & open_cases]
+        for folder in settled:
+            remove_series(folder)
+        _logger.info("The images of %d series, whose results are stored, were removed here.", len(settled))
+
+    def _name_of(self, file: str) -> str:
+        """Return by what the journal knows that a file was sent to this archive."""
+        return f"{file} {self.archive.digest}"
 
     def _send(self, journal: Journal, file: Mapping[str, Any]) -> bool:
         """Store an object; return whether it is new there, as far as this folder knows."""
         path = journal.output_dir / file["file"]
-        name, sha256 = f"{file['file']} {self.archive.digest}", digest_of(path)
+        name, sha256 = self._name_of(file["file"]), digest_of(path)
         earlier = journal.records(SENT).get(name, {})
         if (earlier.get("status"), earlier.get("sha256")) == ("done", sha256):
             return False
