@@ -30,7 +30,7 @@ from icmoe_monai.utils.logs import silenced
 from icmoe_monai.weights.frozen import describe_model
 
 # settings that a node decides by itself: a folder for each study, whole results, and no processes beside its threads
-_OURS = ("dataset_dir", "output_dir", "demo_dir", "overwrite", "anonymous", "num_workers", "dicom_seg")
+_OURS = ("dataset_dir", "output_dir", "demo_dir", "overwrite", "anonymous", "num_workers")
 _SHARED = ("trained", "network", "inferer", "calibrated")
 _LOADED = ("load_frozen", "load_trained")
 _LIBRARIES = ("pydicom", "pynetdicom", "highdicom")  # they log what files and senders say
@@ -116,7 +116,7 @@ class StudySegmenter:
         with_codes(part("segments"))
         for name, is_so in (("dicom_seg none", part("dicom_seg") == "none"), ("anonymous", part("anonymity"))):
             if is_so:
-                raise InputError(f"{name} leaves nothing to send: leave it out of the node's configs.")
+                raise InputError(f"{name} leaves nothing to send: leave it out.")
         part("network").eval()
         for name in _LOADED:
             part(name)(None)
