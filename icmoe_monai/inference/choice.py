@@ -36,9 +36,10 @@ class PackChoice:
     def __init__(self, judges: Mapping[str, Any]) -> None:
         without = [name for name, judge in judges.items() if judge.ood is None]
         if without:
+            reason = judges[without[0]].reason or "The calibration is of an earlier version."
             raise InputError(
                 "--experts auto chooses by how unlike the training's an image is, which no calibration tells of the "
-                f"experts {without[0]}: calibrate them again, or name the experts."
+                f"experts {without[0]}. {reason} Change that, or name the experts."
             )
         self.judges = judges
 

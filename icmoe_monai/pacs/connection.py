@@ -111,7 +111,7 @@ class Connection:
         if isinstance(error, kinds.HTTPError) and error.response is not None:
             return self._refusal(error.response)
         if isinstance(error, kinds.TooManyRedirects):
-            return self.failure("not_found", "sends on to another address: give that one, if you trust it")
+            return self.failure("bad_answer", "sends on to another address: give that one, if you trust it")
         if isinstance(error, kinds.SSLError):
             remedy = "give the certificate of its authority by --ca FILE, and its name as the certificate has it"
             return self.failure("not_trusted", f"has a certificate that is not trusted, or no TLS: {remedy}")

@@ -119,7 +119,9 @@ def retrieve_images(
     if wanted.study is not None:
         found = archive.find_series(wanted.study, series=wanted.series, modality=wanted.modality)
         if not found:
-            raise TransferError("The archive has no such study or series: look at the UIDs.", code="not_found")
+            raise TransferError(
+                "The archive has no such study or series: look at the UIDs and the address.", code="not_found"
+            )
         retrieval.take(found)
     else:
         for study in archive.find_studies(modality=wanted.modality, date=wanted.date):

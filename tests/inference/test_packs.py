@@ -156,8 +156,9 @@ def test_the_slices_of_a_volume_stay_together() -> None:
 
 
 def test_auto_needs_a_score_of_every_pack() -> None:
-    with pytest.raises(InputError, match="no calibration tells of the experts breast"):
-        PackChoice({"skin": calibration_with(1), "breast": Calibration(reason="none")})
+    reason = "The calibration b was fitted with other settings (tta none and here flips)."
+    with pytest.raises(InputError, match=r"no calibration tells of the experts breast\. The .* \(tta none and here"):
+        PackChoice({"skin": calibration_with(1), "breast": Calibration(reason=reason)})
 
 
 def test_auto_makes_masks_where_a_pack_knows_the_image_and_says_where_none_does(
