@@ -10,13 +10,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+from pydicom import dcmread
 from pydicom import uid as uids
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.inference.segmentations import PROGRAM
 from icmoe_monai.pacs.errors import TransferError
 from icmoe_monai.pacs.patience import Patience
@@ -171,6 +175,14 @@ def digest_of(uid: str) -> str:
     return hashlib.sha256(uid.encode()).hexdigest()[:16]
 
 
+def _is_own(content: bytes) -> bool:
+    """Tell whether a DICOM file is a result of this program."""
+    with suppress(Exception), silence():  # damaged bytes make pydicom raise nearly anything
+        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["SeriesDescription"])
+        return str(header.get("SeriesDescription") or "").startswith(PROGRAM)
+    return False
+
+
 class _Retrieval:
     """Retrieve series into a folder, and count what comes of it."""
 
@@ -236,6 +248,9 @@ class _Retrieval:
 
     def _write(self, series: Series, uid: str, path: Path) -> None:
         content = self.patience.ask(partial(self.archive.retrieve, series.study, series.uid, uid))
+        if _is_own(content):  # of an archive that does not tell series' descriptions
+            self.num_others += 1
+            return
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
         self.num_new += 1
 
