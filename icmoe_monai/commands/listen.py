@@ -240,7 +240,7 @@ def _settings_of(given: argparse.Namespace) -> dict[str, Any]:
 def _pack_of(root: Path, name: str | None) -> list[Path]:
     known = names_of_packs(root)
     if name is not None and name not in known:
-        raise InputError(f"experts are one of {', '.join(known)}, got {name!r}.")
+        raise InputError(f"experts are one of {', '.join(known)}, got {name!r}: a node has one pack.")
     return [] if name is None else [pack_file(root, name)]
 
 

@@ -29,6 +29,7 @@ _CONNECT_SECONDS = 10.0
 _ON_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 # what these log holds UIDs and paths
 _LIBRARIES = ("dicomweb_client", "retrying", "urllib3", "requests")
+_ADDRESS = "--dicomweb, or the url of a node's peer,"
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -163,11 +164,11 @@ def _checked(url: str) -> SplitResult:
         _ = split.port  # raises, if it is no number
         parts = split
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError("--dicomweb must be the https:// or http:// address of an archive's DICOMweb services.")
+        raise InputError(f"{_ADDRESS} must be the https:// or http:// address of an archive's DICOMweb services.")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise InputError(
-            "--dicomweb must be an address without a name, password or question mark in it, since a command line is no "
-            "place for secrets: docs/pacs.md says how to give credentials."
+            f"{_ADDRESS} must be an address without a name, password or question mark in it, since a command line or "
+            "config is no place for secrets: docs/pacs.md says how to give credentials."
         )
     return parts
 

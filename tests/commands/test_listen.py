@@ -293,7 +293,7 @@ def test_two_nodes_of_one_folder_are_refused(place: Place, capsys: pytest.Captur
         (["--num_workers", "2"], "--num_workers is decided by icmoe listen"),
         (["--anonymous=True"], "--anonymous is decided by icmoe listen"),
         (["--dicom_seg", "none"], "dicom_seg none leaves nothing to send"),
-        (["--experts", "lungs"], "experts are one of breast, skin, got 'lungs'"),
+        (["--experts", "lungs"], "experts are one of breast, skin, got 'lungs': a node has one"),
         (["--image_siz", "32"], "No setting is called image_siz: did you mean image_size?"),
         (["--port", "0"], "port must be a whole number from 1 to 65535"),
         (["--checkpoint", "none.pt"], "none.pt"),

@@ -295,7 +295,7 @@ def test_a_certificate_must_be_trusted(tmp_path: Path, monkeypatch: pytest.Monke
     ids=str,
 )  # fmt: skip
 def test_an_address_that_is_none_or_holds_secrets_is_refused(url: Any) -> None:
-    with pytest.raises(InputError, match="--dicomweb must be") as raised:
+    with pytest.raises(InputError, match="--dicomweb, or the url of a node") as raised:
         DICOMweb(url)
     assert "planted" not in "".join(traceback.format_exception(raised.value))
 
