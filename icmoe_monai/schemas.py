@@ -190,6 +190,7 @@ SCHEMAS: dict[str, Schema] = {
     **dict.fromkeys(("study", "series"), _or_none({**_TEXT, "description": "a DICOM UID"})),
     "date": _or_none({**_TEXT, "description": "a day or days as DICOM writes them, such as 20260101-20260131"}),
     "store": _SWITCH,
+    "keep_retrieved": _SWITCH,
     "credentials": _or_none(_PATH),
     "ca": _or_none(_PATH),
     "timeout": _RATE,

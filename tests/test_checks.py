@@ -92,6 +92,7 @@ WRONG: dict[str, list[Any]] = {
     "labelled": [5, True, "", ["a"]],
     "dicomweb study series date credentials ca": [5, True, "", ["a"]],
     "store": ["true", 1, None],
+    "keep_retrieved": ["true", 1, None],
     "timeout": [0, -1, "a", None, math.nan],
     "retries": [-1, 1.5, 21, "a", None],
     "um_per_pixel": [0, -0.5, "fine", math.nan, math.inf, True, [0.5]],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import logging
 import os
 import signal
 import sys
@@ -27,13 +26,14 @@ from icmoe_monai.errors import FailedCasesError, InputError, find_input_error
 from icmoe_monai.inference.journal import VOLUME
 from icmoe_monai.inference.volumes import with_codes
 from icmoe_monai.utils.locks import hold_folder
+from icmoe_monai.utils.logs import silenced
 from icmoe_monai.weights.frozen import describe_model
 
 # settings that a node decides by itself: a folder for each study, whole results, and no processes beside its threads
-_OURS = ("dataset_dir", "output_dir", "demo_dir", "overwrite", "anonymous", "num_workers", "dicom_seg")
+_OURS = ("dataset_dir", "output_dir", "demo_dir", "overwrite", "anonymous", "num_workers")
 _SHARED = ("trained", "network", "inferer", "calibrated")
 _LOADED = ("load_frozen", "load_trained")
-_SILENT = ("pydicom", "pynetdicom", "highdicom")  # they log what files and senders say
+_LIBRARIES = ("pydicom", "pynetdicom", "highdicom")  # they log what files and senders say
 
 
 def listen(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -> None:
@@ -65,21 +65,21 @@ def listen(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) ->
     taken = [name for name in _OURS if name in further]
     if taken:
         raise InputError(f"--{taken[0]} is decided by icmoe listen: leave it out.")
-    _silence()
-    held = hold_folder(str(output), task="node")
     overrides = {**further, **({"device": given.device} if given.device else {})}
     if config.checkpoint:
         overrides["checkpoint"] = config.checkpoint
     files = [*_pack_of(root, config.experts), *(find_config(root, name) for name in config.configs)]
-    queue = Queue(output, most_tries=config.most_tries)
-    segment = StudySegmenter(root, files, overrides)
-    segment.load(output)
-    node = Node(config, output, queue, segment)
-    segment.is_stopped = lambda: node.is_stopped
-    with _ended_by_signals(node.stop):
-        node.run()
-    queue.close()
-    held.clear()
+    with _silence():
+        held = hold_folder(str(output), task="node")
+        queue = Queue(output, most_tries=config.most_tries)
+        segment = StudySegmenter(root, files, overrides)
+        segment.load(output)
+        node = Node(config, output, queue, segment)
+        segment.is_stopped = lambda: node.is_stopped
+        with _ended_by_signals(node.stop):
+            node.run()
+        queue.close()
+        held.clear()
 
 
 class StudySegmenter:
@@ -114,8 +114,9 @@ class StudySegmenter:
         part = self._build({"output_dir": str(output)}).parser.get_parsed_content
         part("checks")
         with_codes(part("segments"))
-        if part("dicom_seg") == "none":
-            raise InputError("dicom_seg none leaves nothing to send: leave it out.")
+        for name, is_so in (("dicom_seg none", part("dicom_seg") == "none"), ("anonymous", part("anonymity"))):
+            if is_so:
+                raise InputError(f"{name} leaves nothing to send: leave it out.")
         part("network").eval()
         for name in _LOADED:
             part(name)(None)
@@ -239,15 +240,17 @@ def _settings_of(given: argparse.Namespace) -> dict[str, Any]:
 def _pack_of(root: Path, name: str | None) -> list[Path]:
     known = names_of_packs(root)
     if name is not None and name not in known:
-        raise InputError(f"experts are one of {', '.join(known)}, got {name!r}.")
+        raise InputError(f"experts are one of {', '.join(known)}, got {name!r}: a node has one pack.")
     return [] if name is None else [pack_file(root, name)]
 
 
-def _silence() -> None:
-    """Keep what files and senders say out of the log and off the screen."""
-    for name in _SILENT:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what files and senders say out of the log and off the screen in a `with` block."""
+    with silenced(*_LIBRARIES), warnings.catch_warnings():
+        for name in _LIBRARIES:
+            warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
+        yield
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from icmoe_monai.inference.anonymity import NamedResults, read_anonymous
 from icmoe_monai.inference.inputs import check_output_dir
 from icmoe_monai.inference.packs import run_packs, shared_parts
 from icmoe_monai.pacs.retrieval import RETRIEVED, Wanted
-from icmoe_monai.pacs.storing import check_not_anonymous
+from icmoe_monai.pacs.storing import check_has_objects
 from icmoe_monai.utils.locks import HeldFolder, hold_folder
 
 _BASES = ("inference.json", "dicomweb.yaml")
@@ -53,7 +54,12 @@ def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
     if "anonymous" in overrides:
         overrides["anonymous"] = read_anonymous(overrides["anonymous"])
     if overrides.get("store"):
-        check_not_anonymous(overrides.get("anonymous", False))
+        check_has_objects(overrides.get("anonymous", False), overrides.get("dicom_seg", "binary"))
+    if overrides.get("keep_retrieved") is False and not (overrides.get("store") and len(packs) < 2):
+        raise InputError(
+            "--keep_retrieved False removes images once their results are stored, and goes with --store and one set of "
+            "experts: several need the images until the last has run."
+        )
     configs = [find_config(root, name) for name in given.config]
     bases = [root / "configs" / name for name in _BASES[: 2 if given.dicomweb else 1]]
     if len(packs) > 1:
@@ -99,16 +105,25 @@ def _predict_packs(
     held: list[HeldFolder] = []
     flows: dict[str, ConfigWorkflow] = {}
     shared: dict[str, Any] = {"inputs#output_dir": str(output), "demo_dir": str(output / "demo")}
-    for name, folder in folders.items():
-        if flows:
-            shared = shared_parts(flows[packs[0]], pack_file(root, name))
-        flows[name] = _workflow(root, [name], [], {**overrides, **shared, "output_dir": str(folder)}, bases)
-        for place in (output, folder):  # before inputs are looked for, which may note something in the output
-            held += hold_folder(str(place), task="inference")
-    run_packs(flows, choose_into=output if choose else None)
+    try:
+        for name, folder in folders.items():
+            if flows:
+                shared = shared_parts(flows[packs[0]], pack_file(root, name))
+            flows[name] = _workflow(root, [name], [], {**overrides, **shared, "output_dir": str(folder)}, bases)
+            for place in (output, folder):  # before inputs are looked for, which may note something in the output
+                held += hold_folder(str(place), task="inference")
+        run_packs(flows, choose_into=output if choose else None)
+    finally:
+        held.clear()
+        _remove_empty(folders.values())  # of packs that know no image
     for flow in flows.values():
         flow.finalize()
-    held.clear()
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _checked_packs(root: Path, experts: str | None) -> list[str]:

@@ -36,9 +36,10 @@ class PackChoice:
     def __init__(self, judges: Mapping[str, Any]) -> None:
         without = [name for name, judge in judges.items() if judge.ood is None]
         if without:
+            reason = judges[without[0]].reason or "The calibration is of an earlier version."
             raise InputError(
                 "--experts auto chooses by how unlike the training's an image is, which no calibration tells of the "
-                f"experts {without[0]}: calibrate them again, or name the experts."
+                f"experts {without[0]}. {reason} Change that, or name the experts."
             )
         self.judges = judges
 
@@ -88,7 +89,7 @@ class PackChoice:
 
 
 def tell_choice(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Write the choice to `experts.csv`, and log how many images each pack has.
+    """Write the choice to `experts.csv`, and log how many images each pack has; without images there is no such file.
 
     Args:
         rows: The rows of `PackChoice.choose`.
@@ -98,6 +99,7 @@ def tell_choice(rows: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
         InputError: If the file cannot be written.
     """
     if not rows:
+        (folder / FILE).unlink(missing_ok=True)  # of an earlier run, with other images
         return
     write_csv(folder / FILE, [{**row, "experts": row["experts"] or "none"} for row in rows.values()])
     counts = Counter(row["experts"] for row in rows.values())

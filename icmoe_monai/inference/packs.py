@@ -103,12 +103,13 @@ def run_packs(flows: Mapping[str, ConfigWorkflow], *, choose_into: Path | None =
     Args:
         flows: One initialised workflow per pack, with the images and the preprocessing of the first (`shared_parts`).
         choose_into: Folder of all results, where each image goes to the pack that knows it, if there is one, and a list
-            says to which (`PackChoice`); a pack without images does not run. None: each image goes to all packs.
+            says to which (`PackChoice`); a pack that has no images, neither now nor from an earlier run, does not run.
+            None: each image goes to all packs.
 
     Raises:
         InputError: If the packs' settings for images (`ALIKE`) or their frozen parts differ, or images failed.
     """
-    parts = {name: flow.parser.get_parsed_content for name, flow in flows.items()}
+    parts: dict[str, _Part] = {name: flow.parser.get_parsed_content for name, flow in flows.items()}
     _check_alike(parts)
     for part in parts.values():
         part("checks")
@@ -116,7 +117,7 @@ def run_packs(flows: Mapping[str, ConfigWorkflow], *, choose_into: Path | None =
     if choose_into is not None:
         chosen = _choose(parts, set().union(*missing.values()), choose_into)
         missing = {name: {case for case in of if chosen[case]["experts"] == name} for name, of in missing.items()}
-        parts = {name: part for name, part in parts.items() if missing[name]}
+        parts = _concerned(parts, missing)
         if not parts:
             return
     evaluators = {name: part("evaluator") for name, part in parts.items()}
@@ -146,6 +147,17 @@ def _choose(parts: Mapping[str, _Part], names: Collection[str], folder: Path) ->
     chosen = choice.choose(first("datalist"), batches, network, first("inferer"), first("device"))
     tell_choice(chosen, folder)
     return chosen
+
+
+def _concerned(parts: Mapping[str, _Part], missing: Mapping[str, Collection[str]]) -> dict[str, _Part]:
+    """Return the packs that have images, now or from an earlier run, whose report, volumes and sending go on.
+
+    Files that failed before they were looked at are told by each of these; if there are none, by the first pack.
+    """
+    found = {name: part for name, part in parts.items() if missing[name] or part("journal").path.is_file()}
+    if found or not any(case.get("failure") for case in next(iter(parts.values()))("datalist")):
+        return found
+    return dict(list(parts.items())[:1])
 
 
 def shared_parts(flow: ConfigWorkflow, pack: str | Path | None = None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from icmoe_monai.inference.journal import VOLUME, Journal
 from icmoe_monai.utils.files import dump_json
 from icmoe_monai.version import __version__
 
-DICOM_SEG = ("binary", "fractional", "none")
+DICOM_SEG = ("binary", "labelmap", "fractional", "none")
 PROGRAM = "IC-MoE for MONAI"  # with which the descriptions of its series begin
 _ALGORITHM = {"name": PROGRAM, "version": __version__}
 # Settings that change nothing of what an object holds.
@@ -56,6 +56,7 @@ class SegmentationWriter:
         secondary_captures: Whether captures are written.
         classes: Returns a case's class map, uint8 (H, W).
         whole_slides: Whether each case is a whole slide.
+        as_label_map: Whether classes are written as a label map.
         probabilities: Returns a case's probabilities, (S, H, W), which are then written instead of classes; or None.
     """
 
@@ -70,9 +71,11 @@ class SegmentationWriter:
         secondary_captures: bool = False,
         classes: _Map,
         whole_slides: bool = False,
+        as_label_map: bool = False,
         probabilities: _Map | None = None,
     ) -> None:
         self.journal = journal
+        self.as_label_map = as_label_map
         self.whole_slides = whole_slides
         self.segments = segments
         self.empty = empty
@@ -149,6 +152,7 @@ class SegmentationWriter:
             part,
             classes=None if probabilities else map(self._classes, cases),
             probabilities=map(probabilities, cases) if probabilities else None,
+            as_label_map=self.as_label_map,
             segments=self.segments,
             algorithm=_ALGORITHM,
             series=self._series(),
@@ -207,7 +211,7 @@ def check_kind(dicom_seg: str, *, probability_maps: bool, beside: bool = False, 
         raise InputError(
             "structured_reports and secondary_captures go with DICOM Segmentations: leave out --dicom_seg."
         )
-    if dicom_seg == "fractional" and whole_slides:
-        raise InputError("dicom_seg fractional is not made of whole slides: set binary or none.")
+    if dicom_seg not in ("binary", "none") and whole_slides:
+        raise InputError(f"dicom_seg {dicom_seg} is not made of whole slides: set binary or none.")
     if dicom_seg == "fractional" and not probability_maps:
         raise InputError("dicom_seg fractional is made from the probability maps: add --probability_maps True.")

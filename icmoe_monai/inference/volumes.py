@@ -50,7 +50,7 @@ class VolumeWriter:
         segments: Descriptions of the foreground classes, one mapping of `Segment`'s arguments per class; codes are
             needed only where a DICOM Segmentation is written.
         out_channels: K.
-        dicom_seg: binary, fractional or none; fractional holds probabilities and needs `probability_maps` in
+        dicom_seg: binary, labelmap, fractional or none; fractional holds probabilities and needs `probability_maps` in
             SaveImage2Dd.
         empty_segmentations: Whether DICOM Segmentations are written in which nothing was found.
         structured_reports: Whether DICOM Structured Reports are written beside the segmentations.
@@ -112,6 +112,7 @@ class VolumeWriter:
             secondary_captures=secondary_captures,
             classes=self._classes,
             whole_slides=whole_slides,
+            as_label_map=dicom_seg == "labelmap",
             probabilities=self._probabilities if dicom_seg == "fractional" else None,
         )
 

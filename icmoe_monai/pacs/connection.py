@@ -22,12 +22,14 @@ from urllib.parse import SplitResult, urlsplit
 from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.pacs.credentials import Credentials
 from icmoe_monai.pacs.errors import TransferError
+from icmoe_monai.utils.logs import silenced
 
 LONGEST_WAIT = 120.0  # seconds; an archive that asks for more is left for the next run
 _CONNECT_SECONDS = 10.0
 _ON_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-# what these log holds UIDs and paths; whoever wants to hear them sets their level
-_SILENT = ("dicomweb_client", "retrying", "urllib3", "requests")
+# what these log holds UIDs and paths
+_LIBRARIES = ("dicomweb_client", "retrying", "urllib3", "requests")
+_ADDRESS = "--dicomweb, or the url of a node's peer,"
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -64,9 +66,10 @@ class Connection:
             raise InputError(f"{ca} is no file of certificates: correct the path.")
         if credentials.are_given and parts.scheme == "http" and parts.hostname not in _ON_THIS_MACHINE:
             _logger.warning("The archive is asked without encryption, and others may read the credentials: use https.")
-        session = _session(credentials, ca)
-        weakref.finalize(self, session.close)
-        self.client = _client(url, session, (min(_CONNECT_SECONDS, timeout), timeout))
+        with silenced(*_LIBRARIES):
+            session = _session(credentials, ca)
+            weakref.finalize(self, session.close)
+            self.client = _client(url, session, (min(_CONNECT_SECONDS, timeout), timeout))
 
     def ask(self, request: Callable[[], _T]) -> _T:
         """Return what a request returns; make it again where its failure may pass.
@@ -79,7 +82,8 @@ class Connection:
         """
         for number in range(self.retries + 1):
             try:
-                return request()
+                with silenced(*_LIBRARIES):
+                    return request()
             except MemoryError:
                 raise
             except Exception as error:  # an answer makes libraries raise nearly anything
@@ -108,7 +112,7 @@ class Connection:
         if isinstance(error, kinds.HTTPError) and error.response is not None:
             return self._refusal(error.response)
         if isinstance(error, kinds.TooManyRedirects):
-            return self.failure("not_found", "sends on to another address: give that one, if you trust it")
+            return self.failure("bad_answer", "sends on to another address: give that one, if you trust it")
         if isinstance(error, kinds.SSLError):
             remedy = "give the certificate of its authority by --ca FILE, and its name as the certificate has it"
             return self.failure("not_trusted", f"has a certificate that is not trusted, or no TLS: {remedy}")
@@ -160,11 +164,11 @@ def _checked(url: str) -> SplitResult:
         _ = split.port  # raises, if it is no number
         parts = split
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError("--dicomweb must be the https:// or http:// address of an archive's DICOMweb services.")
+        raise InputError(f"{_ADDRESS} must be the https:// or http:// address of an archive's DICOMweb services.")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise InputError(
-            "--dicomweb must be an address without a name, password or question mark in it, since a command line is no "
-            "place for secrets: docs/pacs.md says how to give credentials."
+            f"{_ADDRESS} must be an address without a name, password or question mark in it, since a command line or "
+            "config is no place for secrets: docs/pacs.md says how to give credentials."
         )
     return parts
 
@@ -178,9 +182,6 @@ def _session(credentials: Credentials, ca: str | Path | None) -> Any:
         raise InputError(
             f"DICOMweb needs {missing}, which is not installed: pip install 'icmoe-monai[pacs]'."
         ) from error
-    for name in _SILENT:
-        if logging.getLogger(name).level == logging.NOTSET:
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
     class Session(requests.Session):
         def merge_environment_settings(  # the file that is given goes before that of the environment

@@ -1,7 +1,8 @@
 """Images of an archive retrieved into a folder, from which a run then takes them as from any other.
 
 A file is called after digests of the UIDs of its study, series and instance, so that no name tells a UID. It is whole
-or not there, and what is there is not retrieved again. A series that is not whole yet holds a mark.
+or not there, and what is there is not retrieved again. A series that is not whole yet holds a mark, and so does
+one that was removed once its results were stored.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+from pydicom import dcmread
 from pydicom import uid as uids
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.dicom.guard import silence
 from icmoe_monai.inference.segmentations import PROGRAM
 from icmoe_monai.pacs.errors import TransferError
 from icmoe_monai.pacs.patience import Patience
@@ -25,6 +30,8 @@ from icmoe_monai.utils.files import refusal, write_atomically
 
 RETRIEVED = "retrieved"  # folder of OUT
 _NOT_WHOLE = ".not_whole"
+_REMOVED = ".removed"  # which images of a series were removed, a name a line
+_DIGEST = re.compile(r"[0-9a-f]{16}")  # as `digest_of` makes them
 _DATE = re.compile(r"\d{8}(-(\d{8})?)?|-\d{8}")
 _UID = re.compile(r"[0-9.]{1,64}")
 _MODALITY = re.compile(r"[A-Z0-9_ ]{1,16}")
@@ -80,10 +87,12 @@ def retrieve_images(
     series: str | None = None,
     modality: str | None = None,
     date: str | None = None,
+    again: bool = False,
 ) -> list[dict[str, str]]:
     """Retrieve images into `<folder>/<study>/<series>/<instance>.dcm`; of several processes the first does.
 
     Objects that are no images, and the results of this program, are not retrieved. What fails does not stop the others.
+    A series that `remove_series` has removed is retrieved again only if the archive has other images of it now.
 
     Args:
         archive: The archive.
@@ -92,6 +101,7 @@ def retrieve_images(
         series: UID of a series of the study.
         modality: Modality of the series.
         date: Day of the studies.
+        again: Retrieve removed series too.
 
     Returns:
         For each file, series or study that could not be retrieved, and is not there from an earlier run, its `name` in
@@ -109,11 +119,13 @@ def retrieve_images(
         folder.chmod(0o700)
     except OSError as error:
         raise refusal(folder, error) from error
-    retrieval = _Retrieval(archive, folder)
+    retrieval = _Retrieval(archive, folder, again=again)
     if wanted.study is not None:
         found = archive.find_series(wanted.study, series=wanted.series, modality=wanted.modality)
         if not found:
-            raise TransferError("The archive has no such study or series: look at the UIDs.", code="not_found")
+            raise TransferError(
+                "The archive has no such study or series: look at the UIDs and the address.", code="not_found"
+            )
         retrieval.take(found)
     else:
         for study in archive.find_studies(modality=wanted.modality, date=wanted.date):
@@ -131,6 +143,29 @@ def is_whole(path: str | Path) -> bool:
     return not (Path(path).parent / _NOT_WHOLE).exists()
 
 
+def remove_series(folder: Path) -> None:
+    """Remove the images of a series that was retrieved, and note which they were.
+
+    Args:
+        folder: Folder of the series; nothing is removed of one that `retrieve_images` has not made.
+
+    Raises:
+        InputError: If that cannot be noted.
+    """
+    if not all(_DIGEST.fullmatch(name) for name in (folder.parent.name, folder.name)):
+        return
+    paths = sorted(path for path in folder.glob("*.dcm") if _DIGEST.fullmatch(path.stem))
+    names = sorted({path.name for path in paths} | _removed_from(folder))  # an earlier removal may not have ended
+    write_atomically(folder / _REMOVED, lambda temporary: temporary.write_text("\n".join(names)))
+    for path in paths:
+        path.unlink()
+
+
+def _removed_from(folder: Path) -> set[str]:
+    path = folder / _REMOVED
+    return set(path.read_text().split()) if path.is_file() else set()
+
+
 def digest_of(uid: str) -> str:
     """Return what a UID is called in names of files.
 
@@ -140,11 +175,20 @@ def digest_of(uid: str) -> str:
     return hashlib.sha256(uid.encode()).hexdigest()[:16]
 
 
+def _is_own(content: bytes) -> bool:
+    """Tell whether a DICOM file is a result of this program."""
+    with suppress(Exception), silence():  # damaged bytes make pydicom raise nearly anything
+        header = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=["SeriesDescription"])
+        return str(header.get("SeriesDescription") or "").startswith(PROGRAM)
+    return False
+
+
 class _Retrieval:
     """Retrieve series into a folder, and count what comes of it."""
 
-    def __init__(self, archive: DICOMweb, folder: Path) -> None:
+    def __init__(self, archive: DICOMweb, folder: Path, *, again: bool) -> None:
         self.archive = archive
+        self.again = again
         self.folder = folder
         self.patience = Patience()
         self.failures: list[dict[str, str]] = []
@@ -179,6 +223,14 @@ class _Retrieval:
 
     def _take(self, series: Series, name: str, instances: list[Instance]) -> None:
         paths = {one.uid: f"{name}/{digest_of(one.uid)}.dcm" for one in instances}
+        if (
+            paths
+            and not self.again
+            and _removed_from(self.folder / name) == {Path(path).name for path in paths.values()}
+        ):
+            self.num_there += len(paths)
+            return
+        (self.folder / name / _REMOVED).unlink(missing_ok=True)
         missing = {uid: path for uid, path in paths.items() if not (self.folder / path).exists()}
         self.num_there += len(paths) - len(missing)
         mark = self.folder / name / _NOT_WHOLE
@@ -196,6 +248,9 @@ class _Retrieval:
 
     def _write(self, series: Series, uid: str, path: Path) -> None:
         content = self.patience.ask(partial(self.archive.retrieve, series.study, series.uid, uid))
+        if _is_own(content):  # of an archive that does not tell series' descriptions
+            self.num_others += 1
+            return
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
         self.num_new += 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
@@ -19,7 +20,7 @@ from icmoe_monai.inference.anonymity import read_anonymous
 from icmoe_monai.inference.journal import SENT, VOLUME, Journal
 from icmoe_monai.pacs.errors import TransferError
 from icmoe_monai.pacs.patience import Patience
-from icmoe_monai.pacs.retrieval import is_whole
+from icmoe_monai.pacs.retrieval import is_whole, remove_series
 from icmoe_monai.pacs.web import DICOMweb
 from icmoe_monai.utils.files import digest_of
 
@@ -33,15 +34,27 @@ class StoreObjects:
         archive: The archive.
         cases: All cases of the run.
         anonymous: Whether the run is anonymous, and writes no objects.
+        dicom_seg: What kind of DICOM Segmentations the run writes; with "none" it writes no objects.
+        keep_retrieved: Whether to keep the images once all that was made of their series is stored.
 
     Raises:
-        InputError: If the run is anonymous.
+        InputError: If the run writes no objects.
     """
 
-    def __init__(self, archive: DICOMweb, *, cases: Sequence[Mapping[str, Any]], anonymous: bool | str = False) -> None:
-        check_not_anonymous(anonymous)
+    def __init__(
+        self,
+        archive: DICOMweb,
+        *,
+        cases: Sequence[Mapping[str, Any]],
+        anonymous: bool | str = False,
+        dicom_seg: str = "binary",
+        keep_retrieved: bool = True,
+    ) -> None:
+        check_has_objects(anonymous, dicom_seg)
         self.archive = archive
         self.patience = Patience()
+        self.keep_retrieved = keep_retrieved
+        self.cases = list(cases)
         self.sources = {case["name"]: str(case["source"]) for case in cases}
 
     def send(self, journal: Journal) -> None:
@@ -58,11 +71,33 @@ class StoreObjects:
                 if file["file"].endswith(".dcm"):
                     num_new += self._send(journal, file)
         _logger.info("%d DICOM objects were stored in the archive.", num_new)
+        if not self.keep_retrieved:
+            self._remove_settled(journal)
+
+    def _remove_settled(self, journal: Journal) -> None:
+        """Remove the images of each series of which all is segmented, and all that was made of it stored."""
+        open_cases = {case["name"] for case in self.cases if not (journal.is_done(case) and is_whole(case["source"]))}
+        for volume in journal.records(VOLUME).values():
+            files = [file["file"] for file in volume["files"] if file["file"].endswith(".dcm")]
+            sent = [journal.records(SENT).get(self._name_of(file), {}).get("status") for file in files]
+            if volume.get("reason_code") or any(status != "done" for status in sent):
+                open_cases.update(volume["of"])
+        of_series: dict[Path, set[str]] = {}
+        for name, source in self.sources.items():
+            of_series.setdefault(Path(source).parent, set()).add(name)
+        settled = [folder for folder, names in of_series.items() if not names & open_cases]
+        for folder in settled:
+            remove_series(folder)
+        _logger.info("The images of %d series, whose results are stored, were removed here.", len(settled))
+
+    def _name_of(self, file: str) -> str:
+        """Return by what the journal knows that a file was sent to this archive."""
+        return f"{file} {self.archive.digest}"
 
     def _send(self, journal: Journal, file: Mapping[str, Any]) -> bool:
         """Store an object; return whether it is new there, as far as this folder knows."""
         path = journal.output_dir / file["file"]
-        name, sha256 = f"{file['file']} {self.archive.digest}", digest_of(path)
+        name, sha256 = self._name_of(file["file"]), digest_of(path)
         earlier = journal.records(SENT).get(name, {})
         if (earlier.get("status"), earlier.get("sha256")) == ("done", sha256):
             return False
@@ -85,15 +120,18 @@ class StoreObjects:
                 raise TransferError(told, code="not_whole")
 
 
-def check_not_anonymous(anonymous: bool | str) -> None:
+def check_has_objects(anonymous: bool | str, dicom_seg: str = "binary") -> None:
     """Check that a run writes what is to be stored.
 
     Args:
         anonymous: Whether the run is anonymous, as `read_anonymous` reads it.
+        dicom_seg: What kind of DICOM Segmentations it writes, or none.
 
     Raises:
-        InputError: If it is.
+        InputError: If it writes nothing.
     """
+    if dicom_seg == "none":
+        raise InputError("--store sends DICOM Segmentations, and dicom_seg none writes none: leave out one of the two.")
     if read_anonymous(anonymous):
         raise InputError(
             "--store sends DICOM Segmentations, which hold the patient's data, and an anonymous run writes none: leave "

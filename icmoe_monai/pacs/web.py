@@ -83,7 +83,8 @@ class DICOMweb:
             TransferError: If the archive does not answer as it should.
         """
         filters = _without_none({"ModalitiesInStudy": modality, "StudyDate": date})
-        return list(self._search(self._client.search_for_studies, "StudyInstanceUID", search_filters=filters))
+        search = partial(self._client.search_for_studies, search_filters=filters)
+        return list(self._search(search, "StudyInstanceUID", may_be_unknown=False))
 
     def find_series(self, study: str, *, series: str | None = None, modality: str | None = None) -> list[Series]:
         """Return the series of a study that match; of a study that the archive does not know, none.
@@ -189,19 +190,24 @@ class DICOMweb:
             return Dataset.from_json(conflict.response.json())
         raise conflict
 
-    def _search(self, search: Callable[..., Any], key: str, **given: Any) -> dict[str, Dataset]:
-        """Return what a search finds by its UID, page by page, until a page brings nothing new."""
+    def _search(
+        self, search: Callable[..., Any], key: str, *, may_be_unknown: bool = True, **given: Any
+    ) -> dict[str, Dataset]:
+        """Return what a search finds by its UID, page by page, until a page brings nothing new.
+
+        A place that the archive does not know is a study or series that it has not; else it is a wrong address.
+        """
         found: dict[str, Dataset] = {}
         received = 0
         while True:
-            page = self._page(partial(search, limit=_PAGE, offset=received, **given))
+            page = self._page(partial(search, limit=_PAGE, offset=received, **given), may_be_unknown)
             received += len(page)
             new = {str(uid): one for one in page if (uid := one.get(key)) and str(uid) not in found}
             found |= new
             if not new:
                 return found
 
-    def _page(self, search: Callable[[], Any]) -> list[Dataset]:
+    def _page(self, search: Callable[[], Any], may_be_unknown: bool) -> list[Dataset]:
         def ask() -> list[Dataset]:
             answer = search()
             with silence():
@@ -210,7 +216,7 @@ class DICOMweb:
         try:
             return self._connection.ask(ask)
         except TransferError as error:
-            if error.code != "not_found":
+            if error.code != "not_found" or not may_be_unknown:
                 raise
             return []
 

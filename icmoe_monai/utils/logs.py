@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -24,6 +26,11 @@ _READERS = (
 )
 # as in configs/logging.conf: what they say is said by this package
 _SILENT = {"ignite": logging.CRITICAL, "monai.bundle.workflows": logging.ERROR}
+
+# loggers belong to the whole process: how many blocks silence each now, and which level it had before the first
+_LOCK = threading.Lock()
+_blocks: Counter[str] = Counter()
+_levels: dict[str, int] = {}
 
 
 class JsonFormatter(logging.Formatter):
@@ -88,6 +95,29 @@ def tell_end(what: str, sentence: str) -> None:
         logging.getLogger(__name__).error("%s: %s", what, sentence)
     else:
         sys.stderr.write(f"\n{what}: {sentence}\n")
+
+
+@contextmanager
+def silenced(*loggers: str) -> Iterator[None]:
+    """Silence loggers in a `with` block, for all threads; they are as before once no such block is left.
+
+    Args:
+        loggers: Names of the loggers, such as those of libraries that repeat what a file says.
+    """
+    with _LOCK:
+        for name in loggers:
+            _blocks[name] += 1
+            if _blocks[name] == 1:
+                _levels[name] = logging.getLogger(name).level
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            for name in loggers:
+                _blocks[name] -= 1
+                if not _blocks[name]:
+                    logging.getLogger(name).setLevel(_levels.pop(name))
 
 
 @contextmanager

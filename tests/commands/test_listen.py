@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from pydicom.uid import generate_uid
 from icmoe_monai.__main__ import main
 from icmoe_monai.commands import listen as listening
 from icmoe_monai.utils.locks import hold_folder
+from icmoe_monai.utils.logs import silenced
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--recipe", "none", "--image_size", "32", "--device", "cpu", "--empty_segmentations", "True"]
@@ -105,15 +107,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
     store = Store()
     with store.running():
         yield Place(tmp_path, store)
-
-
-@pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    names = ("pydicom", "pynetdicom", "highdicom")
-    before = {name: logging.getLogger(name).level for name in names}
-    yield
-    for name, level in before.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def series(study: str, number: int, z: float) -> Dataset:
@@ -263,8 +256,11 @@ def test_no_patient_data_in_logs_metrics_health_names_and_the_queue(
         send([image], place.port, ae="OTHER")
         told.extend(read_url(f"http://127.0.0.1:{place.health}/{page}")[1] for page in ("health", "metrics"))
 
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # of the sender in this process
-    assert place.listen(drive, "--log", log) == 0
+    libraries = [logging.getLogger(name) for name in ("pydicom", "pynetdicom", "highdicom")]
+    before = [logger.level for logger in libraries], list(warnings.filters)
+    with silenced("pynetdicom"):  # of the sender in this process
+        assert place.listen(drive, "--log", log) == 0
+    assert ([logger.level for logger in libraries], list(warnings.filters)) == before
     result = next(iter(place.store.objects.values()))
     assert result.PatientName == SECRETS["PatientName"]  # planted they are
     told.extend(capfd.readouterr())
@@ -296,8 +292,8 @@ def test_two_nodes_of_one_folder_are_refused(place: Place, capsys: pytest.Captur
         (["--to", "STOR"], "peers have no such name: did you mean STORE?"),
         (["--num_workers", "2"], "--num_workers is decided by icmoe listen"),
         (["--anonymous=True"], "--anonymous is decided by icmoe listen"),
-        (["--dicom_seg", "none"], "--dicom_seg is decided by icmoe listen"),
-        (["--experts", "lungs"], "experts are one of breast, skin, got 'lungs'"),
+        (["--dicom_seg", "none"], "dicom_seg none leaves nothing to send"),
+        (["--experts", "lungs"], "experts are one of breast, skin, got 'lungs': a node has one"),
         (["--image_siz", "32"], "No setting is called image_siz: did you mean image_size?"),
         (["--port", "0"], "port must be a whole number from 1 to 65535"),
         (["--checkpoint", "none.pt"], "none.pt"),

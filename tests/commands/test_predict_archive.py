@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +23,7 @@ from report_schema import VALIDATOR
 from shipped import write_restless
 
 from icmoe_monai.__main__ import main
+from icmoe_monai.inference.choice import PackChoice
 from icmoe_monai.pacs.credentials import TOKEN
 
 pytest.importorskip("dicomweb_client", reason="the extra pacs is not installed")
@@ -149,6 +150,18 @@ def test_a_query_that_finds_nothing_is_no_failure(server: Server, tmp_path: Path
             ["--dicomweb", "https://a.example", "--study", "1.2", "--store", "--anonymous"],
             "an anonymous run writes none",
         ),
+        (
+            ["--dicomweb", "https://a.example", "--study", "1.2", "--store", "--dicom_seg", "none"],
+            "dicom_seg none writes none",
+        ),
+        (["--dicomweb", "https://a.example", "--study", "1.2", "--keep_retrieved", "False"], "goes with --store"),
+        (
+            [
+                *["--dicomweb", "https://a.example", "--study", "1.2", "--store", "--keep_retrieved", "False"],
+                *["--experts", "auto"],
+            ],
+            "one set of experts",
+        ),
         (["IN", "--study", "1.2"], "--study is of an archive"),
         (["IN", "--store"], "--store is of an archive"),
     ],
@@ -238,6 +251,52 @@ def test_packs_share_what_is_retrieved_and_each_stores_its_own(server: Server, t
         assert len(segmentations(server)) == server.num_asked("POST") == 6
     assert [len(report_in(out / name)["sent"]) for name in ("skin", "breast")] == [3, 3]
     assert len([*(out / "retrieved").rglob("*.dcm")]) == 3
+
+
+def test_images_go_once_their_results_are_stored_and_come_only_if_the_series_grows(
+    server: Server, tmp_path: Path
+) -> None:
+    out, words = tmp_path / "out", ("--study", study_uid(server), "--store", "--keep_retrieved", "False")
+    server.faults["store"] = [503]  # of the cine's first frame or of the stack
+    assert predict(server.url, out, *words) == 3
+    assert 0 < len([*(out / "retrieved").rglob("*.dcm")]) < 3  # of the series whose object the archive has not
+    assert predict(server.url, out, *words) == 0
+    assert [*(out / "retrieved").rglob("*.dcm")] == []
+    assert len(segmentations(server)) == 3
+    asked, masks = server.num_asked("GET", "/instances/"), sorted((out / "masks").rglob("*.png"))
+    assert predict(server.url, out, *words) == 0
+    assert (server.num_asked("GET", "/instances/"), server.num_asked("POST")) == (asked, 4)
+    assert sorted((out / "masks").rglob("*.png")) == masks
+
+    third = dcmread(tmp_path / "sources" / "0.dcm")
+    third.SOPInstanceUID = third.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    third.ImagePositionPatient = [*third.ImagePositionPatient[:2], 5]
+    server.add(save(tmp_path / "third.dcm", third))
+    assert predict(server.url, out, *words) == 0
+    assert server.num_asked("GET", "/instances/") == asked + 3  # the stack, whole
+    assert report_in(out)["num_cases"] == 3
+    assert max(int(one.NumberOfFrames) for one in segmentations(server)) == 3
+    assert [*(out / "retrieved").rglob("*.dcm")] == []
+    assert predict(server.url, out, *words, "--overwrite") == 0
+    assert server.num_asked("GET", "/instances/") == asked + 3 + 4
+
+
+def test_what_the_chosen_pack_could_not_store_the_same_command_stores(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(self: PackChoice, cases: Sequence[Any], *rest: Any) -> dict[str, Any]:
+        return {case["name"]: {"name": case["name"], "experts": "skin"} for case in cases}
+
+    monkeypatch.setattr(PackChoice, "choose", choose)
+    out = tmp_path / "out"
+    command = ["predict", "--dicomweb", server.url, "--study", study_uid(server), "--store", str(out)]
+    command += ["--experts", "auto", "--num_workers", "0", "--device", "cpu", "--empty_segmentations", "True"]
+    server.faults["store"] = [500]
+    assert main(command) == 3
+    assert main(command) == 0
+    assert len(segmentations(server)) == 3
+    assert [one["status"] for one in report_in(out / "skin")["sent"]] == ["done"] * 3
+    assert not (out / "breast").exists()
 
 
 @needs_orthanc

@@ -23,7 +23,7 @@ needs_dcmqi = pytest.mark.skipif(DCMQI is None, reason="segimage2itkimage (dcmqi
 
 
 def open_by_dcmqi(path: Path, folder: Path) -> dict[str, np.ndarray]:
-    """Return the voxels of each segment, (W, H, N), by its label.
+    """Return the voxels of each segment, (W, H, N), by its label; of a label map those of all by the first one's.
 
     Raises:
         CalledProcessError: dcmqi cannot open it.
@@ -34,7 +34,7 @@ def open_by_dcmqi(path: Path, folder: Path) -> dict[str, np.ndarray]:
     segments = [segment for group in json.loads((folder / "meta.json").read_text())["segmentAttributes"]
                 for segment in group]  # fmt: skip
     return {one["SegmentLabel"]: np.asarray(nibabel.load(folder / f"{one['labelID']}.nii.gz").dataobj)
-            for one in segments}  # fmt: skip
+            for one in segments if (folder / f"{one['labelID']}.nii.gz").is_file()}  # fmt: skip
 
 
 def open_as_ohif(jobs: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:

@@ -166,6 +166,38 @@ def test_a_report_tells_of_each_frame_and_segment(tmp_path: Path, kind: str, num
     assert [text.split(",")[0] for text in parameters] == ["all that determines a mask"]
 
 
+@needs_dciodvfy
+def test_what_goes_with_a_label_map_is_valid(tmp_path: Path) -> None:
+    journal = run(tmp_path, KINDS["series"](), dicom_seg="labelmap")
+    (capture, *_), (report,) = objects(journal, "sec"), objects(journal, "struct")
+    assert errors_of(capture.filename) == []
+    # the program is older than label maps, and does not know that they have frames
+    unknown = "Referenced SOP Class that is not multi-frame - attribute <ReferencedFrameNumber>"
+    assert [error for error in errors_of(report.filename) if unknown not in error] == []
+
+
+@pytest.mark.parametrize("kind", ["series", "frames", "radiograph"])
+def test_a_report_of_a_label_map_tells_what_that_of_a_binary_object_tells(tmp_path: Path, kind: str) -> None:
+    told, images = [], KINDS[kind]()
+    for dicom_seg in ("binary", "labelmap"):
+        journal = run(tmp_path / dicom_seg, images, dicom_seg=dicom_seg)
+        (segmentation,), (report,) = objects(journal, "seg"), objects(journal, "struct")
+        groups = srread(report.filename).content.get_planar_roi_measurement_groups()
+        rows = []
+        for group in groups:
+            item = group.referenced_segmentation_frame[0].ReferencedSOPSequence[0]
+            assert item.ReferencedSOPClassUID == segmentation.SOPClassUID
+            frame = segmentation.PerFrameFunctionalGroupsSequence[int(item.ReferencedFrameNumber) - 1]
+            source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+            assert group.tracking_uid in [one.get("TrackingUID") for one in segmentation.SegmentSequence]
+            values = [(one.name.meaning, one.value) for one in group.get_measurements()]
+            place = (source.ReferencedSOPInstanceUID, source.get("ReferencedFrameNumber"))
+            rows.append((*map(str, place), group.finding_type.meaning, values))
+        told.append(sorted(rows))
+    assert told[0] == told[1]
+    assert told[0]
+
+
 def test_without_a_calibration_there_is_no_figure_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add = Journal.add
     nothing = {"predicted_dice": None, "review": None}

@@ -156,8 +156,9 @@ def test_the_slices_of_a_volume_stay_together() -> None:
 
 
 def test_auto_needs_a_score_of_every_pack() -> None:
-    with pytest.raises(InputError, match="no calibration tells of the experts breast"):
-        PackChoice({"skin": calibration_with(1), "breast": Calibration(reason="none")})
+    reason = "The calibration b was fitted with other settings (tta none and here flips)."
+    with pytest.raises(InputError, match=r"no calibration tells of the experts breast\. The .* \(tta none and here"):
+        PackChoice({"skin": calibration_with(1), "breast": Calibration(reason=reason)})
 
 
 def test_auto_makes_masks_where_a_pack_knows_the_image_and_says_where_none_does(
@@ -181,12 +182,47 @@ def test_auto_makes_masks_where_a_pack_knows_the_image_and_says_where_none_does(
     report = json.loads((output / "skin" / "report.json").read_text())
     assert report["complete"]
     assert [case["name"] for case in report["cases"]] == ["skin.png"]
-    assert not (output / "breast" / "report.json").exists()
+    assert not (output / "breast").exists()
+    (output / "skin" / "report.html").unlink()
+    assert main(words) == 0  # there is nothing to segment, and the report is written all the same
+    assert (output / "skin" / "report.html").is_file()
     monkeypatch.undo()
     assert main([*words, "--overwrite"]) == 0  # by the shipped calibrations
     rows = {row["name"]: row for row in read_csv(output / "experts.csv")}
     assert rows["noise.png"]["experts"] == "none"
     assert all(float(rows["noise.png"][f"{pack}_score"]) > 1 for pack in ("skin", "breast"))
+
+
+def test_auto_tells_what_failed_though_no_pack_has_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, output = tmp_path / "in", tmp_path / "out"
+    images.mkdir()
+    (images / "bad.png").touch()
+    for _ in range(2):
+        assert main(["predict", str(images), str(output), "--experts", "auto", "--device", "cpu"]) == 3
+        assert "1 of 1 images could not be used" in capsys.readouterr().err
+    (pack,) = (path for path in output.iterdir() if path.is_dir())
+    assert json.loads((pack / "report.json").read_text())["num_failed"] == 1
+
+
+def test_what_an_earlier_run_had_of_another_pack_is_not_left_by_overwrite(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to(pack: str) -> None:
+        def choose(self: PackChoice, cases: Any, *given: Any) -> dict[str, Any]:
+            return {case["name"]: {"name": case["name"], "experts": pack} for case in cases}
+
+        monkeypatch.setattr(PackChoice, "choose", choose)
+
+    words = ["predict", str(folder), str(tmp_path), *SETTINGS, "--experts", "auto"]
+    monkeypatch.setattr(PackChoice, "__init__", lambda self, judges: None)
+    to("skin")
+    assert main(words) == 0
+    to("breast")
+    assert main([*words, "--overwrite"]) == 0
+    num_cases = {
+        pack: json.loads((tmp_path / pack / "report.json").read_text())["num_cases"] for pack in ("skin", "breast")
+    }
+    assert num_cases == {"skin": 0, "breast": 3}
 
 
 def test_an_anonymous_run_names_cases_alike_in_all_packs(folder: Path, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_what_holds_of_many_images_is_told_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"dicom_seg": "labelmap"}, "dicom_seg must be one of binary, fractional, none, got 'labelmap'"),
+        ({"dicom_seg": "masks"}, "dicom_seg must be one of binary, labelmap, fractional, none, got 'masks'"),
         ({"dicom_seg": "fractional"}, "dicom_seg fractional is made from the probability maps: add --probability_maps"),
         ({"out_channels": 4}, "segments must describe 3 foreground classes, got 1"),
     ],

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dicomweb_server
 import pytest
 from dicom_sources import cine, ct, save, source
 from dicomweb_server import Server, serving
@@ -81,7 +82,12 @@ def test_a_query_retrieves_what_matches(server: Server, tmp_path: Path) -> None:
     assert files_in(tmp_path / "none") == []
 
 
-def test_what_is_no_image_and_what_is_ours_stays_in_the_archive(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tells_descriptions", [True, False])  # the second is an archive's right
+def test_what_is_no_image_and_what_is_ours_is_not_taken(
+    server: Server, tmp_path: Path, tells_descriptions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not tells_descriptions:
+        monkeypatch.setattr(dicomweb_server, "_OF_SERIES", ("SeriesInstanceUID", "Modality"))
     for n, kind in enumerate((SegmentationStorage, ComprehensiveSRStorage)):
         server.add(save(tmp_path / f"{n}.dcm", source(kind, SeriesInstanceUID=generate_uid())))
     capture = cine()

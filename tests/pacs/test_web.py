@@ -131,7 +131,7 @@ def test_an_archive_is_left_alone_for_as_long_as_it_asks(
     ("fault", "code"),
     [
         (400, "archive_error"), (401, "no_access"), (403, "no_access"), (404, "not_found"), (500, "archive_error"),
-        ((302, {"Location": "http://127.0.0.1:9/elsewhere"}), "not_found"), ("other", "bad_answer"),
+        ((302, {"Location": "http://127.0.0.1:9/elsewhere"}), "bad_answer"), ("other", "bad_answer"),
         ((200, b"<html>Patient Miller: log in</html>"), "bad_answer"),
     ],
     ids=str,
@@ -148,6 +148,21 @@ def test_a_fault_that_will_not_pass_is_told_at_once(
     assert waits == []
     told = "".join(traceback.format_exception(raised.value))
     assert not any(secret in told for secret in ("Miller", "Doe", "studies", str(image.StudyInstanceUID)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(404, "not_found"), ((301, {"Location": "http://127.0.0.1:9/elsewhere"}), "bad_answer")]
+)
+def test_a_wrong_address_is_no_archive_without_studies(fault: Any, code: str, server: Server, image: Any) -> None:
+    server.faults["find"] = [fault, fault]
+    with pytest.raises(TransferError, match="address") as raised:
+        DICOMweb(server.url).find_studies(modality="US")
+    assert raised.value.code == code
+    if code == "not_found":  # of a study it may mean that the archive has none, as some answer
+        assert DICOMweb(server.url).find_series(str(image.StudyInstanceUID)) == []
+    else:
+        with pytest.raises(TransferError, match="sends on to another address"):
+            DICOMweb(server.url).find_series(str(image.StudyInstanceUID))
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b'{"error": "Miller"}', b"[1, 2]"])
@@ -243,6 +258,8 @@ def test_requests_are_signed_and_the_signature_is_nowhere_told(
         assert "token" not in "".join(traceback.format_exception(raised.value)) + repr(credentials)
     assert "token" not in caplog.text
     assert str(image.StudyInstanceUID) not in caplog.text
+    names = ("dicomweb_client", "retrying", "urllib3", "requests")
+    assert {logging.getLogger(name).level for name in names} == {logging.NOTSET}  # for what else the process does
 
 
 def test_no_netrc_is_read(server: Server, image: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +295,7 @@ def test_a_certificate_must_be_trusted(tmp_path: Path, monkeypatch: pytest.Monke
     ids=str,
 )  # fmt: skip
 def test_an_address_that_is_none_or_holds_secrets_is_refused(url: Any) -> None:
-    with pytest.raises(InputError, match="--dicomweb must be") as raised:
+    with pytest.raises(InputError, match="--dicomweb, or the url of a node") as raised:
         DICOMweb(url)
     assert "planted" not in "".join(traceback.format_exception(raised.value))
 

@@ -309,6 +309,9 @@ def test_the_overlay_keeps_to_what_inference_has() -> None:
     assert {key for key in large if key not in inference} == new | arguments
     assert all(key.partition("#")[0] in inference for key in arguments)
     assert large["settings"] == {name: f"@{name}" for name in OUTPUT_SETTINGS if name != "longest_side"}
+    not_of_slides = {"overlays", "probability_maps", "disagreement_maps", "review_below"}
+    of_images = {name: told for name, told in inference["written"].items() if name not in not_of_slides}
+    assert large["written"].items() >= of_images.items()
     assert large["written"].items() >= {name: f"@{name}" for name in new - {"streaming", "segmenter"}}.items()
     parser = ConfigParser(ConfigParser.load_config_files([INFERENCE, LARGE]))
     assert parser.get_parsed_content("streaming").windows is parser.get_parsed_content("inferer")

@@ -6,15 +6,13 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from icmoe_monai.__main__ import main
-from icmoe_monai.utils.logs import fields, json_log, tell_end, writes_json
+from icmoe_monai.utils.logs import fields, json_log, silenced, tell_end, writes_json
 
 
 def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -33,27 +31,26 @@ def test_each_record_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-@contextmanager
-def heard(library: str) -> Iterator[None]:
-    """Undo in a `with` block that a node or an archive's client, of another test, has silenced a library."""
-    logger = logging.getLogger(library)
-    level = logger.level
-    logger.setLevel(logging.NOTSET)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 @pytest.mark.parametrize("logger", ["pydicom", "pynetdicom.association", "highdicom.seg.sop", "urllib3.connection"])
 def test_what_libraries_say_of_files_is_not_repeated(logger: str) -> None:
     stream = io.StringIO()
-    with json_log(stream), heard(logger.partition(".")[0]):
+    with json_log(stream):
         logging.getLogger(logger).error("PatientName is %s", "Miller")
         logging.getLogger(logger).info("Miller")
     (told,) = lines_of(stream)
     assert told["logger"] == logger
     assert told["message"].startswith("said at test_logs.py:")
+
+
+def test_silence_ends_with_the_last_of_blocks_that_overlap() -> None:
+    logger = logging.getLogger("a_library")
+    logger.setLevel(logging.INFO)
+    first, second = silenced("a_library"), silenced("a_library", "another")
+    with first:
+        second.__enter__()
+    assert not logger.isEnabledFor(logging.CRITICAL)
+    second.__exit__(None, None, None)
+    assert (logger.level, logging.getLogger("another").level) == (logging.INFO, logging.NOTSET)
 
 
 @pytest.mark.filterwarnings("default")

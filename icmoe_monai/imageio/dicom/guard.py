@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,9 +12,10 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.utils.logs import silenced
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-# pydicom's logger and Python's warning filters belong to the whole process
+# Python's warning filters belong to the whole process
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -47,14 +47,11 @@ def guarded(read: _Function) -> _Function:
 @contextmanager
 def silence() -> Iterator[None]:
     """Silence pydicom and highdicom, whose warnings and logs may hold values of tags."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    with _ONE_AT_A_TIME, warnings.catch_warnings(), np.errstate(all="ignore"):
+    with (
+        _ONE_AT_A_TIME,
+        silenced("pydicom", "highdicom"),
+        warnings.catch_warnings(),
+        np.errstate(all="ignore"),
+    ):
         warnings.simplefilter("ignore")
-        levels = [logger.level for logger in loggers]
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL + 1)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield

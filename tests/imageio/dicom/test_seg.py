@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_seg import ABNORMAL, ALGORITHM, LESION, MASS, class_map, errors_of, needs_dciodvfy, write, write_all
-from dicom_sources import HEIGHT, SC, VL, WIDTH, cine, ct, enhanced_mr, save, source
+from dicom_sources import CR, HEIGHT, SC, VL, WIDTH, cine, ct, enhanced_mr, save, source
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from skimage.color import lab2rgb
@@ -193,6 +193,31 @@ def test_a_file_for_several_frames_that_holds_one(tmp_path: Path) -> None:
     check_classes(written.get_pixels_by_source_frame(image.SOPInstanceUID, [1]), [classes])
 
 
+@pytest.mark.parametrize("of", ["series", "frames", "cine", "radiograph", "empty"])
+def test_a_label_map_has_the_classes_and_what_a_binary_object_has(tmp_path: Path, of: str) -> None:
+    images = {"series": [ct(n, 2.5 * n) for n in range(3)], "frames": [enhanced_mr(3)], "cine": [cine(1)]}
+    sources = [
+        (save(tmp_path / f"{n}.dcm", image), frame)
+        for n, image in enumerate(images.get(of, [source(CR, Modality="CR")]))
+        for frame in range(int(image.get("NumberOfFrames", 1)))
+    ]
+    classes = [class_map(HEIGHT, WIDTH, shift=n) * (of != "empty") for n in range(len(sources))]
+    binary = write(tmp_path / "binary.dcm", sources, classes)
+    written = write(tmp_path / "seg.dcm", sources, classes, as_label_map=True)
+    plain = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert (plain.SOPClassUID, plain.SegmentationType) == ("1.2.840.10008.5.1.4.1.1.66.7", "LABELMAP")
+    assert not plain.get("PixelPaddingValue")  # 0, if it is there: the background
+    np.testing.assert_array_equal(plain.pixel_array.reshape(-1, HEIGHT, WIDTH).sum(0), np.sum(classes, axis=0))
+    assert [one.SegmentNumber for one in plain.SegmentSequence] == [0, 1, 2]
+    shared = ("SegmentLabel", "TrackingID", "SegmentedPropertyTypeCodeSequence")
+    for one, other in zip(plain.SegmentSequence[1:], binary.SegmentSequence, strict=True):
+        assert [one[keyword].value for keyword in shared] == [other[keyword].value for keyword in shared]
+    assert [one.ReferencedSOPInstanceUID for one in plain.SourceImageSequence] == [
+        one.ReferencedSOPInstanceUID for one in binary.SourceImageSequence
+    ]
+    assert written.FrameOfReferenceUID == binary.FrameOfReferenceUID
+
+
 def uids_of(path: Path) -> list[str]:
     """All UIDs in an object but those of its own file's maker, sorted."""
     found = pydicom.dcmread(path)
@@ -362,6 +387,15 @@ def test_dciodvfy_finds_no_error(tmp_path: Path, series: list[str], of: str, kin
     fractional = kind == "fractional"
     write(tmp_path / "seg.dcm", sources, None if fractional else classes, probabilities=maps if fractional else None)
     assert errors_of(tmp_path / "seg.dcm") == []
+
+
+@needs_dciodvfy
+def test_dciodvfy_finds_of_a_label_map_what_it_does_not_know(tmp_path: Path, series: list[str]) -> None:
+    """Supplement 243 is newer than the program: it does not know the object, nor that 0 is a segment of it."""
+    sources = [(path, 0) for path in series]
+    write(tmp_path / "seg.dcm", sources, [class_map(HEIGHT, WIDTH, shift=n) for n in range(4)], as_label_map=True)
+    unknown = ("Information Object Not found", "with SegmentNumber of 0")
+    assert [error for error in errors_of(tmp_path / "seg.dcm") if not error.strip().endswith(unknown)] == []
 
 
 @needs_dciodvfy

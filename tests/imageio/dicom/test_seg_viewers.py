@@ -148,9 +148,11 @@ def test_of_a_file_in_several_directions_ohif_opens_the_first(tmp_path: Path) ->
 
 @pytest.mark.slow
 @needs_dcmqi
-def test_sizes_at_which_ohifs_adapter_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_at_which_ohifs_adapter_goes_wrong_but_for_label_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Frames of bits follow each other without a gap, and a byte at the end makes their number even (PS3.5, 8.1.1)."""
-    jobs, masks = [], []
+    jobs, maps, masks = [], [], []
     for height, width, num_frames in ((23, 21, 1), (22, 22, 2), (23, 21, 3), (20, 20, 2)):
         monkeypatch.setattr(dicom_sources, "HEIGHT", height)
         monkeypatch.setattr(dicom_sources, "WIDTH", width)
@@ -165,6 +167,17 @@ def test_sizes_at_which_ohifs_adapter_goes_wrong(tmp_path: Path, monkeypatch: py
         assert sorted(planes) == sorted((mask == 1).tobytes() for mask in meant)
         jobs.append({"seg": str(folder / "seg.dcm"), "sources": paths})
         masks.append(meant)
+        of_two = np.stack([class_map(height, width, shift=n) for n in range(num_frames)])
+        written = write(folder / "map.dcm", [(path, 0) for path in paths], of_two, as_label_map=True)
+        np.testing.assert_array_equal(masks_of(written, [(path, 0) for path in paths]), of_two)
+        (volume,) = open_by_dcmqi(folder / "map.dcm", folder / "itk_map").values()  # one file of all segments
+        assert sorted(volume[:, :, z].T.tobytes() for z in range(num_frames)) == sorted(map(bytes, of_two))
+        maps.append(({"seg": str(folder / "map.dcm"), "sources": paths}, of_two))
+    (tmp_path / "maps").mkdir()
+    for (_, meant), shown in zip(maps, open_as_ohif([job for job, _ in maps], tmp_path / "maps"), strict=True):
+        assert "error" not in shown, shown["error"]
+        assert shown["labels"] == ["Background", LESION.label, MASS["label"]]
+        np.testing.assert_array_equal(shown["pixels"], meant[None])
     refused, displaced, odd, even = open_as_ohif(jobs, tmp_path)
     assert refused["error"].startswith("Unexpected 1-bit SEG PixelData length")
     assert (displaced["pixels"][0] != masks[1]).any()

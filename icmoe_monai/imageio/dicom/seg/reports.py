@@ -187,16 +187,21 @@ def _regions(
 
 
 def _frames_of(segmentation: Dataset) -> dict[tuple[tuple[str, int | None], int], int]:
-    """Return the numbers of a segmentation's frames, from 1, by the source's UID and frame, and the segment."""
-    frames = {}
+    """Return the numbers of a segmentation's frames, from 1, by the source's UID and frame, and the segment.
+
+    A frame of a label map shows all segments.
+    """
+    all_segments = [int(segment.SegmentNumber) for segment in segmentation.SegmentSequence if segment.SegmentNumber]
+    is_label_map = segmentation.SegmentationType == "LABELMAP"
+    frames: dict[tuple[tuple[str, int | None], int], int] = {}
     for n in range(int(segmentation.NumberOfFrames)):
         (source,) = macro(segmentation, n, "DerivationImageSequence").SourceImageSequence
-        segment = macro(
-            segmentation, n, "SegmentIdentificationSequence"
-        ).ReferencedSegmentNumber  # shared by all of one
+        shown = all_segments
+        if not is_label_map:  # of one segment it is shared by all frames
+            shown = [int(macro(segmentation, n, "SegmentIdentificationSequence").ReferencedSegmentNumber)]
         frame = source.get("ReferencedFrameNumber")
         key = str(source.ReferencedSOPInstanceUID), None if frame is None else int(frame)
-        frames[key, int(segment)] = n + 1
+        frames |= {(key, segment): n + 1 for segment in shown}
     return frames
 
 
@@ -213,14 +218,14 @@ def _referenced(
             class_uid, instance_uid, None if source_frame is None else [source_frame]
         ),
     )
-    # a frame belongs to one segment, and PS3.3 10.3.1 forbids that both are told
+    # PS3.3 10.3.1 forbids that both are told: the tracking identifier tells which segment of a label map it is
     del referenced[0].ReferencedSOPSequence[0].ReferencedSegmentNumber
     return referenced
 
 
 def _tracking(segmentation: Dataset, k: int) -> TrackingIdentifier:
     """Return the identifier under which the segmentation has the segment."""
-    segment = segmentation.SegmentSequence[k]
+    (segment,) = (segment for segment in segmentation.SegmentSequence if segment.SegmentNumber == k + 1)
     return TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID)
 
 

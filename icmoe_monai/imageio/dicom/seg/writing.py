@@ -39,14 +39,16 @@ def write_segmentation(
     *,
     classes: Iterable[np.ndarray] | None,
     probabilities: Iterable[np.ndarray] | None = None,
+    as_label_map: bool = False,
     segments: Sequence[Segment | Mapping[str, Any]],
     algorithm: Mapping[str, Any],
     series: Series,
     uid: str,
     number: int = 1,
 ) -> list[str]:
-    """Write what was found in images as one DICOM Segmentation: BINARY from classes, FRACTIONAL from probabilities.
+    """Write what was found in images as one DICOM Segmentation.
 
+    It is BINARY or LABELMAP from classes, FRACTIONAL from probabilities.
     Frames in which nothing was found are left out, unless that would leave none.
 
     Args:
@@ -54,6 +56,7 @@ def write_segmentation(
         part: The images or frames that it segments, as `plan_segmentations` returns them.
         classes: N class maps 0..S, uint8 (H, W), or None; of a whole slide one, which may be mapped from a file.
         probabilities: N arrays of the segments' probabilities in 0..1, (S, H, W), instead of classes.
+        as_label_map: Write classes as the numbers of segments, a byte a pixel, instead of a bit for each segment.
         segments: S segments, or mappings of `Segment`'s arguments.
         algorithm: `name`, `version`, and perhaps `family`, a code's value, scheme and meaning; the default is
             Artificial Intelligence.
@@ -81,7 +84,8 @@ def write_segmentation(
 
     def make() -> Dataset:
         taken, emptied = taken_for(image.dataset, described, dict(algorithm))
-        segmentation = _build(part, taken, pixels, described, algorithm, series, uid, number)
+        kind = "FRACTIONAL" if probabilities is not None else "LABELMAP" if as_label_map else "BINARY"
+        segmentation = _build(part, taken, pixels, kind, described, algorithm, series, uid, number)
         left_out.extend(settle(segmentation, taken, emptied))
         return segmentation
 
@@ -98,6 +102,7 @@ def _build(
     part: Part,
     taken: Dataset,
     pixels: np.ndarray,
+    kind: str,
     segments: Sequence[Segment],
     algorithm: Mapping[str, Any],
     series: Series,
@@ -108,7 +113,7 @@ def _build(
     segmentation = Segmentation(
         source_images=stand_ins_of(part, taken),
         pixel_array=pixels,
-        segmentation_type="BINARY" if pixels.dtype == np.uint8 else "FRACTIONAL",
+        segmentation_type=kind,
         fractional_type="PROBABILITY",
         max_fractional_value=MAX_FRACTIONAL,
         segment_descriptions=[
