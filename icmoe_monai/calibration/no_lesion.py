@@ -18,7 +18,7 @@ from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.statistics import conformal_quantile
 
-NO_LESION_FEATURES = ("peak", "foreground_share", "soft_dice", "disagreement")
+NO_LESION_FEATURES = ("peak",)  # of few lesion-free images, more figures learn what is chance (docs/reliability.md)
 _NUM_FOLDS = 5  # each has an image of both kinds
 _FEWEST_LESION_FREE = _NUM_FOLDS
 

@@ -393,7 +393,7 @@ def test_what_is_told_of_the_answers_is_of_images_that_nothing_was_fitted_to() -
     def draw(n: int, seed: int) -> tuple[list[dict[str, float]], list[bool]]:
         rng = np.random.default_rng(seed)
         empty = rng.permutation(np.arange(n) < 0.4 * n)
-        rows = rng.normal(size=(n, 4)) + 0.9 * empty[:, None] * np.array([1, 0.5, 0, 0])
+        rows = rng.normal(size=(n, len(NO_LESION_FEATURES))) + empty[:, None]
         return [dict(zip(NO_LESION_FEATURES, map(float, row), strict=True)) for row in rows], empty.tolist()
 
     told, true = [], []
