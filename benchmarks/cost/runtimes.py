@@ -3,7 +3,8 @@
     python -m benchmarks.cost.runtimes --output docs/results/runtimes_cost.json
 
 In turns in one process, with random weights, which do not change the cost. On one core it is processor time. The masks'
-pixels that differ are counted with the shipped skin model over drawn images.
+pixels that differ are counted with the shipped skin model over drawn images. The U-Net of segmentation_models_pytorch
+is measured where that library is installed (setup.cfg's `rivals`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,14 @@ from icmoe_monai.inferers.runtimes import Runtime
 from icmoe_monai.utils.files import write_json
 
 ROOT = Path(__file__).parents[2]
-NETWORKS = {
+NETWORKS: dict[str, str | None] = {
     "icmoe": None,
     "pyramid_unet": "configs/baselines/pyramid_unet.yaml",
     "pyramid_unet_lite2": "configs/baselines/pyramid_unet_lite2.yaml",
     "lite2_of_three": "benchmarks/study/rivals/lite2_of_three.yaml",
 }
+if find_spec("segmentation_models_pytorch") is not None:
+    NETWORKS["smp_unet"] = "benchmarks/study/rivals/smp_unet.yaml"
 RUNTIMES = {"torch": ("torch", False), "onnx": ("onnx", False), "openvino": ("openvino", False),
             "openvino, bfloat16": ("openvino", True)}  # fmt: skip
 

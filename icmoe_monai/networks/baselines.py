@@ -208,17 +208,22 @@ class PyramidUNet(nn.Module):
     Args:
         detail: The pyramid.
         out_channels: K.
+        finest_stride: Stride of the decoder's last features, 1 or 2.
 
     Example:
         >>> PyramidUNet(detail=ImagePyramid(), out_channels=1)(torch.zeros(2, 3, 32, 48)).shape
         torch.Size([2, 1, 32, 48])
     """
 
-    def __init__(self, *, detail: ImagePyramid, out_channels: int) -> None:
+    def __init__(self, *, detail: ImagePyramid, out_channels: int, finest_stride: int = 2) -> None:
         super().__init__()
         self.detail = detail
         self.decoder = ExpertDecoder(
-            in_channels=0, out_channels=out_channels, width=DECODER_WIDTH, level_channels=detail.channels
+            in_channels=0,
+            out_channels=out_channels,
+            width=DECODER_WIDTH,
+            level_channels=detail.channels,
+            finest_stride=finest_stride,
         )
 
     def forward(self, image: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The experts' decoders from features to pixel logits, and the modules that give them context and image detail.
 
 Each expert has one small decoder, which also takes levels of the image (feature maps at strides 2 to 16). All decoders
-take the same levels, since no vote can help an expert that cannot draw borders. The experts differ in their features,
+take the same levels, since no vote can help an expert that cannot draw borders, and draw from features at every second
+pixel of the image, or at every pixel. The experts differ in their features,
 the semantic expert's context, and the pixels that the loss emphasises for each (docs/method.md). Only the abstract of
 IC-MoE was available: this is our construction.
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icmoe_monai.errors import InputError
 from icmoe_monai.networks.blueprint import recorded
 
 STEM_CHANNELS = (16, 32)  # of the trained stem at strides 2 and 4
@@ -30,6 +32,10 @@ class ExpertDecoder(nn.Module):
         level_channels: Channels of the image's levels at strides 2, 4, 8 and 16; 0 where the decoder takes none.
         context: Module that adds context to a feature map and keeps its shape, or None: to the expert's, or where that
             has no channels to what the decoder makes of the level at stride 16, of 4 `width` channels.
+        finest_stride: Stride of the last features, 1 or 2; at 1 they have a quarter of `width` channels.
+
+    Raises:
+        InputError: If the finest stride is neither 1 nor 2.
 
     Example:
         >>> decoder = ExpertDecoder(in_channels=8, out_channels=1, width=16)
@@ -46,9 +52,13 @@ class ExpertDecoder(nn.Module):
         width: int = 32,
         level_channels: tuple[int, int, int, int] = (0, 0, 0, 0),
         context: nn.Module | None = None,
+        finest_stride: int = 2,
     ) -> None:
         super().__init__()
+        if finest_stride not in (1, 2):
+            raise InputError(f"finest_stride must be 1 or 2, got {finest_stride!r}.")
         see2, see4, see8, see16 = level_channels
+        self.draws_every_pixel = finest_stride == 1
         self.seen = [channels > 0 for channels in level_channels]
         self.has_features = in_channels > 0
         self.context = nn.Identity() if context is None else context
@@ -63,7 +73,12 @@ class ExpertDecoder(nn.Module):
         self.fuse4 = _convolve(width + see4, width, stride=1)
         self.up2 = nn.ConvTranspose2d(width, width // 2, 2, stride=2)
         self.fuse2 = _convolve(width // 2 + see2, width // 2, stride=1)
-        self.head = nn.Conv2d(width // 2, out_channels, 1)
+        if self.draws_every_pixel:
+            self.up1: nn.Module = nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2)
+            self.fuse1: nn.Module = _convolve(width // 4, width // 4, stride=1)
+        else:
+            self.up1, self.fuse1 = nn.Identity(), nn.Identity()
+        self.head = nn.Conv2d(width // 4 if self.draws_every_pixel else width // 2, out_channels, 1)
 
     def forward(self, features: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Decode one expert's features.
@@ -83,7 +98,9 @@ class ExpertDecoder(nn.Module):
         at8 = self.fuse8(self._join(self.up8(at16), levels, 2))
         at4 = self.fuse4(self._join(self.up4(at8), levels, 1))
         at2 = self.fuse2(self._join(self.up2(at4), levels, 0))
-        return at4, F.interpolate(self.head(at2), scale_factor=2.0, mode="bilinear", align_corners=False)
+        if self.draws_every_pixel:
+            return at4, self.head(self.fuse1(self.up1(at2)))
+        return at4, _enlarge(self.head(at2))
 
     def _join(self, x: Tensor, levels: list[Tensor], i: int) -> Tensor:
         return torch.cat([x, levels[i]], dim=1) if self.seen[i] else x
@@ -141,6 +158,10 @@ class NoDetail(nn.Module):
         """Return no levels, an empty list, for an image (B, 3, H, W)."""
         levels: list[Tensor] = []
         return levels
+
+
+def _enlarge(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def _convolve(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:

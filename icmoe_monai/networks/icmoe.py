@@ -61,6 +61,7 @@ class ICMoE(nn.Module):
         own_from: Stride from which an expert has trained copies of the pyramid's stages, by the expert's name.
         own_network: Size of a trained image pyramid that an expert has to itself, in place of `detail`, one of
             `icmoe_monai.networks.pyramid.SIZES`, by the expert's name.
+        finest_stride: Stride of the decoders' last features, 1 or 2.
         hear_vote: Let the fused mask's gradient reach the experts, so that one may leave to the others what they do
             better; otherwise each learns from its own loss alone, and the vote from what they say.
         voting: One of `icmoe_monai.networks.voting.STRATEGIES`.
@@ -94,6 +95,7 @@ class ICMoE(nn.Module):
         detail: ImagePyramid | DetailStem | NoDetail | None = None,
         own_from: Mapping[str, int] | None = None,
         own_network: Mapping[str, str] | None = None,
+        finest_stride: int = 2,
         hear_vote: bool = True,
         voting: str = "adaptive",
         best_expert: int = 0,
@@ -131,7 +133,10 @@ class ICMoE(nn.Module):
         self.views = nn.ModuleDict(views)
         self.needs_image = any(isinstance(view, OwnNetwork) for view in views.values())
         self.decoders = nn.ModuleDict(
-            {name: _build_decoder(name, channels, out_channels, views[name].channels) for name in self.expert_names}
+            {
+                name: _build_decoder(name, channels, out_channels, views[name].channels, finest_stride)
+                for name in self.expert_names
+            }
         )
         self.embedding_channels = embedding_channels
         self.embed = nn.Conv2d(DECODER_WIDTH, embedding_channels, 1) if "semantic" in self.expert_names else None
@@ -320,13 +325,16 @@ def _build_views(
     return views
 
 
-def _build_decoder(name: str, channels: int, out_channels: int, seen: tuple[int, int, int, int]) -> ExpertDecoder:
+def _build_decoder(
+    name: str, channels: int, out_channels: int, seen: tuple[int, int, int, int], finest_stride: int
+) -> ExpertDecoder:
     return ExpertDecoder(
         in_channels=channels,
         out_channels=out_channels,
         width=DECODER_WIDTH,
         level_channels=seen,
         context=PyramidContext(channels=channels or 4 * DECODER_WIDTH) if name == "semantic" else None,
+        finest_stride=finest_stride,
     )
 
 

@@ -47,6 +47,7 @@ SETTINGS = {
     "backbone": False,
     "own_from": False,
     "own_network": False,
+    "finest_stride": False,
     "deference": False,
     "out_channels": False,
     "image_size": False,

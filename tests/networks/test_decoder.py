@@ -4,19 +4,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from icmoe_monai.errors import InputError
 from icmoe_monai.networks.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
 
 LEVELS = (2, 4, 8, 16)
 CHANNELS = (4, 8, 5, 7)  # of an image's levels, at these strides
 
 
-def build(kind: str, out_channels: int = 1) -> ExpertDecoder:
+def build(kind: str, out_channels: int = 1, finest_stride: int = 2) -> ExpertDecoder:
     return ExpertDecoder(
         in_channels=12,
         out_channels=out_channels,
         width=16,
         level_channels={"levels": CHANNELS, "stem": DetailStem.channels}.get(kind, NoDetail.channels),
         context=PyramidContext(channels=12) if kind == "context" else None,
+        finest_stride=finest_stride,
     )
 
 
@@ -29,11 +31,33 @@ def levels_of(kind: str, image: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("kind", ["plain", "context", "stem", "levels"])
 @pytest.mark.parametrize("out_channels", [1, 3])
-def test_shapes_on_a_grid_that_is_not_square(kind: str, out_channels: int) -> None:
-    at4, logits = build(kind, out_channels)(torch.randn(2, 12, 3, 5), levels_of(kind, torch.randn(2, 3, 48, 80)))
+@pytest.mark.parametrize("finest_stride", [1, 2])
+def test_shapes_on_a_grid_that_is_not_square(kind: str, out_channels: int, finest_stride: int) -> None:
+    decoder = build(kind, out_channels, finest_stride)
+    at4, logits = decoder(torch.randn(2, 12, 3, 5), levels_of(kind, torch.randn(2, 3, 48, 80)))
     assert at4.shape == (2, 16, 12, 20)
     assert logits.shape == (2, out_channels, 48, 80)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(("finest_stride", "is_drawn"), [(1, True), (2, False)])
+def test_at_stride_1_a_decoder_can_draw_what_two_pixels_blur(finest_stride: int, is_drawn: bool) -> None:
+    torch.manual_seed(0)
+    decoder, checks = build("plain", finest_stride=finest_stride), torch.zeros(1, 1, 32, 32)
+    checks[..., ::2, ::2] = checks[..., 1::2, 1::2] = 1  # alternates from pixel to pixel
+    features, optimizer = torch.randn(1, 12, 2, 2), torch.optim.Adam(decoder.parameters(), lr=0.02)
+    for _ in range(60):
+        loss = nn.functional.binary_cross_entropy_with_logits(decoder(features, [])[1], checks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (loss.item() < 0.65) == is_drawn  # log 2 is that of one half everywhere
+
+
+@pytest.mark.parametrize("stride", [0, 3, 4])
+def test_another_finest_stride_is_one_sentence(stride: int) -> None:
+    with pytest.raises(InputError, match=f"finest_stride must be 1 or 2, got {stride}"):
+        build("plain", finest_stride=stride)
 
 
 def test_detail_stem_keeps_what_a_patch_embedding_averages() -> None:
