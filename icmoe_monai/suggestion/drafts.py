@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import numpy as np
 from PIL import Image
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.read import read_image, split_suffix
+from icmoe_monai.imageio.read import split_suffix
 from icmoe_monai.inference.writing import write_png
+from icmoe_monai.suggestion.looking import as_picture
 from icmoe_monai.utils.files import inside, refusal, write_atomically
 
 DRAFTS, IMAGES, MASKS = "drafts", "images", "masks"
 _PART = ".drafts.part"
+_LONGEST = 200  # bytes of a stem, which the folders of a name may make too long for a file system
 
 
 def check_no_drafts(output_dir: Path) -> None:
@@ -41,7 +44,11 @@ def check_no_drafts(output_dir: Path) -> None:
 
 
 def write_drafts(
-    cases: Sequence[Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]], output_dir: Path
+    cases: Sequence[Mapping[str, Any]],
+    records: Mapping[str, Mapping[str, Any]],
+    output_dir: Path,
+    *,
+    taken: Collection[str] = (),
 ) -> list[tuple[np.ndarray, np.ndarray, str]]:
     """Write the images and their masks.
 
@@ -49,6 +56,7 @@ def write_drafts(
         cases: The chosen images, each with its `name`, `source` and `frame`.
         records: The run's records by name, each with the path of its `mask`.
         output_dir: Folder of the run's results.
+        taken: Stems that no draft may have: those of the data set that the drafts are put into.
 
     Returns:
         For each image its picture, uint8 (H, W, 3), its class map, uint8 (H, W), which holds 1 for a target that is
@@ -60,8 +68,8 @@ def write_drafts(
     part = output_dir / _PART
     shutil.rmtree(part, ignore_errors=True)
     found = []
-    for case, stem in zip(cases, stems_of([case["name"] for case in cases]), strict=True):
-        picture = read_image(case["source"], frame=case["frame"]).round().astype(np.uint8)
+    for case, stem in zip(cases, stems_of([case["name"] for case in cases], taken), strict=True):
+        picture = as_picture(case["source"], case["frame"])
         write_png(part / IMAGES / f"{stem}.png", Image.fromarray(picture))
         mask = inside(output_dir, records[case["name"]]["mask"])
         if mask is None or not mask.is_file():
@@ -75,20 +83,32 @@ def write_drafts(
     return found
 
 
-def stems_of(names: Sequence[str]) -> list[str]:
+def stems_of(names: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     """Return a stem for each name, all in one folder and no two alike, whatever a file system makes of capitals.
+
+    Args:
+        names: The names, POSIX paths.
+        taken: Stems that are in use already.
 
     Example:
         >>> stems_of(["a/b.png", "a_b.jpg", "A_B.dcm"])
         ['a_b', 'a_b_2', 'A_B_3']
     """
     stems: list[str] = []
+    in_use = {stem.lower() for stem in taken}
     for name in names:
-        stem = split_suffix(name)[0].replace("/", "_")
-        taken = {other.lower() for other in stems}
-        tries = (stem, *(f"{stem}_{number}" for number in range(2, len(names) + 2)))
-        stems.append(next(one for one in tries if one.lower() not in taken))
+        stem = _shortened(split_suffix(name)[0].replace("/", "_"))
+        tries = chain([stem], (f"{stem}_{number}" for number in count(2)))
+        stems.append(next(one for one in tries if one.lower() not in in_use))
+        in_use.add(stems[-1].lower())
     return stems
+
+
+def _shortened(stem: str) -> str:
+    """Return the end of a stem, which tells more than the folders that it begins with."""
+    while len(os.fsencode(stem)) > _LONGEST:
+        stem = stem[1:]
+    return stem
 
 
 def _classes(mask: Path) -> np.ndarray:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,26 +16,75 @@ from monai.utils.enums import CommonKeys
 
 from icmoe_monai.data.cases import find_cases
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.read import read_image, read_size, split_suffix
 
 
-def find_labelled(dataset_dir: str | None, *, split_seed: int | None = None) -> list[dict[str, Any]] | None:
-    """List the labelled images that a model knows: the training images of a dataset folder.
+class Labelled(NamedTuple):
+    """Hold what a dataset folder holds.
+
+    Attributes:
+        training: A case for each training image, which the model knows, as `find_inputs` lists them.
+        images: The file of every image with a label, of whatever split.
+        stems: Stems of all its files, of which a draft beside them must be none.
+    """
+
+    training: list[dict[str, Any]]
+    images: list[str]
+    stems: frozenset[str]
+
+
+def find_labelled(dataset_dir: str | None, *, split_seed: int | None = None) -> Labelled | None:
+    """List the images of a dataset folder: those that a model knows, and all that have a label.
 
     Args:
         dataset_dir: The folder; None: it is not told.
         split_seed: Seed of the splits that the folder does not name.
 
     Returns:
-        A case for each image, as `find_inputs` lists them, or None if no folder was given.
+        What the folder holds, or None if no folder was given.
 
     Raises:
         InputError: If the folder cannot be used.
     """
     if dataset_dir is None:
         return None
-    cases = find_cases(dataset_dir, needed=("train",), check=False, seed=split_seed or 0)["train"]
-    return [{"image": case["image"], "name": case["name"], "frame": 0, "failure": "", "failure_code": ""}
-            for case in cases]  # fmt: skip
+    splits = find_cases(dataset_dir, needed=("train",), check=False, seed=split_seed or 0)
+    training = [{"image": case["image"], "name": case["name"], "frame": 0, "failure": "", "failure_code": ""}
+                for case in splits["train"]]  # fmt: skip
+    cases = [case for split in splits.values() for case in split]
+    beside = [
+        file for part in ("images", "masks") for file in Path(dataset_dir, part).glob("*")
+    ]  # also what is unlisted
+    stems = {case["name"] for case in cases} | {split_suffix(file.name)[0] for file in beside}
+    return Labelled(training, [case["image"] for case in cases if "label" in case], frozenset(stems))
+
+
+def without_labelled(cases: Sequence[Mapping[str, Any]], images: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Leave out the cases whose picture, pixel for pixel as a draft holds it, is that of a labelled image.
+
+    Args:
+        cases: The images of a pool, each with its `source` and `frame`.
+        images: Files of the labelled images; those that cannot be read are passed over.
+    """
+    sizes, pictures = set(), set()
+    for image in images:
+        with suppress(InputError):
+            pictures.add(_digest(as_picture(image, 0)))
+            sizes.add(read_size(image))
+    return [
+        case
+        for case in cases
+        if read_size(case["source"]) not in sizes or _digest(as_picture(case["source"], case["frame"])) not in pictures
+    ]
+
+
+def as_picture(path: str, frame: int) -> np.ndarray:
+    """Read an image as the network sees it, in whole values: upright RGB, uint8 (H, W, 3)."""
+    return np.asarray(read_image(path, frame=frame).round().astype(np.uint8))
+
+
+def _digest(picture: np.ndarray) -> bytes:
+    return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
 
 
 class FrozenLook:

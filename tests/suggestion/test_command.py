@@ -35,14 +35,14 @@ def stripes(pixels: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Labelled: three phantoms. Pool: their copies, two near-duplicates of another kind, and a file that is broken."""
+    """Labelled: three phantoms. Pool: almost their copies, two near-duplicates of another kind, and a broken file."""
     root = tmp_path_factory.mktemp("place")
     for folder in ("labelled/images", "labelled/masks", "pool/patient Miller"):
         (root / folder).mkdir(parents=True)
     for seed in range(3):
         Image.fromarray(lesion(seed)).save(root / "labelled" / "images" / f"{seed}.png")
         Image.fromarray(np.eye(64, 80, dtype=np.uint8) * 255).save(root / "labelled" / "masks" / f"{seed}.png")
-        Image.fromarray(lesion(seed)).save(root / "pool" / f"copy_{seed}.png")
+        Image.fromarray(lesion(seed) // 2 * 2).save(root / "pool" / f"copy_{seed}.png")  # not pixel for pixel
     (root / "labelled" / "splits.json").write_text(json.dumps({"train": ["0", "1", "2"], "val": [], "test": []}))
     exif = Image.Exif()
     exif[0x010E] = "patient Miller"
@@ -167,3 +167,38 @@ def test_a_pool_of_which_nothing_can_be_read_ends_in_a_sentence(place, tmp_path,
 def test_an_output_is_asked_for(capsys):
     assert main(["suggest", "pool"]) == 1
     assert "--output" in capsys.readouterr().err
+
+
+def labelled_set(folder: Path, stems: list[str]) -> Path:
+    """Write a data set of phantoms, the last of which is a test image."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for seed, stem in enumerate(stems):
+        Image.fromarray(lesion(seed)).save(folder / "images" / f"{stem}.png")
+        Image.fromarray(np.eye(64, 80, dtype=np.uint8) * 255).save(folder / "masks" / f"{stem}.png")
+    (folder / "splits.json").write_text(json.dumps({"train": stems[:-1], "val": [], "test": stems[-1:]}))
+    return folder
+
+
+@pytest.mark.parametrize("by", ["suggest", "disagreement", "random"])
+def test_what_is_labelled_is_never_suggested_whatever_its_split_name_and_kind_of_file(by, place, tmp_path, capsys):
+    labelled = labelled_set(tmp_path / "labelled", ["0", "1", "2"])
+    (tmp_path / "pool").mkdir()
+    Image.fromarray(lesion(0)).save(tmp_path / "pool" / "other name.bmp")
+    Image.fromarray(lesion(2)).save(tmp_path / "pool" / "of the test images.tif")
+    Image.fromarray(lesion(3)).save(tmp_path / "pool" / "new.png")
+    words = ["--labelled", str(labelled), "--by", by, "--checkpoint", str(place / "model.pt"), *SMALL]
+    assert main(["suggest", str(tmp_path / "pool"), "--output", str(tmp_path / "out"), *words]) == 0
+    assert [image["name"] for image in images_of(tmp_path / "out")] == ["new.png"]
+    assert main(["suggest", str(labelled), "--output", str(tmp_path / "none"), *words]) == 1
+    assert "All images of the pool are labelled already" in capsys.readouterr().err
+
+
+def test_drafts_put_beside_the_labelled_images_replace_none_of_them(place, tmp_path):
+    labelled = labelled_set(tmp_path / "labelled", ["new", "NEW_2", "2"])
+    (tmp_path / "pool").mkdir()
+    Image.fromarray(lesion(3)).save(tmp_path / "pool" / "new.jpg")
+    words = ["--labelled", str(labelled), "--checkpoint", str(place / "model.pt"), *SMALL]
+    assert main(["suggest", str(tmp_path / "pool"), "--output", str(tmp_path / "out"), *words]) == 0
+    [image] = images_of(tmp_path / "out")
+    assert (image["image"], image["mask"]) == ("drafts/images/new_3.png", "drafts/masks/new_3.png")

@@ -64,6 +64,12 @@ def test_no_two_stems_are_one_file_whatever_folders_and_capitals(tmp_path):
     assert stems[0] == "a_b"
 
 
+def test_a_stem_of_many_folders_stays_a_files_name_and_keeps_its_end():
+    stems = stems_of([f"{'ö' * 100}/{'b' * 100}/{end}.png" for end in ("one", "two", "two")], taken=["c"])
+    assert all(len(stem.encode()) <= 210 for stem in stems)
+    assert [stem[-5:] for stem in stems] == ["b_one", "b_two", "two_2"]
+
+
 def test_a_mask_that_is_gone_leaves_no_half_a_data_set_and_the_next_try_is_whole(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     entries = [drafted(tmp_path, f"{name}.png", str(tmp_path / "a.png"), 0, np.eye(30, 40, dtype=np.uint8), 1)
