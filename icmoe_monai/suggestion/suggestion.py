@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from monai.engines.evaluator import SupervisedEvaluator
 
+from icmoe_monai.calibration.file import Calibration
 from icmoe_monai.data.splits import shuffle_key
 from icmoe_monai.errors import FailedCasesError, InputError
 from icmoe_monai.inference.journal import CASE, Journal
@@ -73,8 +74,10 @@ class Suggestion:
         """Check what can be checked before the run.
 
         Raises:
-            InputError: If the folder holds drafts, or there is nothing to choose by.
+            InputError: If the folder holds drafts, there is nothing to choose by, or the run is of whole slides.
         """
+        if not isinstance(self.calibration, Calibration):
+            raise InputError("Images to label are chosen whole, not of slides: leave out --config inference_large.")
         check_no_drafts(self.output_dir)
         predicts = self.calibration.is_there and self.calibration.content["quality"]
         if self.by == PREDICTED_DICE and not predicts:

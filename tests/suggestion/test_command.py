@@ -148,6 +148,7 @@ def test_an_anonymous_suggestion_tells_no_name(place, tmp_path):
         (["--number", "0"], "number must be a whole number of at least 1"),
         (["--labelled", "nowhere"], "does not exist: correct"),
         (["--number"], "expected one argument"),
+        (["--config", "inference_large"], "are chosen whole, not of slides: leave out --config inference_large"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence_before_anything_is_segmented(words, sentence, place, tmp_path, capsys):
