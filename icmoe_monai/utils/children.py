@@ -95,16 +95,16 @@ def run_side_by_side(
         stop: Ends the processes, after Ctrl-C.
 
     Returns:
-        What the tasks that failed raised.
+        What the tasks that failed raised, in the order of the tasks.
     """
     failed: dict[_Task, BaseException] = {}
     with ThreadPoolExecutor(jobs) as pool:
         try:
             futures: dict[Future, _Task] = {pool.submit(work, task): task for task in tasks}
-            waiting = set(futures)
+            order, waiting = list(futures), set(futures)
             while waiting:
                 done, waiting = wait(waiting, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
-                for future in done:
+                for future in sorted(done, key=order.index):
                     error = future.exception()
                     if error is not None:
                         failed[futures[future]] = error
@@ -113,4 +113,4 @@ def run_side_by_side(
             pool.shutdown(wait=False, cancel_futures=True)
             stop()
             raise
-    return failed
+    return {task: failed[task] for task in tasks if task in failed}

@@ -9,8 +9,9 @@ import threading
 import time
 from pathlib import Path
 
+from icmoe_monai.errors import InputError
 from icmoe_monai.utils import children as room
-from icmoe_monai.utils.children import Children
+from icmoe_monai.utils.children import Children, run_side_by_side
 
 
 def python(*lines: str) -> list[str]:
@@ -66,3 +67,20 @@ def test_a_process_that_does_not_stop_is_ended(tmp_path, monkeypatch):
     )
     stop_when_ready(children, code, tmp_path, ended)
     assert ended == [-signal.SIGKILL]
+
+
+def test_failures_are_in_the_order_of_the_tasks_whichever_is_first():
+    late = threading.Event()
+
+    def work(task: str) -> None:
+        if task == "a":
+            assert late.wait(30)
+        if task != "c":
+            raise InputError(f"{task} failed")
+
+    def told(task: str, error: BaseException | None) -> None:
+        if task == "b":
+            late.set()
+
+    failed = run_side_by_side(["a", "b", "c"], work, jobs=2, told=told, stop=lambda: None)
+    assert [(task, str(error)) for task, error in failed.items()] == [("a", "a failed"), ("b", "b failed")]

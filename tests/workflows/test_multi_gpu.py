@@ -20,6 +20,8 @@ from icmoe_monai.data.demo import make_demo_set
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    # of filters of one channel, where two strides are the same memory
+    pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides:UserWarning"),
 ]
 SMALL = {"image_size": 64, "num_workers": 0, "device": "cpu"}
 # Nothing that a process draws by itself: all anchors, and no augmentation. Adam would make whole steps of what rounding
@@ -109,8 +111,8 @@ def test_weights_statistics_and_prototypes_are_those_of_one_process(trained):
 
 def test_files_are_written_once(trained):
     assert {path.name for path in (trained / "2").iterdir()} == {"best.pt", "last.pt", "metrics.csv", "tensorboard"}
-    events = [sorted(path.name.split(".")[-1] for path in (trained / name / "tensorboard").iterdir()) for name in "12"]
-    assert events[0] == events[1]
+    events = [len(list((trained / name / "tensorboard").iterdir())) for name in "12"]
+    assert events[0] == events[1] > 0
 
 
 def test_two_processes_resume_and_stop_early_together(trained, dataset, tmp_path):
