@@ -12,6 +12,25 @@ from icmoe_monai.utils.files import write_atomically
 DOCS = Path(__file__).parent.parent / "docs"
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, without a last line break.
+
+    Example:
+        >>> print(table(["", "Dice"], [["mean", "0.81"]]))
+        |  | Dice |
+        | --- | --- |
+        | mean | 0.81 |
+    """
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+
+
+def between_marks(text: str, name: str, content: str) -> str:
+    """Return a page's text with other content between `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    before, _, rest = text.partition(begin)
+    return before + begin + content + end + rest.partition(end)[2]
+
+
 def write_or_check(
     name: str, command: str, renew: Callable[[str, Path], str], about: str | None, arguments: Sequence[str] | None
 ) -> int:

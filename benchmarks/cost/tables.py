@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cost.wanted import FULL, highest_speedup, setting_of, wanted
-from benchmarks.document import write_or_check
+from benchmarks.document import table, write_or_check
 
 _PLACE = re.compile(r"(<!-- cost (\w+): begin -->\n).*?(<!-- cost \2: end -->\n)", re.DOTALL)
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _with_tables(text: str, results: Path) -> str:
     tables = make_tables(results)
-    return _PLACE.sub(lambda found: found[1] + tables[found[2]] + found[3], text)
+    return _PLACE.sub(lambda found: f"{found[1]}{tables[found[2]]}\n{found[3]}", text)
 
 
 def make_tables(folder: Path) -> dict[str, str]:
@@ -177,12 +177,6 @@ def _switches(files: Sequence[Mapping[str, Any]]) -> str:
                 rows.append((kind, switch, f"{row['seconds']:.2f}", f"{row['of_float32']:.2f}", first, difference))
     head = ("", "way", "seconds", "of float32", "first call, seconds of the wall clock", "largest difference")
     return table(head, rows)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(["| " + " | ".join(line) + " |" for line in lines]) + "\n"
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.document import write_or_check
-
-_BEGIN, _END = "<!-- reliability: begin -->\n", "<!-- reliability: end -->"
+from benchmarks.document import between_marks, write_or_check
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_table(text: str, results: Path) -> str:
-    before, _, rest = text.partition(_BEGIN)
-    return before + _BEGIN + table(results) + _END + rest.partition(_END)[2]
+    return between_marks(text, "reliability", table(results))
 
 
 def table(folder: Path) -> str:

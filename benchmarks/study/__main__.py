@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from benchmarks.command import names_in, sigterm_as_ctrl_c, tell
 from benchmarks.study.collect import collect, rate_of, tuned_rates, write_tuning
 from benchmarks.study.file import ROOT, Run, Study, read_study, runs_of, trials_of
 from benchmarks.study.plan import Place, check_place, commands_of, quoted, state_of
@@ -55,13 +54,13 @@ def run_all(
         The runs that failed, each with the last line of its log.
     """
     pending = [run for run in runs if state_of(study, run, place, rate_of(run, rates)) != "finished"]
-    _tell(f"{len(runs)} runs, {len(runs) - len(pending)} of them finished before")
+    tell(f"{len(runs)} runs, {len(runs) - len(pending)} of them finished before")
     num_done = 0
 
     def told(run: Run, error: BaseException | None) -> None:
         nonlocal num_done
         num_done += 1
-        _tell(f"{num_done}/{len(pending)} {_name(run)}: {error or 'done'}")
+        tell(f"{num_done}/{len(pending)} {_name(run)}: {error or 'done'}")
         if error is None:
             finished()
 
@@ -102,7 +101,7 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
     place = Place(options.data_dir.resolve(), options.runs_dir.resolve(), trunk, options.jobs, options.commit)
     results = options.results_dir / study.name
     if options.collect_only:
-        _tell(f"collected {collect(study, place, results)} runs into {results}")
+        tell(f"collected {collect(study, place, results)} runs into {results}")
         return 0
     check_place(place)
     rates = {} if options.tune else tuned_rates(results / "tuning.csv")
@@ -119,17 +118,15 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
     children = Children()
     execute = execute or partial(children.execute, folder=ROOT)
     finish = (lambda: write_tuning(study, place, results)) if options.tune else (lambda: collect(study, place, results))
-    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        failed = run_all(study, runs, place, rates, execute, finish, children.stop)
+        with sigterm_as_ctrl_c():
+            failed = run_all(study, runs, place, rates, execute, finish, children.stop)
     except KeyboardInterrupt:
-        _tell("Stopped; called again, the study goes on from here.")
+        tell("Stopped; called again, the study goes on from here.")
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     finish()
     for run, line in failed.items():
-        _tell(f"FAILED {_name(run)}: {line} ({place.folder(study, run)})")
+        tell(f"FAILED {_name(run)}: {line} ({place.folder(study, run)})")
     return int(bool(failed))
 
 
@@ -154,29 +151,15 @@ def _parser() -> argparse.ArgumentParser:
 def _tell_plan(study: Study, runs: Sequence[Run], place: Place, rates: Mapping[str, float]) -> int:
     for run in runs:
         rate = rate_of(run, rates)
-        _tell(f"{_name(run)}: {state_of(study, run, place, rate)}, learning rate {rate or 'of the config'}")
+        tell(f"{_name(run)}: {state_of(study, run, place, rate)}, learning rate {rate or 'of the config'}")
         for command in commands_of(study, run, place, rate).values():
-            _tell("    " + quoted(command))
+            tell("    " + quoted(command))
     return 0
-
-
-def interrupt(number: int, frame: object) -> None:
-    """Take a signal as Ctrl-C."""
-    raise KeyboardInterrupt
-
-
-def names_in(text: str | None) -> list[str] | None:
-    """Return the names of a list with commas, or None without any."""
-    return [name.strip() for name in text.split(",") if name.strip()] if text else None
 
 
 def _name(run: Run) -> str:
     trial = "" if run.trial is None else f" learning rate {run.trial:g}"
     return f"{run.dataset} {run.row} seed {run.seed}{trial}"
-
-
-def _tell(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

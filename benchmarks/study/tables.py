@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.document import between_marks, table
 from benchmarks.study.collect import METHODS
 from benchmarks.study.file import REFERENCE, ROOT
 from icmoe_monai.errors import InputError
@@ -81,14 +82,14 @@ def tables_of(results: Results) -> str:
         columns = results.dice[dataset]
         if columns:
             num_cases = len(next(iter(columns.values())))
-            parts.append(f"### {dataset}, {num_cases} test images\n\n" + _table(_ROW_HEADS, _rows(results, dataset)))
+            parts.append(f"### {dataset}, {num_cases} test images\n\n" + table(_ROW_HEADS, _rows(results, dataset)))
     experts = [line for dataset in results.study["datasets"] if (line := _experts(results, dataset))]
     if experts:
-        parts.append(f"### The experts of {REFERENCE}\n\n" + _table(_EXPERT_HEADS, experts))
+        parts.append(f"### The experts of {REFERENCE}\n\n" + table(_EXPERT_HEADS, experts))
     pooled = _pooled(results)
     if pooled:
         text = "Means over the data sets, each of which counts alike; images are drawn with replacement within each."
-        parts.append(f"### All data sets\n\n{text}\n\n{_table(_POOLED_HEADS, pooled)}")
+        parts.append(f"### All data sets\n\n{text}\n\n{table(_POOLED_HEADS, pooled)}")
     return "\n\n".join(parts)
 
 
@@ -142,8 +143,7 @@ def document(text: str, all_results: Sequence[Results]) -> str:
         begin, end = f"<!-- study {name}: begin -->", f"<!-- study {name}: end -->"
         if begin not in text or end not in text:
             text = f"{text.rstrip()}\n\n## Study {name}\n\n{begin}\n{end}\n"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n\n{tables_of(results)}\n\n{end}{rest.partition(end)[2]}"
+        text = between_marks(text, f"study {name}", f"\n{tables_of(results)}\n\n")
     return text
 
 
@@ -297,10 +297,6 @@ def _distinct(values: Iterable[str]) -> str:
 def _column(name: str) -> tuple[str, int, str]:
     row, seed, method = name.split("/")
     return row, int(seed.removeprefix("seed_")), method
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines])
 
 
 if __name__ == "__main__":

@@ -12,14 +12,12 @@ experiment goes on where it was stopped. After every run the results are collect
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.study.__main__ import interrupt, names_in
+from benchmarks.command import names_in, sigterm_as_ctrl_c, tell
 from benchmarks.study.file import ROOT, Study, read_study, select
 from benchmarks.study.run import Execute
 from benchmarks.suggest.experiment import BEGIN, ORDER, STRATEGIES, Part, dice_of, make
@@ -36,12 +34,11 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
     study = read_study(options.study)
     children = Children()
     execute = execute or partial(children.execute, folder=ROOT)
-    before = signal.signal(signal.SIGTERM, interrupt)
     tasks = list(_tasks(study, options))
 
     def told(task: Task, error: BaseException | None) -> None:
         dataset, seed, strategy = task
-        _tell(f"{dataset} seed {seed} {strategy}: {error or 'done'}")
+        tell(f"{dataset} seed {seed} {strategy}: {error or 'done'}")
         collect(study, options)
 
     def work(task: Task) -> None:
@@ -49,12 +46,11 @@ def main(arguments: list[str] | None = None, execute: Execute | None = None) -> 
         make(_part(study, options, dataset, seed), strategy, execute)
 
     try:
-        failed = run_side_by_side(tasks, work, jobs=1, told=told, stop=children.stop)
+        with sigterm_as_ctrl_c():
+            failed = run_side_by_side(tasks, work, jobs=1, told=told, stop=children.stop)
     except KeyboardInterrupt:
-        _tell("Stopped; called again, the experiment goes on from here.")
+        tell("Stopped; called again, the experiment goes on from here.")
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return int(bool(failed))
 
 
@@ -118,10 +114,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs_dir", type=Path, default=ROOT / "runs")
     parser.add_argument("--results_dir", type=Path, default=ROOT / "docs" / "results")
     return parser
-
-
-def _tell(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.document import write_or_check
+from benchmarks.document import between_marks, table, write_or_check
 from benchmarks.study.tables import interval, pooled_interval
 from benchmarks.suggest.experiment import BEGIN, STRATEGIES
 from icmoe_monai.suggestion.suggestion import RANDOM, SUGGEST
-
-_BEGIN, _END = "<!-- suggest: begin -->\n", "<!-- suggest: end -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_tables(text: str, results: Path) -> str:
-    before, _, rest = text.partition(_BEGIN)
-    return before + _BEGIN + tables(results) + _END + rest.partition(_END)[2]
+    return between_marks(text, "suggest", tables(results))
 
 
 def tables(folder: Path) -> str:
@@ -51,7 +48,7 @@ def tables(folder: Path) -> str:
     others = [name for name in (BEGIN, *STRATEGIES) if name != SUGGEST]
     differences = [line for other in others if (line := _difference(sets, other)) is not None]
     heads_of_pooled = ["suggest minus", *(one["dataset"] for one in sets), "all sets", "seeds"]
-    parts = [_table(heads, lines)] + ([_table(heads_of_pooled, differences)] if differences else [])
+    parts = [table(heads, lines)] + ([table(heads_of_pooled, differences)] if differences else [])
     return "\n\n".join([*parts, _verdict(sets)]) + "\n"
 
 
@@ -107,10 +104,6 @@ def _difference(sets: Sequence[Mapping[str, Any]], other: str) -> list[str] | No
 
 def _told(value: float, ends: tuple[float, float]) -> str:
     return f"{value:+.3f} ({ends[0]:+.3f} to {ends[1]:+.3f})"
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines])
 
 
 if __name__ == "__main__":
