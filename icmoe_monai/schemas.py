@@ -102,7 +102,7 @@ SCHEMAS: dict[str, Schema] = {
     "backbone": _or_none(_one_of(BACKBONES)),
     "own_from": _by_expert(STRIDES[1:]),
     "own_network": _by_expert(SIZES),
-    "finest_stride": {"enum": [1, 2]},
+    "finest_stride": _one_of((1, 2)),
     "deference": _WEIGHT,
     "pretrained": _or_none(_NAME_OR_PATH),
     "pyramid": _or_none(_PATH),

@@ -57,7 +57,7 @@ def judge(name: str, rgb: np.ndarray, *, may_be_empty: bool = False, note: str =
         >>> judge("a.png", np.full((2, 2, 3), 7, np.float32)).note
         'a.png is the same in all its pixels, so there is nothing to see in it: look at it.'
     """
-    lacking = np.isnan(rgb[..., 0] + rgb[..., 1] + rgb[..., 2])  # four times as fast as any(axis=2)
+    lacking = np.isnan(rgb[..., 0] + rgb[..., 1] + rgb[..., 2])  # any() over an axis of three is slow
     if lacking.all() and not may_be_empty:
         raise no_values(name)
     if lacking.any():

@@ -52,9 +52,8 @@ def find_labelled(dataset_dir: str | None, *, split_seed: int | None = None) -> 
     training = [{"image": case["image"], "name": case["name"], "frame": 0, "failure": "", "failure_code": ""}
                 for case in splits["train"]]  # fmt: skip
     cases = [case for split in splits.values() for case in split]
-    beside = [
-        file for part in ("images", "masks") for file in Path(dataset_dir, part).glob("*")
-    ]  # also what is unlisted
+    # also what is unlisted
+    beside = [file for part in ("images", "masks") for file in Path(dataset_dir, part).glob("*")]
     stems = {case["name"] for case in cases} | {split_suffix(file.name)[0] for file in beside}
     return Labelled(training, [case["image"] for case in cases if "label" in case], frozenset(stems))
 
@@ -85,6 +84,18 @@ def as_picture(path: str, frame: int) -> np.ndarray:
 
 def _digest(picture: np.ndarray) -> bytes:
     return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
+
+
+def mean_features(image: torch.Tensor, inferer: Any, network: Any) -> np.ndarray | None:
+    """Return the pooled features of an image, the mean over its windows, (F,), or None of a network without any.
+
+    Args:
+        image: The network's input, (1, 3, H, W).
+        inferer: The inferer that cuts it into windows.
+        network: The network.
+    """
+    features = inferer.look(image, network)
+    return None if features is None else features[0].double().mean(0).cpu().numpy()
 
 
 class FrozenLook:
@@ -120,11 +131,11 @@ class FrozenLook:
         for batch in DataLoader(dataset, batch_size=1, num_workers=self.num_workers):
             if batch["failure"][0]:
                 continue
-            features = self.inferer.look(batch[CommonKeys.IMAGE].to(self.device), self.network)
+            features = mean_features(batch[CommonKeys.IMAGE].to(self.device), self.inferer, self.network)
             if features is None:
                 raise InputError(
                     "--by suggest needs a network with frozen parts, which see how unlike images are, and this one has "
                     "none: choose --by disagreement."
                 )
-            found[str(batch["name"][0])] = features[0].double().mean(0).cpu().numpy()
+            found[str(batch["name"][0])] = features
         return found

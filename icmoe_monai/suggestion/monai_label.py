@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.suggestion.looking import mean_features
 from icmoe_monai.suggestion.ranking import rank_images
 from icmoe_monai.suggestion.reasons import Figures
 
@@ -104,8 +105,8 @@ class _Scores:
                 self._features[image] = None
                 return None
             with torch.no_grad():
-                features = self.predict.inferer.look(item["image"].as_tensor()[None], self.predict.network)
+                features = mean_features(item["image"].as_tensor()[None], self.predict.inferer, self.predict.network)
             if features is None:
                 raise InputError("The strategy needs a network with frozen parts, and this one has none.")
-            self._features[image] = features[0].double().mean(0).cpu().numpy()
+            self._features[image] = features
         return self._features[image]

@@ -29,9 +29,7 @@ from scipy.stats import rankdata
 
 from icmoe_monai.data.splits import take_evenly
 
-_MOST_WITNESSES = (
-    4000  # images of the pool that stand for all of it, taken at even steps: N x 4000 likenesses in memory
-)
+_MOST_WITNESSES = 4000  # images that stand for all of the pool, taken at even steps: N x 4000 likenesses in memory
 _WIDTH = 0.8
 _NEAR = 1 / 3  # of h
 _BEHIND = 10.0  # what a near-duplicate's score is lowered by: more than scores differ
