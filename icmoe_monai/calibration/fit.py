@@ -31,11 +31,12 @@ from torch import Tensor
 from icmoe_monai.calibration.area import area_curves, fit_area_interval, widest_miss, width_of
 from icmoe_monai.calibration.conformal import check_alpha, control_risk, miss_curve, miss_rate
 from icmoe_monai.calibration.file import OUTPUT_SETTINGS
-from icmoe_monai.calibration.no_lesion import check_sensitivity, fit_no_lesion
+from icmoe_monai.calibration.no_lesion import fit_no_lesion
 from icmoe_monai.calibration.ood import fit_out_of_distribution
 from icmoe_monai.calibration.references import ReferenceImages
 from icmoe_monai.calibration.schema import FORMAT, SPLITS
 from icmoe_monai.calibration.score import Score, fit_score
+from icmoe_monai.calibration.shares import check_share
 from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_label
@@ -123,11 +124,9 @@ class FitCalibration(CaseHandler):
     ) -> None:
         _check_split(split)
         check_alpha(alpha)
-        if isinstance(area_level, bool) or not isinstance(area_level, (int, float)) or not 0 < area_level < 1:
-            raise InputError(f"area_level must be a share between 0 and 1, got {area_level!r}.")
-        check_sensitivity(lesion_sensitivity)
-        if isinstance(review_share, bool) or not isinstance(review_share, (int, float)) or not 0 <= review_share <= 1:
-            raise InputError(f"review_share must be a share between 0 and 1, got {review_share!r}.")
+        check_share("area_level", area_level)
+        check_share("lesion_sensitivity", lesion_sensitivity)
+        check_share("review_share", review_share, with_ends=True)
         self.path, self.split = Path(path), split
         self.weights = dict(weights)
         self.settings = {name: settings[name] for name in OUTPUT_SETTINGS}

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import binomtest, mannwhitneyu
 
 from icmoe_monai.calibration.score import Score, fit_score
-from icmoe_monai.errors import InputError
+from icmoe_monai.calibration.shares import check_share
 from icmoe_monai.utils.statistics import conformal_quantile
 
 NO_LESION_FEATURES = ("peak",)  # of few lesion-free images, more figures learn what is chance (docs/reliability.md)
@@ -48,7 +48,7 @@ def fit_no_lesion(
     Raises:
         InputError: If the sensitivity is not between 0 and 1.
     """
-    check_sensitivity(sensitivity)
+    check_share("lesion_sensitivity", sensitivity)
     empty = np.asarray(is_empty, dtype=bool)
     counts = {"num_with_lesion": int((~empty).sum()), "num_lesion_free": int(empty.sum())}
     fewest = _fewest_with_lesion(sensitivity)
@@ -72,16 +72,6 @@ def fit_no_lesion(
         {"score": score._asdict(), "threshold": threshold, "sensitivity": float(sensitivity)},
         {**rates_of(called, empty), "auroc": auroc_of(probability, empty), **counts, "reason": None},
     )
-
-
-def check_sensitivity(sensitivity: float) -> None:
-    """Refuse a sensitivity that is not a share.
-
-    Raises:
-        InputError: If it is not between 0 and 1.
-    """
-    if isinstance(sensitivity, bool) or not isinstance(sensitivity, (int, float)) or not 0 < sensitivity < 1:
-        raise InputError(f"lesion_sensitivity must be a share between 0 and 1, got {sensitivity!r}.")
 
 
 def rates_of(called: np.ndarray, empty: np.ndarray) -> dict[str, Any]:

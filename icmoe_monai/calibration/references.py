@@ -17,8 +17,8 @@ from monai.data.dataset import Dataset
 from monai.transforms import Compose
 from torch import Tensor
 
+from icmoe_monai.calibration.shares import check_share
 from icmoe_monai.data.splits import OUT_OF_FOLD, take_evenly
-from icmoe_monai.errors import InputError
 
 _MOST_IMAGES = 600  # of the training, taken at even steps; more change the density little
 
@@ -76,8 +76,7 @@ class ReferenceImages:
         self.is_out_of_fold = split == OUT_OF_FOLD
         self._plain = [load, *prepare]
         self._varied = [load, *views, *prepare]
-        if isinstance(false_alarms, bool) or not isinstance(false_alarms, (int, float)) or not 0 < false_alarms < 1:
-            raise InputError(f"false_alarms must be a share between 0 and 1, got {false_alarms!r}.")
+        check_share("false_alarms", false_alarms)
         self.network, self.inferer, self.false_alarms = network, inferer, float(false_alarms)
         self.device, self.num_workers, self.seed = device, num_workers, seed
 
