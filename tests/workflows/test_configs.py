@@ -1,9 +1,12 @@
 """The configs as files: what MONAI, the Model Zoo and a user expect to find in them."""
 
+import ast
 import inspect
 import json
 import re
+import sys
 from configparser import ConfigParser as ConfigParserOfSetup
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from pydoc import locate
 
@@ -153,11 +156,40 @@ def test_version_and_requirements_are_one_value():
         assert pins[name] == version, name
 
 
-def test_the_zoo_installs_all_that_the_package_needs():
+def needs(section, name):
+    """Return the distributions that a list of setup.cfg names, in lower case."""
     setup = ConfigParserOfSetup()
     setup.read(ROOT / "setup.cfg")
-    lines = setup["options"]["install_requires"].splitlines()
-    needed = {re.split(r"[<>=]", line)[0].lower() for line in lines if line and not line.startswith("#")}
+    lines = setup[section][name].splitlines()
+    return {re.split(r"[<>=;]", line)[0].lower() for line in lines if line and not line.startswith("#")}
+
+
+def imported(path):
+    """Return the top-level names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_what_the_package_imports_is_among_what_it_says_it_needs():
+    providers = packages_distributions()
+    needed = needs("options", "install_requires")
+    of_extras = set().union(*(needs("options.extras_require", extra) for extra in ("runtimes", "slides", "pacs")))
+    files = [path for path in (ROOT / "icmoe_monai").rglob("*.py") if "__pycache__" not in path.parts]
+    # monailabel is the server that a strategy runs inside
+    names = set().union(*(imported(path) for path in files)) - {"icmoe_monai", "monailabel"} - sys.stdlib_module_names
+    undeclared = {
+        name
+        for name in names
+        if not {one.lower().replace("_", "-") for one in providers.get(name, [name])} & (needed | of_extras)
+    }
+    assert not undeclared
+
+
+def test_the_zoo_installs_all_that_the_package_needs():
+    needed = needs("options", "install_requires")
     listed = {name.lower() for name in read("metadata.json")["required_packages_version"]}
     assert needed - {"torch", "monai", "numpy"} <= listed  # these three have keys of their own
 
