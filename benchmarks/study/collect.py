@@ -1,9 +1,10 @@
 """Collect a study's finished runs into the files that are committed: `runs.csv`, `DATASET_dice.csv`, `study.json`.
 
 `runs.csv` has a line for each run, `DATASET_dice.csv` a line for each test image and a column for each run and method:
-for every row `ROW/seed_K/voted`, for the row icmoe also `mean_vote`, each expert and `oracle`. Data sets, rows, seeds
-are in the study's order, whatever the order in which they were run. Runs that the files already hold, made on another
-machine, are kept as long as the study still asks for them; `study.json` records the study as it was collected.
+for every row `ROW/seed_K/voted`, for the row icmoe also `mean_vote`, each expert and `oracle`; and one for the image's
+group, such as its patient, where the data set has groups. Data sets, rows, seeds are in the study's order, whatever the
+order in which they were run. Runs that the files already hold, made on another machine, are kept as long as the study
+still asks for them; `study.json` records the study as it was collected.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarks.study.plan import Place, identity_of
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.utils.files import read_csv, write_csv, write_json
 
+GROUP = "group"  # of a test image, such as its patient; a column where the data set tells it
 METHODS = ("voted", "mean_vote", *EXPERTS, "oracle")
 _SCORES = {"dice": "dsc", "iou": "iou", "hd95_detected": "hd95_detected", "hd95_penalised": "hd95_penalised"}
 _NUMBERS = (
@@ -177,14 +179,16 @@ def _columns_of(path: Path, runs: Sequence[Run]) -> dict[str, dict[str, str]]:
     if not prefixes or not path.is_file():
         return {}
     return {
-        line["case"]: {name: value for name, value in line.items() if name == "case" or name.startswith(prefixes)}
+        line["case"]: {
+            name: value for name, value in line.items() if name in ("case", GROUP) or name.startswith(prefixes)
+        }
         for line in read_csv(path)
     }
 
 
 def _ordered(table: Sequence[Mapping[str, str]], study: Study) -> list[dict[str, str]]:
     columns = [f"{row}/seed_{seed}/{method}" for row in study.rows for seed in study.seeds for method in METHODS]
-    return [{name: line[name] for name in ("case", *columns) if name in line} for line in table]
+    return [{name: line[name] for name in ("case", GROUP, *columns) if name in line} for line in table]
 
 
 def _dice_of_cases(found: Sequence[Finished], before: Mapping[str, dict[str, str]]) -> list[dict[str, str]]:
@@ -195,5 +199,6 @@ def _dice_of_cases(found: Sequence[Finished], before: Mapping[str, dict[str, str
             if case["method"] in methods and case.get("class", "mean") == "mean":
                 column = f"{finished.run.row}/seed_{finished.run.seed}/{case['method']}"
                 line = table.setdefault(case["case"], {"case": case["case"]})
+                line |= {GROUP: case[GROUP]} if GROUP in case else {}
                 line[column] = f"{float(case['dsc']):.4f}"
     return [table[name] for name in sorted(table)]

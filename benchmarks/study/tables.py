@@ -14,18 +14,19 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.document import between_marks, table
-from benchmarks.study.collect import METHODS
+from benchmarks.study.collect import GROUP, METHODS
 from benchmarks.study.file import REFERENCE, ROOT
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.utils.files import read_csv, write_atomically
-from icmoe_monai.utils.statistics import bootstrap_interval
+from icmoe_monai.utils.statistics import bootstrap_interval, count_groups
 
 NUM_BOOTSTRAP = 5000
 _ROW_HEADS = (
@@ -46,11 +47,13 @@ class Results(NamedTuple):
         study: `study.json`.
         runs: The lines of `runs.csv`.
         dice: For each data set the Dice of every test image, (N,), by (row, seed, method).
+        groups: For each data set the group (patient) of every test image, or None where groups are not known.
     """
 
     study: dict[str, Any]
     runs: list[dict[str, str]]
     dice: dict[str, dict[tuple[str, int, str], np.ndarray]]
+    groups: dict[str, list[str] | None]
 
 
 def read_results(folder: Path) -> Results:
@@ -61,18 +64,19 @@ def read_results(folder: Path) -> Results:
     """
     study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     runs = read_csv(folder / "runs.csv") if (folder / "runs.csv").is_file() else []
-    dice = {}
+    dice, groups = {}, {}
     for dataset in study["datasets"]:
         path = folder / f"{dataset}_dice.csv"
         lines = read_csv(path) if path.is_file() else []
-        columns = [name for name in lines[0] if name != "case"] if lines else []
+        columns = [name for name in lines[0] if name not in ("case", GROUP)] if lines else []
         empty = [name for name in columns if any(line[name] == "" for line in lines)]
         if empty:
             raise InputError(
                 f"{path} lacks values of {empty[0]}: its seeds have other test images; give a splits.json."
             )
         dice[dataset] = {_column(name): np.array([float(line[name]) for line in lines]) for name in columns}
-    return Results(study, runs, dice)
+        groups[dataset] = [line[GROUP] for line in lines] if lines and GROUP in lines[0] else None
+    return Results(study, runs, dice, groups)
 
 
 def tables_of(results: Results) -> str:
@@ -81,14 +85,16 @@ def tables_of(results: Results) -> str:
     for dataset in results.study["datasets"]:
         columns = results.dice[dataset]
         if columns:
-            num_cases = len(next(iter(columns.values())))
-            parts.append(f"### {dataset}, {num_cases} test images\n\n" + table(_ROW_HEADS, _rows(results, dataset)))
+            parts.append(f"### {dataset}, {_images(results, dataset)}\n\n" + table(_ROW_HEADS, _rows(results, dataset)))
     experts = [line for dataset in results.study["datasets"] if (line := _experts(results, dataset))]
     if experts:
         parts.append(f"### The experts of {REFERENCE}\n\n" + table(_EXPERT_HEADS, experts))
     pooled = _pooled(results)
     if pooled:
-        text = "Means over the data sets, each of which counts alike; images are drawn with replacement within each."
+        text = (
+            "Means over the data sets, each of which counts alike; images, or groups of them, are drawn with "
+            "replacement within each."
+        )
         parts.append(f"### All data sets\n\n{text}\n\n{table(_POOLED_HEADS, pooled)}")
     return "\n\n".join(parts)
 
@@ -105,33 +111,39 @@ def seeds_of(columns: Mapping[tuple[str, int, str], np.ndarray], row: str) -> li
     return [seed for name, seed, method in columns if name == row and method == "voted"]
 
 
-def interval(statistic: Callable[..., Any], *columns: np.ndarray) -> tuple[float, float]:
+def interval(
+    statistic: Callable[..., Any], *columns: np.ndarray, groups: Sequence[str] | None = None
+) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of a statistic of columns' means.
 
-    A sample draws the same images from all columns.
+    A sample draws the same images from all columns, or where groups are known, the same groups.
 
     Args:
         statistic: Maps the columns' means in every sample to the statistic's value in that sample.
         columns: Dice of every image, (N,) each.
+        groups: The group of every image, or None.
     """
 
-    def of_columns(*drawn: np.ndarray, axis: int) -> Any:
+    def of_columns(*drawn: np.ndarray, axis: int = 0) -> Any:
         return statistic(*(column.mean(axis=axis) for column in drawn))
 
-    ends = bootstrap_interval(of_columns, *columns, num_samples=NUM_BOOTSTRAP)
+    ends = bootstrap_interval(of_columns, *columns, num_samples=NUM_BOOTSTRAP, groups=groups)
     if ends is None:
-        raise ValueError("An interval needs at least two images, got one.")
+        raise ValueError("An interval needs at least two images, and two groups, got one.")
     return ends[0], ends[1]
 
 
-def pooled_interval(differences: Sequence[np.ndarray]) -> tuple[float, float]:
+def pooled_interval(
+    differences: Sequence[np.ndarray], groups: Sequence[Sequence[str] | None] | None = None
+) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean over data sets of each set's mean over images.
 
     Args:
         differences: For each data set a value of every image, (N,).
+        groups: For each data set the group of every image, whole ones of which are drawn, or None.
     """
     rng = np.random.default_rng(0)
-    means = [each[rng.integers(0, len(each), (NUM_BOOTSTRAP, len(each)))].mean(axis=1) for each in differences]
+    means = [_drawn_means(each, known, rng) for each, known in zip(differences, groups or repeat(None))]  # noqa: B905
     low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
     return float(low), float(high)
 
@@ -169,6 +181,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _drawn_means(values: np.ndarray, groups: Sequence[str] | None, rng: np.random.Generator) -> np.ndarray:
+    """Return the mean over images in every bootstrap sample of one data set, (NUM_BOOTSTRAP,)."""
+    group_of_image = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sums, sizes = np.bincount(group_of_image, weights=values), np.bincount(group_of_image)
+    drawn = rng.integers(0, len(sums), (NUM_BOOTSTRAP, len(sums)))
+    means: np.ndarray = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    return means
+
+
+def _images(results: Results, dataset: str) -> str:
+    num_images = len(next(iter(results.dice[dataset].values())))
+    num_groups = count_groups(results.groups[dataset] or ())
+    return f"{num_images} test images" + (f" of {num_groups} groups" if num_groups else "")
+
+
 def _rows(results: Results, dataset: str) -> list[list[str]]:
     columns = results.dice[dataset]
     lines = []
@@ -182,7 +209,7 @@ def _rows(results: Results, dataset: str) -> list[list[str]]:
         if shared and row != REFERENCE:
             ours = mean_over_seeds(columns, REFERENCE, "voted", ours_of)
             others = mean_over_seeds(columns, row, "voted", shared)
-            difference = _with_interval(lambda other, our: other - our, others, ours)
+            difference = _with_interval(lambda other, our: other - our, others, ours, groups=results.groups[dataset])
         spread = f"{np.std(means, ddof=1):.3f}" if len(means) > 1 else "-"
         runs = [run for run in results.runs if (run["dataset"], run["row"]) == (dataset, row)]
         lines.append([row, f"{np.mean(means):.3f}", spread, difference, str(len(seeds)), *_costs(runs)])
@@ -220,13 +247,13 @@ def _experts(results: Results, dataset: str) -> list[str]:
     dice = {method: mean_over_seeds(columns, REFERENCE, method, seeds) for method in METHODS}
     runs = [run for run in results.runs if (run["dataset"], run["row"]) == (dataset, REFERENCE)]
     loads = [statistics.mean(float(run[f"load_{name}"]) for run in runs) for name in EXPERTS]
-    experts = [dice[name] for name in EXPERTS]
+    experts, groups = [dice[name] for name in EXPERTS], results.groups[dataset]
     return [
         dataset,
         *(f"{column.mean():.3f}" for column in dice.values()),
         " / ".join(f"{load:.2f}" for load in loads),
-        _with_interval(lambda voted, *others: voted - np.max(others, axis=0), dice["voted"], *experts),
-        _with_interval(lambda voted, mean: voted - mean, dice["voted"], dice["mean_vote"]),
+        _with_interval(lambda voted, *others: voted - np.max(others, axis=0), dice["voted"], *experts, groups=groups),
+        _with_interval(lambda voted, mean: voted - mean, dice["voted"], dice["mean_vote"], groups=groups),
         str(len(seeds)),
     ]
 
@@ -238,15 +265,16 @@ def _pooled(results: Results) -> list[list[str]]:
              if method not in ("voted", "oracle")]  # fmt: skip
     lines = []
     for name, row, method in [*rows, *parts]:
-        differences, seeds = [], set()
+        differences, groups, seeds = [], [], set()
         for dataset, columns in results.dice.items():
             ours, shared = _compared(results, dataset, row)
             if shared:
                 voted = mean_over_seeds(columns, REFERENCE, "voted", ours)
                 differences.append(voted - mean_over_seeds(columns, row, method, shared))
+                groups.append(results.groups[dataset])
                 seeds.update(ours)
         if len(differences) > 1:
-            low, high = pooled_interval(differences)
+            low, high = pooled_interval(differences, groups)
             mean = np.mean([each.mean() for each in differences])
             lines.append([name, f"{mean:+.4f} ({low:+.4f} to {high:+.4f})", str(len(differences)), str(len(seeds))])
     return lines
@@ -272,16 +300,17 @@ def _caption(results: Results) -> str:
             f"{''.join(own)}. Trunk: {_distinct(run['trunk'] for run in runs if run['trunk']) or 'none'}. Commit: "
             f"{_distinct(run['commit'] for run in runs)}. Made on {machines}; {versions}.",
             "",
-            "Dice: mean of the test images, then of the seeds. Intervals: images drawn with replacement, each with its "
-            "mean over the seeds that both have; how far other seeds would lie apart they do not say. *Trained*: "
-            "parameters with a gradient. *Step*, *inference*: of the median training step, and of the median image. "
-            "*Peak*: memory of the training process, on a GPU what it had allocated there.",
+            "Dice: mean of the test images, then of the seeds. Intervals: images, or whole groups of them (patients) "
+            "where these are known, drawn with replacement, each image with its mean over the seeds that both have; "
+            "how far other seeds would lie apart they do not say. *Trained*: parameters with a gradient. *Step*, "
+            "*inference*: of the median training step, and of the median image. *Peak*: memory of the training "
+            "process, on a GPU what it had allocated there.",
         ]
     )
 
 
-def _with_interval(statistic: Callable[..., Any], *columns: np.ndarray) -> str:
-    low, high = interval(statistic, *columns)
+def _with_interval(statistic: Callable[..., Any], *columns: np.ndarray, groups: Sequence[str] | None) -> str:
+    low, high = interval(statistic, *columns, groups=groups)
     return f"{float(statistic(*(column.mean() for column in columns))):+.3f} ({low:+.3f} to {high:+.3f})"
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.command import names_in, sigterm_as_ctrl_c, tell
 from benchmarks.study.file import ROOT, Study, read_study, select
 from benchmarks.study.run import Execute
-from benchmarks.suggest.experiment import BEGIN, ORDER, STRATEGIES, Part, dice_of, make
+from benchmarks.suggest.experiment import BEGIN, ORDER, STRATEGIES, Part, dice_of, groups_of, make
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils.children import Children, run_side_by_side
 from icmoe_monai.utils.files import write_json
@@ -64,12 +64,14 @@ def collect(study: Study, options: argparse.Namespace) -> None:
     for dataset, settings in study.datasets.items():
         dice: dict[str, dict[str, list[float]]] = {}
         names: list[str] = []
+        groups: dict[str, str] = {}
         for seed in study.seeds:
             part = _part(study, options, dataset, seed)
             for strategy in (BEGIN, *STRATEGIES):
                 if part.is_finished(strategy):
                     found = dice_of(part, strategy)
                     names = names or sorted(found)
+                    groups = groups or groups_of(part, strategy)
                     dice.setdefault(strategy, {})[str(seed)] = [round(found[name], 6) for name in names]
         if dice:
             content = {
@@ -78,6 +80,7 @@ def collect(study: Study, options: argparse.Namespace) -> None:
                 "num_added": options.added,
                 "settings": study.settings | settings,
                 "cases": names,
+                "groups": [groups[name] for name in names] if groups else None,
                 "dice": dice,
             }
             write_json(options.results_dir / f"suggest_{dataset}.json", content)

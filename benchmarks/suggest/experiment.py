@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.study.collect import GROUP
 from benchmarks.study.file import REFERENCE, Run, Study
 from benchmarks.study.plan import Place, environment_of, state_of
 from benchmarks.study.run import Execute, RunFailedError, last_line, make_run
@@ -104,8 +105,17 @@ def make(part: Part, strategy: str, execute: Execute) -> None:
 
 def dice_of(part: Part, name: str) -> dict[str, float]:
     """Return the Dice score of every test image by its name, of a run that is finished."""
+    return {row["case"]: float(row["dsc"]) for row in _voted(part, name)}
+
+
+def groups_of(part: Part, name: str) -> dict[str, str]:
+    """Return the group of every test image by its name, of a run that is finished; nothing where none is known."""
+    return {row["case"]: row[GROUP] for row in _voted(part, name) if GROUP in row}
+
+
+def _voted(part: Part, name: str) -> list[dict[str, str]]:
     rows = read_csv(part.folder(name) / "evaluation" / "cases.csv")
-    return {row["case"]: float(row["dsc"]) for row in rows if row["method"] == "voted"}
+    return [row for row in rows if row["method"] == "voted"]
 
 
 def _train(part: Part, name: str, execute: Execute) -> None:

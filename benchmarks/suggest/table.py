@@ -80,11 +80,12 @@ def _columns(one: Mapping[str, Any], other: str) -> list[np.ndarray]:
 
 
 def _pooled(sets: Sequence[Mapping[str, Any]], other: str) -> tuple[float, tuple[float, float]] | None:
-    both = [_columns(one, other) for one in sets if _shared(one, other)]
-    if not both:
+    compared = [one for one in sets if _shared(one, other)]
+    if not compared:
         return None
-    differences = [ours - others for ours, others in both]
-    return float(np.mean([each.mean() for each in differences])), pooled_interval(differences)
+    differences = [ours - others for ours, others in (_columns(one, other) for one in compared)]
+    groups = [one.get("groups") for one in compared]
+    return float(np.mean([each.mean() for each in differences])), pooled_interval(differences, groups)
 
 
 def _difference(sets: Sequence[Mapping[str, Any]], other: str) -> list[str] | None:
@@ -97,7 +98,9 @@ def _difference(sets: Sequence[Mapping[str, Any]], other: str) -> list[str] | No
             cells.append("-")
             continue
         ours, others = _columns(one, other)
-        cells.append(_told(ours.mean() - others.mean(), interval(lambda a, b: a - b, ours, others)))
+        cells.append(
+            _told(ours.mean() - others.mean(), interval(lambda a, b: a - b, ours, others, groups=one.get("groups")))
+        )
     num_seeds = sorted({len(seeds) for one in sets if (seeds := _shared(one, other))})
     return [other, *cells, _told(*pooled), " or ".join(map(str, num_seeds))]
 

@@ -26,7 +26,7 @@ from benchmarks.study.run import last_line
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils import children
-from icmoe_monai.utils.files import read_csv, write_json
+from icmoe_monai.utils.files import read_csv, write_csv, write_json
 from icmoe_monai.weights.tensor_files import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -469,6 +469,20 @@ def test_the_dice_of_every_case_stands_in_a_column_of_its_run(bench):
     ours = [f"icmoe/seed_{seed}/{method}" for seed in (0, 1) for method in METHODS]
     assert list(lines[0]) == ["case", *ours, "unet/seed_0/voted", "unet/seed_1/voted"]
     assert lines[0]["unet/seed_1/voted"] == "1.2500"
+
+
+def test_the_group_of_every_case_is_kept_whichever_run_tells_it(bench):
+    bench.main("--rows", "icmoe", "--seeds", "0", "--datasets", "first")  # made before the data set had groups
+    bench.main("--rows", "unet", "--seeds", "0", "--datasets", "first")
+    (cases,) = (bench.runs / "tiny" / "first" / "unet").rglob("cases.csv")
+    write_csv(cases, [{"case": line["case"], "group": f"of {line['case']}", **line} for line in read_csv(cases)])
+    bench.main("--collect_only")
+    lines = read_csv(bench.results / "tiny" / "first_dice.csv")
+    assert list(lines[0])[:3] == ["case", "group", "icmoe/seed_0/voted"]
+    assert [line["group"] for line in lines] == ["of a", "of b"]
+    shutil.rmtree(bench.runs / "tiny")  # as on another machine
+    bench.main("--collect_only")
+    assert read_csv(bench.results / "tiny" / "first_dice.csv") == lines
 
 
 def test_collecting_leaves_out_what_other_settings_gave(bench):

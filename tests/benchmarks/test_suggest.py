@@ -15,7 +15,7 @@ from benchmarks.suggest import table
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.suggestion.suggestion import ORDERS
-from icmoe_monai.utils.files import write_json
+from icmoe_monai.utils.files import read_csv, write_csv, write_json
 
 START, ADDED = 5, 3
 STUDY = {
@@ -71,6 +71,9 @@ class Bench:
         names = json.loads((dataset / "splits.json").read_text())["test"]
         rows = [f"{name},voted,{0.5 + better + 0.01 * place}" for place, name in enumerate(sorted(names))]
         (output / "cases.csv").write_text("\n".join(["case,method,dsc", *rows]) + "\n")
+        if dataset.parents[2].name == "first":  # whose images are of one patient in twos
+            lines = read_csv(output / "cases.csv")
+            write_csv(output / "cases.csv", [line | {"group": i // 2} for i, line in enumerate(lines)])
 
     def icmoe(self, words: list[str]) -> None:
         if words[3] == "suggest":
@@ -157,6 +160,21 @@ def test_the_tables_tell_means_differences_and_what_they_show(bench):
     assert "| random | +0.100 (+0.100 to +0.100) | +0.100 (+0.100 to +0.100) | +0.100 (+0.100 to +0.100) | 2 |" in text
     assert "**`suggest` beats chance**" in text
     assert "nan" not in text
+
+
+def test_groups_are_kept_and_their_intervals_are_of_groups(bench, tmp_path):
+    assert bench.main("--strategies", "suggest", "--seeds", "0") == 0
+    assert bench.results("first")["groups"] == [str(i // 2) for i in range(len(bench.results("first")["cases"]))]
+    assert bench.results("second")["groups"] is None
+    ours = {"suggest": {"0": [0.5, 0.5, 0.9, 0.9]}, "random": {"0": [0.5, 0.5, 0.5, 0.5]}}
+    one = {"dataset": "one", "cases": list("abcd"), "dice": ours}
+    folder = tmp_path / "two"
+    folder.mkdir()
+    write_json(folder / "suggest_one.json", one)
+    assert "| random | +0.200 (+0.000 to +0.400) | +0.200 (+0.000 to +0.400) | 1 |" in table.tables(folder)
+    alike = one | {"groups": ["1", "2", "1", "2"]}  # each patient gains 0.2
+    write_json(folder / "suggest_one.json", alike)
+    assert "| random | +0.200 (+0.200 to +0.200) | +0.200 (+0.200 to +0.200) | 1 |" in table.tables(folder)
 
 
 @pytest.mark.parametrize(

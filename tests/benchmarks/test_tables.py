@@ -74,6 +74,42 @@ def test_cases_are_drawn_together():
     assert tables.interval(lambda a, b: a - b, first, first - 0.25) == pytest.approx((0.25, 0.25))
 
 
+def test_whole_groups_are_drawn_where_they_are_known():
+    groups = [f"patient {i % 4}" for i in range(200)]
+    between = np.array([0.0, 0.1, 0.2, 0.3] * 50)  # images of one patient are the same
+    alone = tables.interval(lambda a: a, between)
+    together = tables.interval(lambda a: a, between, groups=groups)
+    by_scipy = bootstrap(
+        (between[:4],), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval  # the mean of as many patients as there are
+    assert together == pytest.approx((by_scipy.low, by_scipy.high), abs=0.013)
+    assert together[1] - together[0] > 5 * (alone[1] - alone[0])
+    assert tables.pooled_interval([between], [groups]) == pytest.approx(together, abs=0.013)
+    assert tables.pooled_interval([between]) == pytest.approx(alone, abs=0.003)
+
+
+def test_groups_of_unequal_size_count_by_their_images():
+    values, groups = np.array([1.0, 1.0, 1.0, 0.0]), ["many", "many", "many", "one"]
+    low, high = tables.pooled_interval([values], [groups])
+    assert (low, high) == (0.0, 1.0)
+    drawn = {0.0, 0.75, 1.0}  # one twice, each once, many twice
+    means = tables._drawn_means(values, groups, np.random.default_rng(0))
+    assert set(means) == drawn
+
+
+def test_a_studys_groups_are_read_and_told(tmp_path):
+    put_study(tmp_path)
+    path = tmp_path / "tiny" / "set_dice.csv"
+    alone = numbers(line_of(tables.tables_of(tables.read_results(path.parent)), "unet")[3])
+    lines = [{"case": line["case"], "group": f"p{i // 10}", **line} for i, line in enumerate(read_csv(path))]
+    write_csv(path, lines)
+    text = tables.tables_of(tables.read_results(path.parent))
+    assert "### set, 40 test images of 4 groups" in text
+    told = numbers(line_of(text, "unet")[3])
+    assert told[0] == alone[0]
+    assert told[1:] != alone[1:]
+
+
 def test_a_rows_numbers_are_those_of_its_columns(tmp_path):
     columns = put_study(tmp_path)
     text = tables.tables_of(tables.read_results(tmp_path / "tiny"))
