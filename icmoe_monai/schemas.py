@@ -17,6 +17,7 @@ from icmoe_monai.inference.anonymity import MIN_SALT
 from icmoe_monai.inference.segmentations import DICOM_SEG
 from icmoe_monai.inferers.runtimes import RUNTIMES
 from icmoe_monai.inferers.views import TTA
+from icmoe_monai.networks.decoder import DECODERS
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.networks.pyramid import SIZES, STRIDES
 from icmoe_monai.networks.sam import BACKBONES, PATCH_SIZE
@@ -102,7 +103,7 @@ SCHEMAS: dict[str, Schema] = {
     "backbone": _or_none(_one_of(BACKBONES)),
     "own_from": _by_expert(STRIDES[1:]),
     "own_network": _by_expert(SIZES),
-    "finest_stride": _one_of((1, 2)),
+    "decoder": _one_of(DECODERS),
     "deference": _WEIGHT,
     "pretrained": _or_none(_NAME_OR_PATH),
     "pyramid": _or_none(_PATH),

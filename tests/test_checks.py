@@ -57,7 +57,7 @@ WRONG: dict[str, list[Any]] = {
     "experts": ["basic", [], ["basic", "basic"], ["expert"], 3, None],
     "expert_depth": [0, -1, 1.5, "2", 33, None],
     "voting": ["median", 1, None, ["mean"]],
-    "finest_stride": [0, 3, "1", 1.5, True, None],
+    "decoder": ["heavy", "", "Full", 1, True, None, ["full"]],
     "best_expert": [-1, 3, "basic", 0.5, None],
     "recipe": ["other", None, 1],
     "num_folds": [0, 21, 1.5, "2", None],

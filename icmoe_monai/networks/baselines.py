@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.blueprint import recorded
-from icmoe_monai.networks.decoder import ExpertDecoder
+from icmoe_monai.networks.decoder import ExpertDecoder, decoder_size
 from icmoe_monai.networks.folds import FoldEnsemble
-from icmoe_monai.networks.icmoe import DECODER_WIDTH, ICMoE, ICMoEOutput, unwrapped
+from icmoe_monai.networks.icmoe import ICMoE, ICMoEOutput, unwrapped
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.voting import PixelVoting, to_logits, to_probabilities
 from icmoe_monai.utils.precision import at_least_float32
@@ -208,22 +208,24 @@ class PyramidUNet(nn.Module):
     Args:
         detail: The pyramid.
         out_channels: K.
-        finest_stride: Stride of the decoder's last features, 1 or 2.
+        decoder: Size of the decoder, one of `icmoe_monai.networks.decoder.DECODERS`.
+
+    Raises:
+        InputError: If there is no such decoder.
 
     Example:
         >>> PyramidUNet(detail=ImagePyramid(), out_channels=1)(torch.zeros(2, 3, 32, 48)).shape
         torch.Size([2, 1, 32, 48])
     """
 
-    def __init__(self, *, detail: ImagePyramid, out_channels: int, finest_stride: int = 2) -> None:
+    def __init__(self, *, detail: ImagePyramid, out_channels: int, decoder: str = "light") -> None:
         super().__init__()
         self.detail = detail
         self.decoder = ExpertDecoder(
             in_channels=0,
             out_channels=out_channels,
-            width=DECODER_WIDTH,
+            size=decoder_size(decoder),
             level_channels=detail.channels,
-            finest_stride=finest_stride,
         )
 
     def forward(self, image: Tensor) -> Tensor:

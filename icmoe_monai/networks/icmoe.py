@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.blueprint import recorded
-from icmoe_monai.networks.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
+from icmoe_monai.networks.decoder import DecoderSize, DetailStem, ExpertDecoder, NoDetail, PyramidContext, decoder_size
 from icmoe_monai.networks.experts import AdaptiveExpert, ExpertCommunication, SemanticExpert
 from icmoe_monai.networks.pyramid import ImagePyramid, OwnNetwork, OwnStages, SharedLevels
 from icmoe_monai.networks.sam import BACKBONES, PATCH_SIZE, build_sam_encoder
@@ -23,7 +23,6 @@ from icmoe_monai.networks.voting import PixelVoting, VoteGate, to_probabilities
 from icmoe_monai.utils.precision import at_least_float32
 
 EXPERTS = ("basic", "semantic", "adaptive")
-DECODER_WIDTH = 32  # channels of every decoder at stride 4
 
 
 class ICMoEOutput(NamedTuple):
@@ -61,7 +60,7 @@ class ICMoE(nn.Module):
         own_from: Stride from which an expert has trained copies of the pyramid's stages, by the expert's name.
         own_network: Size of a trained image pyramid that an expert has to itself, in place of `detail`, one of
             `icmoe_monai.networks.pyramid.SIZES`, by the expert's name.
-        finest_stride: Stride of the decoders' last features, 1 or 2.
+        decoder: Size of the experts' decoders, one of `icmoe_monai.networks.decoder.DECODERS`.
         hear_vote: Let the fused mask's gradient reach the experts, so that one may leave to the others what they do
             better; otherwise each learns from its own loss alone, and the vote from what they say.
         voting: One of `icmoe_monai.networks.voting.STRATEGIES`.
@@ -95,7 +94,7 @@ class ICMoE(nn.Module):
         detail: ImagePyramid | DetailStem | NoDetail | None = None,
         own_from: Mapping[str, int] | None = None,
         own_network: Mapping[str, str] | None = None,
-        finest_stride: int = 2,
+        decoder: str = "light",
         hear_vote: bool = True,
         voting: str = "adaptive",
         best_expert: int = 0,
@@ -105,6 +104,7 @@ class ICMoE(nn.Module):
     ) -> None:
         super().__init__()
         _check(experts, out_channels)
+        size = decoder_size(decoder)
         self.out_channels = out_channels
         self.expert_names = [name for name in EXPERTS if name in experts]
         self.has_basic = "basic" in self.expert_names
@@ -115,9 +115,9 @@ class ICMoE(nn.Module):
             channels, self.split = 0, 0
         else:
             self.encoder = build_sam_encoder(backbone)
-            size = BACKBONES[backbone]
-            channels, self.split = size["neck_channels"], _split(size["depth"], expert_depth)
-            shape = {"num_blocks": expert_depth, "width": size["width"], "rank": rank}
+            vit = BACKBONES[backbone]
+            channels, self.split = vit["neck_channels"], _split(vit["depth"], expert_depth)
+            shape = {"num_blocks": expert_depth, "width": vit["width"], "rank": rank}
             if "semantic" in self.expert_names:
                 adapted["semantic"] = SemanticExpert(**shape)
             if "adaptive" in self.expert_names:
@@ -134,14 +134,14 @@ class ICMoE(nn.Module):
         self.needs_image = any(isinstance(view, OwnNetwork) for view in views.values())
         self.decoders = nn.ModuleDict(
             {
-                name: _build_decoder(name, channels, out_channels, views[name].channels, finest_stride)
+                name: _build_decoder(name, channels, out_channels, views[name].channels, size)
                 for name in self.expert_names
             }
         )
         self.embedding_channels = embedding_channels
-        self.embed = nn.Conv2d(DECODER_WIDTH, embedding_channels, 1) if "semantic" in self.expert_names else None
+        self.embed = nn.Conv2d(size.width, embedding_channels, 1) if "semantic" in self.expert_names else None
         num_experts = len(self.expert_names)
-        self.gate = VoteGate(num_experts=num_experts, channels=DECODER_WIDTH)
+        self.gate = VoteGate(num_experts=num_experts, channels=size.width)
         gamma = [float(deference) if name == "basic" else 0.0 for name in self.expert_names]
         self.voting = PixelVoting(num_experts=num_experts, strategy=voting, best_expert=best_expert, deference=gamma)
         self.encoder.requires_grad_(train_trunk)
@@ -326,15 +326,14 @@ def _build_views(
 
 
 def _build_decoder(
-    name: str, channels: int, out_channels: int, seen: tuple[int, int, int, int], finest_stride: int
+    name: str, channels: int, out_channels: int, seen: tuple[int, int, int, int], size: DecoderSize
 ) -> ExpertDecoder:
     return ExpertDecoder(
         in_channels=channels,
         out_channels=out_channels,
-        width=DECODER_WIDTH,
+        size=size,
         level_channels=seen,
-        context=PyramidContext(channels=channels or 4 * DECODER_WIDTH) if name == "semantic" else None,
-        finest_stride=finest_stride,
+        context=PyramidContext(channels=channels or 4 * size.width) if name == "semantic" else None,
     )
 
 

@@ -47,7 +47,7 @@ SETTINGS = {
     "backbone": False,
     "own_from": False,
     "own_network": False,
-    "finest_stride": False,
+    "decoder": False,
     "deference": False,
     "out_channels": False,
     "image_size": False,
@@ -59,7 +59,7 @@ SETTINGS = {
     "amp": True,
 }
 # what a file was trained with whose recipe does not tell it, or that has none (until 0.8.0): the default is another now
-EARLIER = {"backbone": "vit_t", "own_network": None, "finest_stride": 2, "deference": 0.0, "tta": "none"}
+EARLIER = {"backbone": "vit_t", "own_network": None, "decoder": "light", "deference": 0.0, "tta": "none"}
 _SHIPPED_ENCODER = "sam_vit_t_medical.safetensors"  # the one of a size that has no official weights
 # arguments of a network that its use decides, beside the settings above, which have their own check
 _OF_USE = ("train_trunk",)

@@ -17,7 +17,7 @@ from icmoe_monai.transforms.votes import SplitVotesd
 
 SETTINGS: dict[str, Any] = {
     "voting": "adaptive", "best_expert": 0, "experts": ("a", "b"), "expert_depth": 2, "backbone": "vit_t",
-    "own_from": None, "own_network": None, "finest_stride": 2, "deference": 0.0,
+    "own_from": None, "own_network": None, "decoder": "light", "deference": 0.0,
     "out_channels": 1, "image_size": 64, "longest_side": 64, "overlap": 0.5, "tta": "none", "pixel_mean": [1.0],
     "pixel_std": [2.0], "amp": False,
 }  # fmt: skip

@@ -5,20 +5,19 @@ import torch
 from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError
-from icmoe_monai.networks.decoder import DetailStem, ExpertDecoder, NoDetail, PyramidContext
+from icmoe_monai.networks.decoder import DECODERS, DetailStem, ExpertDecoder, NoDetail, PyramidContext, decoder_size
 
 LEVELS = (2, 4, 8, 16)
 CHANNELS = (4, 8, 5, 7)  # of an image's levels, at these strides
 
 
-def build(kind: str, out_channels: int = 1, finest_stride: int = 2) -> ExpertDecoder:
+def build(kind: str, out_channels: int = 1, size: str = "light") -> ExpertDecoder:
     return ExpertDecoder(
         in_channels=12,
         out_channels=out_channels,
-        width=16,
+        size=decoder_size(size)._replace(width=16),
         level_channels={"levels": CHANNELS, "stem": DetailStem.channels}.get(kind, NoDetail.channels),
         context=PyramidContext(channels=12) if kind == "context" else None,
-        finest_stride=finest_stride,
     )
 
 
@@ -31,19 +30,19 @@ def levels_of(kind: str, image: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("kind", ["plain", "context", "stem", "levels"])
 @pytest.mark.parametrize("out_channels", [1, 3])
-@pytest.mark.parametrize("finest_stride", [1, 2])
-def test_shapes_on_a_grid_that_is_not_square(kind: str, out_channels: int, finest_stride: int) -> None:
-    decoder = build(kind, out_channels, finest_stride)
+@pytest.mark.parametrize("size", DECODERS)
+def test_shapes_on_a_grid_that_is_not_square(kind: str, out_channels: int, size: str) -> None:
+    decoder = build(kind, out_channels, size)
     at4, logits = decoder(torch.randn(2, 12, 3, 5), levels_of(kind, torch.randn(2, 3, 48, 80)))
     assert at4.shape == (2, 16, 12, 20)
     assert logits.shape == (2, out_channels, 48, 80)
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize(("finest_stride", "is_drawn"), [(1, True), (2, False)])
-def test_at_stride_1_a_decoder_can_draw_what_two_pixels_blur(finest_stride: int, is_drawn: bool) -> None:
+@pytest.mark.parametrize(("size", "is_drawn"), [("full", True), ("light", False)])
+def test_a_full_decoder_can_draw_what_two_pixels_blur(size: str, is_drawn: bool) -> None:
     torch.manual_seed(0)
-    decoder, checks = build("plain", finest_stride=finest_stride), torch.zeros(1, 1, 32, 32)
+    decoder, checks = build("plain", size=size), torch.zeros(1, 1, 32, 32)
     checks[..., ::2, ::2] = checks[..., 1::2, 1::2] = 1  # alternates from pixel to pixel
     features, optimizer = torch.randn(1, 12, 2, 2), torch.optim.Adam(decoder.parameters(), lr=0.02)
     for _ in range(60):
@@ -54,10 +53,19 @@ def test_at_stride_1_a_decoder_can_draw_what_two_pixels_blur(finest_stride: int,
     assert (loss.item() < 0.65) == is_drawn  # log 2 is that of one half everywhere
 
 
-@pytest.mark.parametrize("stride", [0, 3, 4])
-def test_another_finest_stride_is_one_sentence(stride: int) -> None:
-    with pytest.raises(InputError, match=f"finest_stride must be 1 or 2, got {stride}"):
-        build("plain", finest_stride=stride)
+def test_another_decoder_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="decoder must be one of light, full, got 'heavy'"):
+        build("plain", size="heavy")
+
+
+def test_a_full_decoder_is_of_twice_the_width_with_two_convolutions_at_each_stride() -> None:
+    def convolutions(size: str) -> list[tuple[int, int]]:
+        decoder = ExpertDecoder(in_channels=12, out_channels=1, size=decoder_size(size))
+        named = ((name, part) for name, part in decoder.named_modules() if isinstance(part, nn.Conv2d))
+        return [part.weight.shape[:2] for name, part in named if name.startswith(("fuse8", "fuse4", "fuse2", "fuse1."))]
+
+    assert convolutions("light") == [(64, 64), (32, 32), (16, 16)]
+    assert convolutions("full") == [(128, 128)] * 2 + [(64, 64)] * 2 + [(32, 32)] * 2 + [(16, 16)] * 2
 
 
 def test_detail_stem_keeps_what_a_patch_embedding_averages() -> None:

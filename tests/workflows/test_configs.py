@@ -77,7 +77,7 @@ def test_network_and_normalisation_are_the_same_in_training_and_inference():
             "backbone",
             "own_from",
             "own_network",
-            "finest_stride",
+            "decoder",
             "deference",
             "out_channels",
             "longest_side",
