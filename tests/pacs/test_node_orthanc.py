@@ -56,6 +56,16 @@ def running_node(folder: Path, config: Path, port: int) -> Iterator[None]:
     assert process.exitcode == 0
 
 
+def add(archive: Orthanc, image: Dataset, folder: Path) -> None:
+    image.save_as(folder / "image.dcm", enforce_file_format=True)
+    archive.add(folder / "image.dcm")
+
+
+def study_of(study: dict[str, Any]) -> str:
+    """Return the UID of a study, of which Orthanc tells."""
+    return str(study["MainDicomTags"]["StudyInstanceUID"])
+
+
 def slices(num: int) -> list[Dataset]:
     study, series, frame = (generate_uid() for _ in range(3))
     found = []
@@ -93,8 +103,7 @@ def test_a_stable_study_is_routed_and_its_result_returns_once(peer: str, tmp_pat
         with running_node(tmp_path / "node", config, port):
             images = slices(3)
             for image in images:
-                image.save_as(tmp_path / "image.dcm", enforce_file_format=True)
-                archive.add(tmp_path / "image.dcm")
+                add(archive, image, tmp_path)
             wait_until(lambda: len(results(archive)) == 1, 120)
             sent = archive.ask("/statistics")["CountInstances"]
             of_images = [one for one in archive.ask("/series?expand") if one["MainDicomTags"]["Modality"] == "CT"]
@@ -110,3 +119,24 @@ def test_a_stable_study_is_routed_and_its_result_returns_once(peer: str, tmp_pat
             assert result[keyword].value == images[0][keyword].value, keyword
         assert len(archive.ask("/studies")) == len(archive.ask("/patients")) == 1
         assert result.NumberOfFrames == 3
+
+
+def test_a_study_that_found_no_node_is_sent_once_it_runs(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    script, log = tmp_path / "route.lua", tmp_path / "orthanc" / "log.txt"
+    script.write_text(routing())
+    modalities: dict[str, Any] = {"icmoe": [NODE, "127.0.0.1", port]}
+    with running_orthanc(tmp_path / "orthanc", DicomModalities=modalities, LuaScripts=[str(script)]) as archive:
+        missed, deleted, later = (image_of(generate_uid(), number) for number in (1, 2, 3))
+        for number, image in enumerate((missed, deleted), 1):
+            add(archive, image, tmp_path)
+            wait_until(lambda number=number: log.read_text().count("URI: /modalities/icmoe/store") == number, 60)
+        (gone,) = (one for one in archive.ask("/studies?expand") if study_of(one) == deleted.StudyInstanceUID)
+        archive.ask(f"/studies/{gone['ID']}", method="DELETE")
+        callers = [{"ae": archive.ae_title, "address": "127.0.0.1"}]
+        peers = {"dicom": {"ae": archive.ae_title, "host": "127.0.0.1", "port": archive.port}}
+        given: dict[str, Any] = {"callers": callers, "peers": peers, "to": ["dicom"], "quiet_seconds": 2}
+        with running_node(tmp_path / "node", write_config(tmp_path / "node.yaml", port=port, store=1, **given), port):
+            add(archive, later, tmp_path)
+            wait_until(lambda: len(results(archive)) == 2, 120)
+        assert {one.StudyInstanceUID for one in results(archive)} == {missed.StudyInstanceUID, later.StudyInstanceUID}

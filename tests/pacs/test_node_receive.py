@@ -256,6 +256,23 @@ def test_every_transfer_syntax_that_is_read_is_taken(name: str, running: Running
     assert dcmread(path).file_meta.TransferSyntaxUID == image.file_meta.TransferSyntaxUID
 
 
+RETIRED = {
+    "ultrasound": "1.2.840.10008.5.1.4.1.1.6",
+    "ultrasound clip": "1.2.840.10008.5.1.4.1.1.3",
+    "nuclear medicine": "1.2.840.10008.5.1.4.1.1.5",
+    "visible light": "1.2.840.10008.5.1.4.1.1.77.1",
+}
+
+
+@pytest.mark.parametrize("storage_class", RETIRED.values(), ids=RETIRED)
+def test_images_of_retired_storage_classes_are_taken(storage_class: str, running: Running) -> None:
+    (image,) = new_study()
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = storage_class
+    assert send([image], running.port) == [0]
+    (path,) = running.received()
+    assert storage_class == dcmread(path).SOPClassUID
+
+
 def test_a_node_that_stops_takes_nothing_new(running: Running) -> None:
     begun, go_on = threading.Event(), threading.Event()
     work = running.node._predict_folder

@@ -1,4 +1,4 @@
-"""From a slide's file to outlines, by the command that a user gives: Aperio's SVS, a DICOM whole slide, an OME-TIFF."""
+"""From a slide's file to outlines, by the command that a user gives: of scanners, in DICOM, and an OME-TIFF."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import tifffile
 from dicom_seg import errors_of
+from scanner_files import SAVERS
 from shipped import NETWORK_WORDS, write_restless
 from skimage.draw import polygon
 from slide_files import save_dicom_slide, save_svs
@@ -69,16 +70,35 @@ def test_slides_of_all_kinds_go_from_file_to_outlines(
     assert set(cases) == {"aperio.svs", "b.ome.tif", "series/0.dcm"}  # the DICOM slide's files are one case
     step = float(further[-1]) if further else MPP
     for case in cases.values():
-        mask = tifffile.imread(tmp_path / case["mask"])
-        assert mask.shape == (case["height"], case["width"])
         assert case["spacing_mm"] == pytest.approx([step / 1000] * 2, rel=0.01)
-        assert mask.any()
-        np.testing.assert_array_equal(drawn(tmp_path / case["outlines"], mask.shape, (150, 210)), mask > 0)
-        features = json.loads((tmp_path / case["outlines"]).read_text())["features"]
-        told = [feature["properties"]["measurements"] for feature in features]
-        assert all(0.5 < one["Mean probability"] <= 1 for one in told)
-        assert sum(one["Area µm^2"] for one in told) == pytest.approx(case["area_mm2"][0] * 1e6, rel=1e-3)
-        assert sum(one["Area px^2"] for one in told) == pytest.approx((mask > 0).mean() * 150 * 210, rel=1e-3)
+        check_outlines(case, tmp_path, (150, 210))
+
+
+def check_outlines(case: dict, output: Path, full_shape: tuple[int, int]) -> None:
+    """Check that a case's outlines are its mask, and tell its area."""
+    mask = tifffile.imread(output / case["mask"])
+    assert mask.shape == (case["height"], case["width"])
+    assert mask.any()
+    np.testing.assert_array_equal(drawn(output / case["outlines"], mask.shape, full_shape), mask > 0)
+    features = json.loads((output / case["outlines"]).read_text())["features"]
+    told = [feature["properties"]["measurements"] for feature in features]
+    assert all(0.5 < one["Mean probability"] <= 1 for one in told)
+    assert sum(one["Area µm^2"] for one in told) == pytest.approx(case["area_mm2"][0] * 1e6, rel=1e-3)
+    num_pixels = full_shape[0] * full_shape[1]
+    assert sum(one["Area px^2"] for one in told) == pytest.approx((mask > 0).mean() * num_pixels, rel=1e-3)
+
+
+def test_slides_of_scanners_go_from_file_to_outlines(words: list[str], tmp_path: Path) -> None:
+    pixels = draw_dermoscopy(np.random.default_rng(3), (128, 128))[0]
+    for kind, save in SAVERS.items():
+        (tmp_path / "slides" / kind).mkdir(parents=True)
+        save(tmp_path / "slides" / kind, pixels, MPP)
+    assert main(["predict", str(tmp_path / "slides"), str(tmp_path / "out"), *words]) == 0
+    cases = cases_of(tmp_path / "out")
+    assert set(cases) == {f"{kind}/slide.{kind}" for kind in SAVERS}  # of what a VMS or MRXS consists is no case
+    for name, case in cases.items():
+        assert case["spacing_mm"] == pytest.approx([MPP / 1000] * 2)
+        check_outlines(case, tmp_path / "out", (256, 256) if name.endswith("scn") else (128, 128))
 
 
 def test_a_dicom_slide_has_a_segmentation_with_the_masks_pixels(slides: Path, words: list[str], tmp_path: Path) -> None:

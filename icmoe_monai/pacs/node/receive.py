@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
-from pydicom.uid import AllTransferSyntaxes
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pydicom.uid import AllTransferSyntaxes, UID_dictionary
+from pynetdicom import AE, AllStoragePresentationContexts, evt, register_uid
 from pynetdicom.events import Event
+from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.transport import ThreadedAssociationServer
 
 from icmoe_monai.errors import InputError, kind_of
@@ -46,6 +47,7 @@ _REJECTED_FOREVER, _BY_USER, _CALLER_UNKNOWN = 1, 1, 3
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _VERIFICATION = "1.2.840.10008.1.1"
 _SYNTAXES = [syntax for syntax in AllTransferSyntaxes if is_known(syntax)]
+_OF_STORAGE = "1.2.840.10008.5.1.4.1.1."  # how the UIDs of the storage classes of objects with a patient begin
 _logger = logging.getLogger(__name__)
 
 
@@ -83,8 +85,8 @@ class Receiver:
         node.maximum_associations = config.most_associations
         node.acse_timeout = node.dimse_timeout = node.network_timeout = config.timeout_seconds
         node.add_supported_context(_VERIFICATION)
-        for context in AllStoragePresentationContexts:
-            node.add_supported_context(str(context.abstract_syntax), _SYNTAXES)
+        for storage_class in _storage_classes():
+            node.add_supported_context(storage_class, _SYNTAXES)
         handlers: list[Any] = [
             (evt.EVT_REQUESTED, self._requested),
             (evt.EVT_ACCEPTED, self._accepted),
@@ -282,6 +284,16 @@ class _Server(ThreadedAssociationServer):
         """Close what is still open, so that no thread waits for it."""
         for connection in list(self._connections):
             self.shutdown_request(connection)
+
+
+def _storage_classes() -> list[str]:
+    """Return all storage classes, and make known to pynetdicom those it leaves out: retired ones, of old images."""
+    found = [str(context.abstract_syntax) for context in AllStoragePresentationContexts]
+    for uid, (name, kind, _, _, keyword) in UID_dictionary.items():
+        if uid.startswith(_OF_STORAGE) and kind == "SOP Class" and "Storage" in name and uid not in found:
+            register_uid(uid, keyword, StorageServiceClass)
+            found.append(uid)
+    return found
 
 
 def _plain_address(address: str) -> str:
