@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
+from icmoe_monai.calibration.appearance import APPEARANCE, Appearance, appearance_from
 from icmoe_monai.calibration.area import AreaInterval, width_of
 from icmoe_monai.calibration.conformal import controlled_mask
 from icmoe_monai.calibration.ood import OutOfDistribution, out_of_distribution_from
 from icmoe_monai.calibration.schema import FORMAT, find_damage
-from icmoe_monai.calibration.score import score_from
+from icmoe_monai.calibration.score import Score, score_from
 from icmoe_monai.calibration.temperature import temperature_from
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.pooling import FEATURES
@@ -71,6 +73,8 @@ class Calibration:
         self.content = dict(content or {})
         self.file, self.digest, self.reason = file, digest, reason
         self.ood: OutOfDistribution | None = None
+        self._no_lesion: Score | None = None
+        self._appearance: Appearance | None = None
         self._area: AreaInterval | None = None
         if not self.is_there:
             return
@@ -78,7 +82,9 @@ class Calibration:
         self.threshold = float(self.content["control"]["threshold"])
         quality, no_lesion = self.content["quality"], self.content["no_lesion"]
         self._quality = score_from(quality) if quality else None
-        self._no_lesion = score_from(no_lesion["score"]) if no_lesion else None
+        if no_lesion:
+            self._no_lesion = score_from(no_lesion["score"])
+            self._appearance = appearance_from(no_lesion[APPEARANCE]) if APPEARANCE in no_lesion else None
         known, area = self.content.get("out_of_distribution"), self.content.get("area")
         self.ood = out_of_distribution_from(known) if known else None
         self._area = AreaInterval(**area) if area else None
@@ -99,10 +105,14 @@ class Calibration:
         Returns:
             `ood_score`, above 1 where it is; `ood_percentile`, the share of validation images with a lower score, in
             per cent; and `out_of_distribution`. Each is None if no score was fitted.
+
+        Raises:
+            InputError: If the features are not as many as were fitted.
         """
         names = ("ood_score", "ood_percentile", "out_of_distribution")
         if self.ood is None or features is None:
             return dict.fromkeys(names)
+        self._check_width(features, self.ood.prototypes.centres.shape[1])
         score = self.ood.score(features)
         return dict(zip(names, (score, self.ood.percentile(score), score > 1), strict=True))
 
@@ -129,28 +139,30 @@ class Calibration:
         """
         return self._quality(features) if self.is_there and self._quality else None
 
-    def no_lesion_probability(self, features: Mapping[str, float]) -> float | None:
-        """Return the probability that a case shows no lesion.
+    def judge_lesion(self, features: Mapping[str, float], pooled: np.ndarray | None) -> dict[str, Any]:
+        """Tell whether a case shows no lesion.
 
         Args:
             features: The case's `vote_features`.
+            pooled: The case's pooled features, (windows, F), or None.
 
         Returns:
-            The probability, 0..1, or None if it was not fitted.
+            `no_lesion_probability`, 0..1; and `no_lesion`, whether it is above the threshold that was fitted with it.
+            Both are None if they were not fitted, or need pooled features and there are none, or none that are numbers.
+
+        Raises:
+            InputError: If the pooled features are not as many as were fitted.
         """
-        return self._no_lesion(features) if self.is_there and self._no_lesion else None
-
-    def says_no_lesion(self, features: Mapping[str, float]) -> bool | None:
-        """Decide whether a case shows no lesion, by the threshold that was fitted with the probability.
-
-        Args:
-            features: The case's `vote_features`.
-
-        Returns:
-            True for no lesion, or None if the probability was not fitted.
-        """
-        probability = self.no_lesion_probability(features)
-        return None if probability is None else probability > float(self.content["no_lesion"]["threshold"])
+        names = ("no_lesion_probability", "no_lesion")
+        if self._no_lesion is None or (self._appearance is not None and pooled is None):
+            return dict.fromkeys(names)
+        if self._appearance is not None and pooled is not None:
+            self._check_width(pooled, len(self._appearance.weights))
+            features = {**features, APPEARANCE: self._appearance(pooled)}
+        probability = self._no_lesion(features)
+        if isnan(probability):
+            return dict.fromkeys(names)
+        return dict(zip(names, (probability, probability > float(self.content["no_lesion"]["threshold"])), strict=True))
 
     def area_thresholds(self, features: Mapping[str, float]) -> tuple[float, float] | None:
         """Return the probabilities at which a lesion is as large, and as small, as its interval of areas allows.
@@ -165,6 +177,13 @@ class Calibration:
         if expected is None or self._area is None:
             return None
         return self._area.thresholds(width_of(expected, features["disagreement"]))
+
+    def _check_width(self, pooled: np.ndarray, fitted: int) -> None:
+        if pooled.shape[-1] != fitted:
+            raise InputError(
+                f"The calibration {self.file} is of {fitted} pooled features, and this network has {pooled.shape[-1]}: "
+                "calibrate again, or go without, --calibration none."
+            )
 
     def summary(self) -> dict[str, Any]:
         """Return the facts on the calibration that a report states: its file, or why there is none, and its fit."""
@@ -281,10 +300,12 @@ class ApplyCalibrationd(MapTransform):
         expected = self.calibration.predict_dice(features)
         item["predicted_dice"] = expected
         item["review"] = None if expected is None or self.review_below is None else expected < self.review_below
-        item["no_lesion_probability"] = self.calibration.no_lesion_probability(features)
-        item["no_lesion"] = self.calibration.says_no_lesion(features)
         item["area_thresholds"] = self.calibration.area_thresholds(features)
-        return item | self.calibration.judge(item.get(FEATURES))
+        return (
+            item
+            | self.calibration.judge_lesion(features, item.get(FEATURES))
+            | self.calibration.judge(item.get(FEATURES))
+        )
 
 
 def find_window_calibration(

@@ -8,7 +8,8 @@ Six parts are fitted:
 - calibrated probabilities (`temperature`);
 - a prediction of a case's Dice score from its `vote_features` (`score`), if there are enough images;
 - a threshold that controls the false-negative rate (`conformal`);
-- the probability that a case shows no lesion at all (`no_lesion`), if there are enough images with and without one;
+- the probability that a case shows no lesion at all (`no_lesion`), if there are enough images with and without one, for
+  which the frozen features of training images are learnt from, too (`appearance`);
 - an interval for a lesion's area (`area`);
 - a score of how unlike the training's images a case is (`ood`), for which images of the training are looked at too.
 
@@ -28,18 +29,18 @@ from ignite.engine import Engine
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
+from icmoe_monai.calibration.appearance import APPEARANCE, Appearance, LabelledFeatures, fit_appearance
 from icmoe_monai.calibration.area import area_curves, fit_area_interval, widest_miss, width_of
 from icmoe_monai.calibration.conformal import check_alpha, control_risk, miss_curve, miss_rate
 from icmoe_monai.calibration.file import OUTPUT_SETTINGS
 from icmoe_monai.calibration.no_lesion import fit_no_lesion
 from icmoe_monai.calibration.ood import fit_out_of_distribution
-from icmoe_monai.calibration.references import ReferenceImages
+from icmoe_monai.calibration.references import ReferenceImages, References, shows_lesion
 from icmoe_monai.calibration.schema import FORMAT, SPLITS
 from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.shares import check_share
 from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.read import read_label
 from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.transforms.vote_features import dice_overlap
 from icmoe_monai.utils.distributed import check_one_process
@@ -68,11 +69,7 @@ def check_images(
             would do.
     """
     _check_split(split)
-    masks = (
-        read_label(case["label"], out_channels=out_channels, instances=case.get("label_kind") == "instances")
-        for case in cases[split]
-    )
-    check_alpha(alpha, num_images=sum(bool(mask.any()) for mask in masks))
+    check_alpha(alpha, num_images=sum(shows_lesion(case, out_channels) for case in cases[split]))
 
 
 class FitCalibration(CaseHandler):
@@ -94,7 +91,8 @@ class FitCalibration(CaseHandler):
         seed: Seed of the sampled pixels and of the folds of cross-validation.
         area_level: The share of lesions whose area its interval is to hold.
         lesion_sensitivity: The share of images with a lesion that must not be called lesion-free, on average.
-        references: The images that the out-of-distribution score is fitted to; None: no such score.
+        references: The images that the out-of-distribution score is fitted to, and what frozen features tell of
+            lesions; None: neither.
 
     Raises:
         InputError: If the split is another, or a share is out of its range; during the run, if the
@@ -147,6 +145,7 @@ class FitCalibration(CaseHandler):
         self._area_misses: list[float | None] = []
         self._seen: list[np.ndarray | None] = []
         self._folds: list[int] = []
+        self._groups: list[str] = []
 
     def started(self, engine: Engine) -> None:
         """Clear the data of an earlier run, and check before the first case that the file can be written.
@@ -182,6 +181,7 @@ class FitCalibration(CaseHandler):
             self._area_misses.append(widest_miss(area_curves(probability), areas))
             self._seen.append(item.get(FEATURES))
             self._folds.append(int(item.get("fold", 0)))
+            self._groups.append(str(item.get("group") or self._names[-1]))
 
     def completed(self, engine: Engine) -> None:
         """Fit the calibration, write the file and log a summary.
@@ -194,10 +194,10 @@ class FitCalibration(CaseHandler):
         temperature, fit_of_temperature = fit_temperature(self._pixels, seed=self.seed)
         quality, fit_of_quality, review_below, left_out = self._fit_quality()
         area, fit_of_area = fit_area_interval(self._area_misses, self._widths(left_out), level=self.area_level)
-        known, fit_of_known = self._fit_out_of_distribution()
-        no_lesion, fit_of_no_lesion = fit_no_lesion(
-            self._features, self._is_empty, sensitivity=self.lesion_sensitivity, seed=self.seed
-        )
+        seen = [features for features in self._seen if features is not None]
+        found = self.references.look() if self.references is not None and len(seen) == len(self._names) else None
+        known, fit_of_known = self._fit_out_of_distribution(seen, found)
+        no_lesion, fit_of_no_lesion = self._fit_no_lesion(seen, found)
         self.content = {
             "format": FORMAT,
             "model": describe_model(**self.weights),
@@ -246,15 +246,36 @@ class FitCalibration(CaseHandler):
         pairs = zip(predicted_dice, self._features, strict=True)
         return [width_of(float(q), features["disagreement"]) for q, features in pairs]
 
-    def _fit_out_of_distribution(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        seen = [features for features in self._seen if features is not None]
-        found = self.references.look() if self.references is not None and len(seen) == len(self._names) else None
+    def _fit_out_of_distribution(
+        self, seen: Sequence[np.ndarray], found: References | None
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         if self.references is None or found is None:
             return None, {"reason": "There are no features of training images: nothing tells what is unlike them."}
+        training = None
+        if found.training is not None and found.training_views is not None:
+            training = np.concatenate([found.training.features, found.training_views])
         views = [found.views[name] for name in self._names]
         return fit_out_of_distribution(
-            found.training, seen, views, false_alarms=self.references.false_alarms, folds=self._folds, seed=self.seed
+            training, seen, views, false_alarms=self.references.false_alarms, folds=self._folds, seed=self.seed
         )
+
+    def _fit_no_lesion(
+        self, seen: Sequence[np.ndarray], found: References | None
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        figures: Sequence[Mapping[str, float]] = self._features
+        appearance: Appearance | None = None
+        told: dict[str, Any] = {}
+        if found is not None:
+            pooled = np.stack([windows.mean(0) for windows in seen])
+            images = LabelledFeatures(pooled, np.array(self._is_empty), np.array(self._groups))
+            appearance, taken, told = fit_appearance(found.training, images, folds=self._folds, seed=self.seed)
+            if appearance is not None:
+                pairs = zip(self._features, taken, strict=True)
+                figures = [{**features, APPEARANCE: float(value)} for features, value in pairs]
+        part, report = fit_no_lesion(figures, self._is_empty, sensitivity=self.lesion_sensitivity, seed=self.seed)
+        if part is not None and appearance is not None:
+            part[APPEARANCE] = appearance.to_file()
+        return part, report | told
 
     def _fit_quality(self) -> tuple[Score | None, dict[str, Any], float | None, np.ndarray | None]:
         n = len(self._dice)

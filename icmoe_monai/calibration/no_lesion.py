@@ -1,4 +1,8 @@
-"""Probability that an image shows no lesion, from the features of the vote, and the threshold for that decision.
+"""Probability that an image shows no lesion, and the threshold for that decision.
+
+It is a logistic function of one number: the peak of the vote, with the sign turned, plus what the frozen features tell
+(`appearance`) where that was fitted, both standardised. The two count alike: of as few lesion-free images as validation
+sets have, weights learn what is chance (docs/reliability.md).
 
 A lesion that is called none is the costly error. So the threshold is not the one with the fewest errors, but the one
 that keeps a stated sensitivity for lesions (split conformal prediction, `utils.statistics.conformal_quantile`); what
@@ -14,11 +18,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, mannwhitneyu
 
+from icmoe_monai.calibration.appearance import APPEARANCE
 from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.shares import check_share
 from icmoe_monai.utils.statistics import conformal_quantile
 
-NO_LESION_FEATURES = ("peak",)  # of few lesion-free images, more figures learn what is chance (docs/reliability.md)
+_SIGNS = {"peak": -1.0, APPEARANCE: 1.0}  # of what speaks for no lesion
 _NUM_FOLDS = 5  # each has an image of both kinds
 _FEWEST_LESION_FREE = _NUM_FOLDS
 
@@ -28,12 +33,13 @@ def fit_no_lesion(
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Fit the probability that an image shows no lesion, and the threshold above which an image is called lesion-free.
 
-    The threshold is the conformal quantile of the predictions for the images with a lesion, each by a score that it was
-    not fitted to. The rates that are told are of images that neither score nor threshold was fitted to: the images are
-    dealt into folds, and each fold is judged by a score and a threshold of the other folds.
+    The threshold is the conformal quantile of the predictions for the images with a lesion. The labels decide nothing
+    of their order, which is that of one number, so that it need not be of predictions by other images' fits. The rates
+    that are told are of images that neither score nor threshold was fitted to: the images are dealt into folds, and
+    each fold is judged by a score and a threshold of the other folds.
 
     Args:
-        features: `vote_features` of each image.
+        features: `vote_features` of each image, all with the `appearance` of images that it was not fitted to, or none.
         is_empty: Whether the label of each image is empty.
         sensitivity: The share of images with a lesion that must not be called lesion-free, on average.
         seed: Seed of the folds of cross-validation.
@@ -42,8 +48,8 @@ def fit_no_lesion(
         The part of the calibration file, with `score`, `threshold` and the stated `sensitivity`, or None if there are
         too few images with or without a lesion; and a report with `sensitivity`, the share of the images with a lesion
         that are not called lesion-free, and `specificity`, the share of the images without a lesion that are called
-        lesion-free, both with 95 % intervals, and `auroc`, all by cross-validation; `num_with_lesion`,
-        `num_lesion_free`, and the `reason` if nothing was fitted.
+        lesion-free, both with 95 % intervals, by cross-validation; `auroc` and `specificity_at_sensitivity` as of
+        `order_of`; `num_with_lesion`, `num_lesion_free`, and the `reason` if nothing was fitted.
 
     Raises:
         InputError: If the sensitivity is not between 0 and 1.
@@ -61,16 +67,16 @@ def fit_no_lesion(
         return None, {"sensitivity": None, "specificity": None, **counts, "reason": reason}
     score, threshold = _fit(features, empty, sensitivity, seed)
     folds = _deal(empty, seed)
-    probability, called = np.zeros(len(empty)), np.zeros(len(empty), dtype=bool)
+    called = np.zeros(len(empty), dtype=bool)
     for fold in range(_NUM_FOLDS):
         others = np.flatnonzero(folds != fold)
         of_others, its_threshold = _fit([features[i] for i in others], empty[others], sensitivity, seed)
         for i in np.flatnonzero(folds == fold):
-            probability[i] = of_others(features[i])
-            called[i] = probability[i] > its_threshold
+            called[i] = of_others(features[i]) > its_threshold
+    order = order_of(np.array([score(case) for case in features]), empty, sensitivity)
     return (
         {"score": score._asdict(), "threshold": threshold, "sensitivity": float(sensitivity)},
-        {**rates_of(called, empty), "auroc": auroc_of(probability, empty), **counts, "reason": None},
+        {**rates_of(called, empty), **order, **counts, "reason": None},
     )
 
 
@@ -95,32 +101,46 @@ def rates_of(called: np.ndarray, empty: np.ndarray) -> dict[str, Any]:
     return rates
 
 
-def auroc_of(probability: np.ndarray, empty: np.ndarray) -> float | None:
-    """Return the area under the ROC curve of telling the empty images by their probability, None without both kinds.
+def order_of(probability: np.ndarray, empty: np.ndarray, sensitivity: float | None) -> dict[str, float | None]:
+    """Return how well the probabilities order images, whatever the threshold; None of images of one kind.
 
     Args:
         probability: Of each image, (n,).
-        empty: Whether it is, (n,).
+        empty: Whether it is lesion-free, (n,).
+        sensitivity: The stated share of images with a lesion; None: none was stated.
+
+    Returns:
+        `auroc`, the area under the ROC curve of telling the lesion-free images; and `specificity_at_sensitivity`, their
+        specificity at the least threshold that keeps the share of these very images with a lesion.
 
     Example:
-        >>> auroc_of(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True]))
-        0.875
+        >>> order_of(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True]), 0.5)
+        {'auroc': 0.875, 'specificity_at_sensitivity': 1.0}
     """
-    pairs = int(empty.sum()) * int((~empty).sum())
-    return float(mannwhitneyu(probability[empty], probability[~empty]).statistic) / pairs if pairs else None
+    nothing, lesions = probability[empty], np.sort(probability[~empty])
+    if not len(nothing) or not len(lesions):
+        return {"auroc": None, "specificity_at_sensitivity": None}
+    auroc = float(mannwhitneyu(nothing, lesions).statistic) / (len(nothing) * len(lesions))
+    if sensitivity is None:
+        return {"auroc": auroc, "specificity_at_sensitivity": None}
+    kept = lesions[max(ceil(len(lesions) * sensitivity - 1e-9), 1) - 1]
+    return {"auroc": auroc, "specificity_at_sensitivity": float((nothing > kept).mean())}
 
 
 def _fit(
     features: Sequence[Mapping[str, float]], empty: np.ndarray, sensitivity: float, seed: int
 ) -> tuple[Score, float]:
-    """Return the score of some images, and the threshold that left-out predictions of lesions exceed seldom enough.
+    """Return the score of some images, and the threshold that predictions of lesions exceed seldom enough.
 
     Of the thresholds that call the same images it is the one in the middle.
     """
-    score, left_out = fit_score(features, empty.astype(float).tolist(), features=NO_LESION_FEATURES, seed=seed)
-    lowest = conformal_quantile(left_out[~empty], sensitivity)
+    names = [name for name in _SIGNS if name in features[0]]
+    signs = [_SIGNS[name] for name in names]
+    score, _ = fit_score(features, empty.astype(float).tolist(), features=names, signs=signs, seed=seed)
+    probability = np.array([score(case) for case in features])
+    lowest = conformal_quantile(probability[~empty], sensitivity)
     assert lowest is not None  # there are enough images with a lesion
-    above = left_out[left_out > lowest]
+    above = probability[probability > lowest]
     return score, (lowest + float(above.min())) / 2 if len(above) else lowest
 
 

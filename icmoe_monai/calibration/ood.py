@@ -18,7 +18,6 @@ Letters: n validation images; N vectors of the training images; F features; k pr
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple
@@ -26,6 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
+
+from icmoe_monai.calibration.numbers import find_numbers_damage, read_numbers, write_numbers
 
 _MOST_PROTOTYPES = 64
 _VECTORS_A_PROTOTYPE = 4  # at least
@@ -146,7 +147,7 @@ def fit_out_of_distribution(
     content = {
         "num_prototypes": k,
         "num_features": F,
-        "prototypes": base64.b64encode(prototypes.centres.astype(_STORED).tobytes()).decode("ascii"),
+        "prototypes": write_numbers(prototypes.centres, _STORED),
         "threshold": threshold,
         "window_threshold": _threshold(varied.windows, false_alarms)[0],
         "quantiles": np.quantile(as_they_are.images / threshold, np.linspace(0, 1, _LEVELS)).round(6).tolist(),
@@ -160,7 +161,7 @@ def fit_out_of_distribution(
 def out_of_distribution_from(content: Mapping[str, Any]) -> OutOfDistribution:
     """Return the score that a calibration file stores as `fit_out_of_distribution` returns it."""
     return OutOfDistribution(
-        Prototypes(_stored_prototypes(content)),
+        Prototypes(read_numbers(content["prototypes"], _STORED, _size(content))),
         float(content["threshold"]),
         float(content["window_threshold"]),
         np.array(content["quantiles"], dtype=float),
@@ -173,14 +174,7 @@ def find_prototypes_damage(content: Mapping[str, Any]) -> str | None:
     Args:
         content: The part of the file, which is as the schema says.
     """
-    try:
-        centres = _stored_prototypes(content)
-    except ValueError:
-        centres = None
-    if centres is None or not np.isfinite(centres).all():
-        size = f"{content['num_prototypes']} x {content['num_features']}"
-        return f"prototypes must be {size} numbers of two bytes, in base64"
-    return None
+    return find_numbers_damage("prototypes", content["prototypes"], _STORED, _size(content))
 
 
 class _Distances(NamedTuple):
@@ -219,6 +213,5 @@ def _threshold(distances: np.ndarray, false_alarms: float) -> tuple[float, float
     return max(float(np.sort(distances)[place - 1]), 1e-6), 1 - place / (n + 1)
 
 
-def _stored_prototypes(content: Mapping[str, Any]) -> np.ndarray:
-    stored = np.frombuffer(base64.b64decode(content["prototypes"], validate=True), dtype=_STORED)
-    return stored.reshape(int(content["num_prototypes"]), int(content["num_features"])).astype(float)
+def _size(content: Mapping[str, Any]) -> tuple[int, int]:
+    return int(content["num_prototypes"]), int(content["num_features"])

@@ -1,8 +1,9 @@
-"""The images that an out-of-distribution score is fitted to: the training's, and views of these and the validation's.
+"""The images that a calibration is fitted to beside the validation's: the training's, and views of both.
 
 A view is an image as another device or program might have given it: of another shape, softer or sharper, lighter or of
-another tint. Without views the score would call images strange that differ in nothing but their export. Labels are not
-read.
+another tint. Without views the out-of-distribution score would call images strange that differ in nothing but their
+export. Of a training image's label it is read whether it is empty, and nothing else: a network knows the images that it
+was trained on by heart, and its frozen parts do not.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from monai.data.dataset import Dataset
 from monai.transforms import Compose
 from torch import Tensor
 
+from icmoe_monai.calibration.appearance import LabelledFeatures
 from icmoe_monai.calibration.shares import check_share
 from icmoe_monai.data.splits import OUT_OF_FOLD, take_evenly
+from icmoe_monai.imageio.read import read_label
 
 _MOST_IMAGES = 600  # of the training, taken at even steps; more change the density little
 
@@ -27,12 +30,14 @@ class References(NamedTuple):
     """Hold the pooled features of the images.
 
     Attributes:
-        training: Of training images and of views of them, (N, F), the mean over an image's windows; None: of an
-            ensemble of folds, whose training images are the validation's.
+        training: Of training images, the mean over an image's windows; None: of an ensemble of folds, whose training
+            images are the validation's.
+        training_views: Of a view of each of these, (N, F).
         views: Of a view of each validation image, (windows, F) each, by the image's name.
     """
 
-    training: np.ndarray | None
+    training: LabelledFeatures | None
+    training_views: np.ndarray | None
     views: dict[str, np.ndarray]
 
 
@@ -51,6 +56,7 @@ class ReferenceImages:
         device: Where the network runs.
         num_workers: Processes that read images.
         seed: Seed of the views.
+        out_channels: Channels of the network's output, by which labels are read.
 
     Raises:
         InputError: If `false_alarms` is no share between 0 and 1.
@@ -70,6 +76,7 @@ class ReferenceImages:
         device: torch.device | str = "cpu",
         num_workers: int = 0,
         seed: int = 0,
+        out_channels: int = 1,
     ) -> None:
         self.training = [] if split == OUT_OF_FOLD else _some(cases["train"])
         self.others = list(cases[split])
@@ -78,7 +85,7 @@ class ReferenceImages:
         self._varied = [load, *views, *prepare]
         check_share("false_alarms", false_alarms)
         self.network, self.inferer, self.false_alarms = network, inferer, float(false_alarms)
-        self.device, self.num_workers, self.seed = device, num_workers, seed
+        self.device, self.num_workers, self.seed, self.out_channels = device, num_workers, seed, out_channels
 
     def look(self) -> References | None:
         """Return the features of all images, or None if the network has none, or there are no training images."""
@@ -86,9 +93,12 @@ class ReferenceImages:
         if not views or not (self.training or self.is_out_of_fold):
             return None
         if self.is_out_of_fold:
-            return References(None, views)
+            return References(None, None, views)
         seen = [self._features(self.training, transforms) for transforms in (self._plain, self._varied)]
-        return References(np.stack([windows.mean(0) for one in seen for windows in one.values()]), views)
+        plain, varied = (np.stack([windows.mean(0) for windows in one.values()]) for one in seen)
+        is_empty = [not shows_lesion(case, self.out_channels) for case in self.training]
+        groups = [str(case.get("group", case["name"])) for case in self.training]
+        return References(LabelledFeatures(plain, np.array(is_empty), np.array(groups)), varied, views)
 
     @torch.no_grad()
     def _features(
@@ -105,6 +115,17 @@ class ReferenceImages:
                 break
             found[batch["name"][0]] = features[0].double().cpu().numpy()
         return found
+
+
+def shows_lesion(case: Mapping[str, Any], out_channels: int) -> bool:
+    """Tell whether the label of a case, as `data.find_cases` lists it, has any foreground.
+
+    Args:
+        case: The case.
+        out_channels: Channels of the network's output.
+    """
+    instances = case.get("label_kind") == "instances"
+    return bool(read_label(case["label"], out_channels=out_channels, instances=instances).any())
 
 
 class _Seeded(Dataset):

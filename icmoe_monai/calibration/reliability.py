@@ -41,7 +41,7 @@ from icmoe_monai.calibration.conformal import controlled_mask, level_index, miss
 from icmoe_monai.calibration.figures import draw_predicted_dice, draw_reliability, draw_risk_coverage
 from icmoe_monai.calibration.file import Calibration
 from icmoe_monai.calibration.fit import mean_dice, names_digest
-from icmoe_monai.calibration.no_lesion import auroc_of, rates_of
+from icmoe_monai.calibration.no_lesion import order_of, rates_of
 from icmoe_monai.calibration.temperature import bin_sums, calibration_error
 from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.networks.voting import as_distribution
@@ -124,8 +124,7 @@ class ReliabilityMetrics(CaseHandler):
                     "controlled_false_negative_rate": self._controlled_rate(curve),
                     "foreground_share": float((voted > 0).float().mean()),
                     "controlled_foreground_share": self._controlled_share(probability),
-                    "no_lesion_probability": self.calibration.no_lesion_probability(features),
-                    "no_lesion": self.calibration.says_no_lesion(features),
+                    **self.calibration.judge_lesion(features, item.get(FEATURES)),
                     **self._area(probability, label, features),
                     **self.calibration.judge(item.get(FEATURES)),
                 }
@@ -278,7 +277,8 @@ class ReliabilityMetrics(CaseHandler):
             reason = (self.calibration.content.get("fit") or {}).get("no_lesion", {}).get("reason")
             return {**result, "sensitivity": None, "specificity": None, "reason": reason or self.calibration.reason}
         result |= rates_of(np.array(called, dtype=bool), ~has_lesion)
-        return {**result, "auroc": auroc_of(self._column("no_lesion_probability"), ~has_lesion), "reason": None}
+        sensitivity = self.calibration.content["no_lesion"].get("sensitivity")  # not in files up to 0.8
+        return {**result, **order_of(self._column("no_lesion_probability"), ~has_lesion, sensitivity), "reason": None}
 
     def _interval(
         self, statistic: Callable[..., Any], *columns: np.ndarray, chosen: np.ndarray | None = None

@@ -70,7 +70,12 @@ class Score(NamedTuple):
 
 
 def fit_score(
-    cases: Sequence[Mapping[str, float]], targets: Sequence[float], *, features: Sequence[str], seed: int = 0
+    cases: Sequence[Mapping[str, float]],
+    targets: Sequence[float],
+    *,
+    features: Sequence[str],
+    signs: Sequence[float] | None = None,
+    seed: int = 0,
 ) -> tuple[Score, np.ndarray]:
     """Fit the logistic regression, with a penalty chosen by cross-validation.
 
@@ -78,6 +83,8 @@ def fit_score(
         cases: The features of each case, by name.
         targets: y, in 0..1, one per case.
         features: Names of the F features to use.
+        signs: +1 or -1 for each: w is one number times these, so that the standardised features count alike and their
+            weights need no cases to be learnt from; None: each has a weight of its own.
         seed: Seed of the folds of cross-validation.
 
     Returns:
@@ -92,11 +99,11 @@ def fit_score(
     if n < 2:
         raise ValueError(f"cases must be at least 2, got {n}.")
     folds = np.random.default_rng(seed).permutation(n) % min(_NUM_FOLDS, n)
-    predicted = np.stack([_predict_left_out(X, y, folds, penalty) for penalty in _PENALTIES])
+    predicted = np.stack([_predict_left_out(X, y, folds, penalty, signs) for penalty in _PENALTIES])
     losses = _cross_entropy(predicted, y)
     excess = losses - losses[losses.mean(1).argmin()]
     chosen = int(np.flatnonzero(excess.mean(1) <= excess.std(1, ddof=1) / np.sqrt(n)).max())
-    return _fit(X, y, float(_PENALTIES[chosen]), features), predicted[chosen]
+    return _fit(X, y, float(_PENALTIES[chosen]), features, signs), predicted[chosen]
 
 
 def score_from(content: Mapping[str, Any]) -> Score:
@@ -106,17 +113,21 @@ def score_from(content: Mapping[str, Any]) -> Score:
     return Score(tuple(map(str, content["features"])), mean, scale, coefficients, *numbers)
 
 
-def _predict_left_out(X: np.ndarray, y: np.ndarray, folds: np.ndarray, penalty: float) -> np.ndarray:
+def _predict_left_out(
+    X: np.ndarray, y: np.ndarray, folds: np.ndarray, penalty: float, signs: Sequence[float] | None
+) -> np.ndarray:
     predicted = np.empty(len(y))
     names = [str(f) for f in range(X.shape[1])]
     for fold in range(folds.max() + 1):
-        score = _fit(X[folds != fold], y[folds != fold], penalty, names)
+        score = _fit(X[folds != fold], y[folds != fold], penalty, names, signs)
         for index in np.flatnonzero(folds == fold):
             predicted[index] = score(dict(zip(names, X[index], strict=True)))
     return predicted
 
 
-def _fit(X: np.ndarray, y: np.ndarray, penalty: float, features: Sequence[str]) -> Score:
+def _fit(
+    X: np.ndarray, y: np.ndarray, penalty: float, features: Sequence[str], signs: Sequence[float] | None = None
+) -> Score:
     """Fit by Newton's method for one penalty.
 
     Half a case with the target 0 and half a case with the target 1 are added to the intercept's loss, which keeps it
@@ -125,9 +136,10 @@ def _fit(X: np.ndarray, y: np.ndarray, penalty: float, features: Sequence[str]) 
     n, F = X.shape
     mean, spread = X.mean(0), X.std(0)
     scale = np.where(spread > 1e-9, spread, 1.0)
-    Z = np.column_stack([np.ones(n), _standardised(X, mean, scale)])
-    ridge = penalty * np.diag([0.0] + [1.0] * F)
-    w = np.zeros(1 + F)
+    tied = np.eye(F) if signs is None else np.asarray(signs, dtype=float)[:, None]
+    Z = np.column_stack([np.ones(n), _standardised(X, mean, scale) @ tied])
+    ridge = penalty * np.diag([0.0] + [1.0] * tied.shape[1])
+    w: np.ndarray = np.zeros(1 + tied.shape[1])
     for _ in range(_NUM_STEPS):
         s = expit(Z @ w)
         prior = expit(w[0])
@@ -139,7 +151,7 @@ def _fit(X: np.ndarray, y: np.ndarray, penalty: float, features: Sequence[str]) 
         w = w - step / max(1.0, float(np.abs(step).max()))
         if np.abs(step).max() < 1e-10:
             break
-    mean_, scale_, coefficients = (tuple(map(float, values)) for values in (mean, scale, w[1:]))
+    mean_, scale_, coefficients = (tuple(map(float, values)) for values in (mean, scale, tied @ w[1:]))
     return Score(tuple(features), mean_, scale_, coefficients, float(w[0]), penalty)
 
 

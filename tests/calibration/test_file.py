@@ -16,6 +16,7 @@ from calibration_cases import EXPERTS, SETTINGS, cases, find, fit
 from ignite.engine import Engine
 from monai.data.meta_tensor import MetaTensor
 
+from icmoe_monai.calibration.appearance import LabelledFeatures
 from icmoe_monai.calibration.file import (
     OUTPUT_SETTINGS,
     ApplyCalibrationd,
@@ -26,8 +27,9 @@ from icmoe_monai.calibration.file import (
     read_calibration,
 )
 from icmoe_monai.calibration.fit import FitCalibration, mean_dice, names_digest
-from icmoe_monai.calibration.no_lesion import NO_LESION_FEATURES, fit_no_lesion
+from icmoe_monai.calibration.no_lesion import fit_no_lesion
 from icmoe_monai.calibration.ood import fit_out_of_distribution
+from icmoe_monai.calibration.references import References
 from icmoe_monai.calibration.score import score_from
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.pooling import FEATURES
@@ -227,14 +229,17 @@ def test_what_is_made_of_a_case(calibrated: Path) -> None:
     calibration = find(calibrated)
     seen, further = cases(30, empty=8), cases(12, empty=3, seed=9)
     apply = ApplyCalibrationd(calibration=calibration)
+    called: list[tuple[bool, bool]] = []
     for item in seen + further:
         made = apply({**item, "pred": item["probability"]})
         assert torch.equal(made["pred"], item["probability"])
         assert made["calibrated"].shape == item["probability"].shape
         assert torch.equal(made["controlled"].bool(), item["probability"].as_tensor() >= calibration.threshold)
         assert made["review"] == (made["predicted_dice"] < calibration.review_below)
-        assert made["no_lesion"] == bool((item["label"] == 0).all())
+        called.append((bool((item["label"] == 0).all()), made["no_lesion"]))
         assert made["no_lesion"] == (made["no_lesion_probability"] > calibration.content["no_lesion"]["threshold"])
+    assert all(answer for is_empty, answer in called if is_empty)
+    assert np.mean([not answer for is_empty, answer in called if not is_empty]) >= 0.9  # as was stated
     predicted = [calibration.predict_dice(item["vote_features"]) for item in further]
     true = [mean_dice(item["voted"], item["label"], 1) for item in further]
     assert np.corrcoef(predicted, true)[0, 1] > 0.4
@@ -286,6 +291,7 @@ def test_an_unlike_case_keeps_the_note_that_it_has(calibrated: Path, tmp_path: P
 
 def test_a_calibration_of_an_earlier_version_says_nothing_of_what_it_has_not(calibrated: Path, tmp_path: Path) -> None:
     content = read_calibration(calibrated / "best.calibration.json")
+    del content["no_lesion"]["sensitivity"]
     for part in ("area", "out_of_distribution"):
         del content[part]
         del content["fit"][part]
@@ -297,6 +303,7 @@ def test_a_calibration_of_an_earlier_version_says_nothing_of_what_it_has_not(cal
     new = ("ood_score", "ood_percentile", "out_of_distribution", "area_thresholds")
     assert {name: made[name] for name in new} == dict.fromkeys(new)
     assert made["predicted_dice"] is not None
+    assert made["no_lesion"] is not None
 
 
 def test_windows_are_judged_where_the_settings_of_whole_images_differ(calibrated: Path, tmp_path: Path) -> None:
@@ -393,8 +400,8 @@ def test_what_is_told_of_the_answers_is_of_images_that_nothing_was_fitted_to() -
     def draw(n: int, seed: int) -> tuple[list[dict[str, float]], list[bool]]:
         rng = np.random.default_rng(seed)
         empty = rng.permutation(np.arange(n) < 0.4 * n)
-        rows = rng.normal(size=(n, len(NO_LESION_FEATURES))) + empty[:, None]
-        return [dict(zip(NO_LESION_FEATURES, map(float, row), strict=True)) for row in rows], empty.tolist()
+        rows = rng.normal(size=(n, 2)) + np.outer(empty, [-1, 1])
+        return [dict(zip(("peak", "appearance"), map(float, row), strict=True)) for row in rows], empty.tolist()
 
     told, true = [], []
     for seed in range(8):
@@ -406,6 +413,130 @@ def test_what_is_told_of_the_answers_is_of_images_that_nothing_was_fitted_to() -
         true.append([(~called[~np.array(empty)]).mean(), called[empty].mean()])
     assert np.mean(told, axis=0) == pytest.approx(np.mean(true, axis=0), abs=0.05)
     assert np.mean(true, axis=0)[0] >= 0.9 - 0.02  # the sensitivity that was asked for, of images that nobody has seen
+
+
+def pooled(empty: np.ndarray, seed: int) -> np.ndarray:
+    """Return features of images, (n, 6), of which the second is larger without a lesion."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(len(empty), 6)) + np.outer(empty, np.eye(6)[1] * 8)
+
+
+class Looks:
+    """Stand for `ReferenceImages`: training images of which some show no lesion, and views of the validation images."""
+
+    false_alarms = 0.05
+
+    def __init__(self, items: list[dict[str, Any]], *, num_lesion_free: int, is_out_of_fold: bool = False) -> None:
+        empty = np.arange(120) < num_lesion_free
+        training = LabelledFeatures(pooled(empty, 1), empty, np.arange(120).astype(str))
+        views = {item["name"]: item[FEATURES] for item in items}
+        nothing = (None, None, views)
+        self.found = References(*nothing if is_out_of_fold else (training, training.features, views))
+
+    def look(self) -> References:
+        return self.found
+
+
+def alike(n: int, *, seed: int = 0, of: str = "case") -> list[dict[str, Any]]:
+    """Return cases, half of them without a lesion, whose votes look the same and whose features do not."""
+    items = cases(n, seed=seed)
+    empty = np.arange(n) % 2 == 0
+    for i, (item, features) in enumerate(zip(items, pooled(empty, 2 + seed), strict=True)):
+        item |= {"name": f"{of} {i}", "pred": item["probability"], FEATURES: np.stack([features - 1, features + 1])}
+        item["fold"] = i // 2 % 3
+        if empty[i]:
+            item["label"] = torch.zeros_like(item["label"])
+    return items
+
+
+@pytest.mark.parametrize("is_out_of_fold", [False, True], ids=["validation", "folds"])
+def test_what_the_vote_cannot_tell_the_frozen_features_do(is_out_of_fold: bool, tmp_path: Path) -> None:
+    items = alike(60)
+    (tmp_path / "vote").mkdir()
+    alone = fit(tmp_path / "vote", items).content
+    references = Looks(items, num_lesion_free=60, is_out_of_fold=is_out_of_fold)
+    both = fit(tmp_path, items, references=references, split="out_of_fold" if is_out_of_fold else "val").content
+    assert alone["fit"]["no_lesion"]["auroc"] < 0.7 < 0.85 < both["fit"]["no_lesion"]["auroc"]
+    assert both["fit"]["no_lesion"]["appearance_auroc"] > 0.98
+    assert list(alone["no_lesion"]["score"]["features"]) == ["peak"]
+    assert list(both["no_lesion"]["score"]["features"]) == ["peak", "appearance"]
+    peak, appearance = both["no_lesion"]["score"]["coefficients"]
+    assert appearance == -peak > 0  # they count alike
+    apply = ApplyCalibrationd(calibration=find(tmp_path))
+    further = alike(60, seed=5, of="further")
+    told = [apply({**item, "out_of_distribution": None}) for item in further]
+    called = np.array([made["no_lesion"] for made in told], dtype=bool)
+    empty = np.arange(60) % 2 == 0
+    assert called[empty].mean() > 0.4 > 0.2 > called[~empty].mean()
+
+
+def test_from_too_few_lesion_free_training_images_nothing_is_learnt(tmp_path: Path) -> None:
+    items = alike(40)
+    for number in (19, 20):
+        content = fit(tmp_path, items, references=Looks(items, num_lesion_free=number)).content
+        told = content["fit"]["no_lesion"]
+        assert ("appearance" in content["no_lesion"]) == (number == 20)
+        assert (told["appearance_reason"] is None) == (number == 20)
+        assert (told["appearance_auroc"] is None) == (number == 19)
+    assert find(tmp_path).is_there
+
+
+def test_groups_of_which_too_few_are_lesion_free_teach_nothing(tmp_path: Path) -> None:
+    items = alike(40)
+    references = Looks(items, num_lesion_free=40)
+    training = references.found.training
+    for number in (4, 5):
+        groups = np.where(training.is_empty, np.arange(120) % number, np.arange(120)).astype(str)
+        references.found = references.found._replace(training=training._replace(groups=groups))
+        content = fit(tmp_path, items, references=references).content
+        assert ("appearance" in content["no_lesion"]) == (number == 5)
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibration that has learnt from frozen features."""
+    folder, items = tmp_path_factory.mktemp("learnt"), alike(40)
+    fit(folder, items, references=Looks(items, num_lesion_free=40))
+    return folder
+
+
+def test_features_that_are_not_there_or_no_numbers_tell_nothing_of_lesions(learnt: Path) -> None:
+    content = read_calibration(learnt / "best.calibration.json")
+    calibration, figures = Calibration({**content, "out_of_distribution": None}, file="c.json"), {"peak": 1.0}
+    nothing = dict.fromkeys(("no_lesion_probability", "no_lesion"))
+    assert calibration.judge_lesion(figures, np.zeros((2, 6)))["no_lesion"] is not None
+    assert calibration.judge_lesion(figures, None) == nothing
+    assert calibration.judge_lesion(figures, np.full((2, 6), np.nan)) == nothing
+    for judge in (lambda pooled: calibration.judge_lesion(figures, pooled), Calibration(content, file="c.json").judge):
+        with pytest.raises(
+            InputError, match=r"c\.json is of 6 pooled features, and this network has 7: calibrate again"
+        ):
+            judge(np.zeros((2, 7)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_features": 5}, r"no_lesion#appearance#weights must be 5 finite numbers of 4 bytes"),
+        ({"weights": "AAAA"}, r"no_lesion#appearance#weights must be 6 finite numbers of 4 bytes"),
+        ({"weights": "?"}, r"no_lesion#appearance#weights must be 6 finite numbers"),
+        ({"weights": "AADAfwAAwH8AAMB/AADAfwAAwH8AAMB/"}, r"no_lesion#appearance#weights must be 6 finite numbers"),
+        ({"num_features": 3, "weights": "AAAAAAAAAAAAAAAA"}, "num_features must be out_of_distribution's, 6"),
+        (None, "no_lesion#score needs appearance if it uses it, and only then"),
+    ],
+    ids=["fewer", "shorter", "no-base64", "no-numbers", "other-network", "none"],
+)
+def test_weights_that_cannot_be_the_fits_are_refused(
+    changes: dict[str, Any] | None, sentence: str, learnt: Path, tmp_path: Path
+) -> None:
+    content = read_calibration(learnt / "best.calibration.json")
+    if changes is None:
+        del content["no_lesion"]["appearance"]
+    else:
+        content["no_lesion"]["appearance"] |= changes
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=sentence):
+        read_calibration(tmp_path / "c.json")
 
 
 def test_three_classes_are_calibrated_and_controlled_together(tmp_path: Path) -> None:

@@ -122,5 +122,5 @@ def test_damaged_prototypes_are_told(name: str, value: Any) -> None:
     damaged = copy.deepcopy(content)
     damaged[name] = value if value is not None else "AHwA" * (50 * 12 * 2 // 3)  # 0x7c00 is infinite
     assert find_prototypes_damage(damaged) == (
-        f"prototypes must be {damaged['num_prototypes']} x 12 numbers of two bytes, in base64"
+        f"prototypes must be {damaged['num_prototypes']} x 12 finite numbers of 2 bytes, in base64"
     )

@@ -100,6 +100,7 @@ def test_a_calibrated_evaluation(calibration: Calibration, tmp_path: Path) -> No
     }
     kept = [row["no_lesion"] == "False" for row in rows if row["has_lesion"] == "True"]
     assert told["sensitivity"] == pytest.approx(np.mean(kept))
+    assert told["specificity_at_sensitivity"] == 1.0
     assert told["sensitivity"] > 0.75  # 0.9 was asked for, on average
     assert told["sensitivity_interval"][0] < told["sensitivity"] <= told["sensitivity_interval"][1]
     assert told["specificity_interval"] == pytest.approx([0.6097, 1.0], abs=1e-3)  # Wilson's of 6 of 6

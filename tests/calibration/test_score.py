@@ -55,6 +55,15 @@ def test_what_says_nothing_gets_the_largest_penalty_and_the_mean_of_all():
     assert left_out == pytest.approx(np.full(40, y.mean()), abs=0.1)
 
 
+def test_tied_features_count_alike_in_the_directions_that_are_given():
+    found, y = cases(80)
+    score, _ = fit_score(found, y, features=NAMES[:2], signs=(1.0, -1.0))
+    assert score.coefficients[0] == -score.coefficients[1] > 0.1
+    alone, _ = fit_score(found, y, features=NAMES[:1], signs=(-1.0,))
+    free, _ = fit_score(found, y, features=NAMES[:1])
+    assert alone.coefficients == pytest.approx(free.coefficients)
+
+
 @pytest.mark.parametrize("target", [0.0, 1.0])
 def test_targets_that_are_all_alike_have_a_finite_fit(target):
     found, _ = cases(12)

@@ -124,7 +124,7 @@ def test_an_evaluation_judges_the_calibration(calibrated: Path, dataset: Path, t
     assert dice == pytest.approx(scores, abs=1e-6)
 
 
-def test_labels_of_training_images_are_not_read_and_their_images_are(dataset: Path, tmp_path: Path) -> None:
+def test_labels_of_training_images_tell_no_more_than_whether_they_are_empty(dataset: Path, tmp_path: Path) -> None:
     network = ICMoE(detail=ImagePyramid())  # with random weights a pyramid's features are the same of all images
     load_pyramid_weights(ROOT / "models" / "efficientnet_lite0_imagenet.safetensors", network.detail)
     save_checkpoint(network.state_dict(), tmp_path / "seeing.pt")
