@@ -158,5 +158,5 @@ def controlled_mask(voted: Tensor, threshold: float) -> Tensor:
     K = voted.shape[0]
     P = foreground(voted).float()
     is_found = P.ge(P.new_tensor(threshold))
-    classes = torch.ones_like(is_found, dtype=torch.int64) if K == 1 else voted[1:].argmax(0) + 1
-    return (classes * is_found)[None].to(torch.uint8 if K <= 256 else torch.int32)
+    classes = is_found if K == 1 else (voted[1:].argmax(0) + 1) * is_found
+    return classes[None].to(torch.uint8 if K <= 256 else torch.int32)

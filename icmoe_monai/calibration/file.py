@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from monai.transforms.transform import MapTransform
-from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
+from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
 from icmoe_monai.calibration.appearance import APPEARANCE, Appearance, appearance_from
@@ -294,7 +294,7 @@ class ApplyCalibrationd(MapTransform):
         for key in self.key_iterator(item):
             voted = convert_to_tensor(item[key], track_meta=False).float()
             apart = convert_to_tensor(item["disagreement"], track_meta=False).float()
-            item["calibrated"] = convert_to_dst_type(self.calibration.probabilities(voted, apart), item[key])[0]
+            item["calibrated"] = self.calibration.probabilities(voted, apart)
             item["controlled"] = controlled_mask(voted, self.calibration.threshold)
         features = item["vote_features"]
         expected = self.calibration.predict_dice(features)

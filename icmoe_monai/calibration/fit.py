@@ -312,7 +312,8 @@ def mean_dice(voted: Tensor, label: Tensor, out_channels: int) -> float:
         out_channels: K.
     """
     classes = range(1, max(out_channels, 2))
-    return float(np.mean([dice_overlap(voted == k, label == k) for k in classes]))
+    found, right = voted.cpu().numpy(), label.cpu().numpy()
+    return float(np.mean([dice_overlap(found == k, right == k) for k in classes]))
 
 
 def names_digest(names: Sequence[str]) -> str:

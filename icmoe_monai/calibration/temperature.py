@@ -61,9 +61,10 @@ class Temperature(NamedTuple):
             voted: The vote's probabilities P, (K, H, W).
             disagreement: d, (1, H, W), 0..1.
         """
-        scaled = _log_probabilities(voted) / (self.temperature * torch.exp(self.disagreement * disagreement))
-        calibrated = torch.softmax(scaled + scaled.new_tensor(self.bias)[:, None, None], dim=0)
-        return calibrated[1:] if voted.shape[0] == 1 else calibrated
+        T = (self.disagreement * disagreement).exp_().mul_(self.temperature)
+        if voted.shape[0] == 1:
+            return torch.logit(voted.float(), eps=_EPS).div_(T).add_(self.bias[1] - self.bias[0]).sigmoid_()
+        return torch.softmax(_log_probabilities(voted) / T + T.new_tensor(self.bias)[:, None, None], dim=0)
 
 
 class PixelSample(NamedTuple):

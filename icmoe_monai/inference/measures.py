@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
-from skimage.measure import label
 
 from icmoe_monai.imageio.dicom.header import is_dicom
 from icmoe_monai.imageio.dicom.scale import Scale, read_scale
 from icmoe_monai.imageio.nifti.header import SUFFIXES as NIFTI_SUFFIXES
 from icmoe_monai.imageio.nifti.scale import areas_mm2, pixel_spacing
+from icmoe_monai.transforms.parts import part_sizes
 
 AREAS = ("foreground_pixels", "area_mm2")
 INTERVALS = tuple(f"{area}_{end}" for area in AREAS for end in ("low", "high"))
@@ -52,11 +52,12 @@ def measure(
         [2]
     """
     areas, spacing = _scale(classes, source, frame, scale)
-    pixels = _pixels(classes, num_classes)
+    parts = [part_sizes(classes == k) for k in range(1, num_classes)]
+    pixels = [int(sizes.sum()) for sizes in parts]
     return {
         "foreground_pixels": pixels,
         "foreground_share": [float(count) / classes.size for count in pixels],
-        "num_components": [int(label(classes == k, connectivity=2).max()) for k in range(1, num_classes)],
+        "num_components": [len(sizes) for sizes in parts],
         "area_mm2": areas(classes, num_classes),
         "spacing_mm": spacing,
         **dict.fromkeys(INTERVALS),
@@ -71,16 +72,12 @@ def _intervals(ends: tuple[np.ndarray, np.ndarray], areas: _Areas) -> dict[str, 
     """Return the lists of `INTERVALS`; the masks of several classes may overlap, so that each is measured by itself."""
     found: dict[str, list[Any] | None] = {}
     for end, masks in zip(("low", "high"), ends, strict=True):
-        found[f"foreground_pixels_{end}"] = [int(mask.sum()) for mask in masks]
+        found[f"foreground_pixels_{end}"] = [np.count_nonzero(mask) for mask in masks]
         in_mm = [areas(mask.astype(np.uint8), 2) for mask in masks]
         found[f"area_mm2_{end}"] = [one[0] for one in in_mm if one] if all(in_mm) else None
     if None in found.values():  # the larger area may lie where there is no scale
         found |= dict.fromkeys(("area_mm2_low", "area_mm2_high"))
     return found
-
-
-def _pixels(classes: np.ndarray, num_classes: int) -> list[int]:
-    return [int(count) for count in np.bincount(classes.ravel(), minlength=num_classes)[1:]]
 
 
 def _scale(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from monai.utils.type_conversion import convert_to_tensor
 
 from icmoe_monai.imageio.read import split_suffix
 from icmoe_monai.inference.measures import PER_CLASS
@@ -68,7 +68,7 @@ class Prediction:
             name=item["name"],
             mask=item["classes"],
             probabilities=item["probabilities"],
-            disagreement=torch.as_tensor(item["disagreement"])[0].float().cpu().numpy(),
+            disagreement=convert_to_tensor(item["disagreement"], track_meta=False)[0].float().cpu().numpy(),
             predicted_dice=measures["predicted_dice"],
             review=measures["review"],
             measures=measures,

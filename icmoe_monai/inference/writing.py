@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms.io.dictionary import SaveImaged
+from monai.utils.type_conversion import convert_to_tensor
 from PIL import Image
 
 from icmoe_monai.errors import InputError
@@ -241,7 +242,7 @@ def _checked_name(name: str) -> PurePath:
 
 
 def _array(values: Any) -> np.ndarray:
-    return np.asarray(torch.as_tensor(values).detach().float().cpu().numpy())
+    return np.asarray(convert_to_tensor(values, track_meta=False).detach().float().cpu().numpy())
 
 
 def _sixteen_bits(values: np.ndarray) -> Image.Image:

@@ -35,12 +35,12 @@ import numpy as np
 import torch
 from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_tensor
-from skimage.measure import label
 from torch import Tensor
 
 from icmoe_monai.networks.folds import merge_folds, split_folds
 from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.networks.voting import VotedMaps, as_distribution, disagreement, pack, unpack
+from icmoe_monai.transforms.parts import part_sizes
 from icmoe_monai.transforms.votes import decide
 
 NAMES = (  # of the figures, as a regular expression
@@ -90,10 +90,10 @@ class TakeVoteFeaturesd(MapTransform):
         for key in self.key_iterator(item):
             maps = unpack(convert_to_tensor(item[key], track_meta=False).float(), self.out_channels)
             folds = split_folds(maps, self.num_folds)
-            features = [vote_features(*fold) for fold in folds]
+            apart = torch.cat([disagreement(fold.expert_probabilities[None]) for fold in folds])
+            features = [vote_features(*fold, apart=own) for fold, own in zip(folds, apart, strict=True)]
             item["vote_features"] = {name: sum(one[name] for one in features) / len(folds) for name in features[0]}
-            apart = torch.stack([disagreement(fold.expert_probabilities[None]) for fold in folds]).mean(0)
-            item["disagreement"] = convert_to_dst_type(apart, item[key])[0]
+            item["disagreement"] = convert_to_dst_type(apart.mean(0, keepdim=True), item[key])[0]
             seen = getattr(item[key], "meta", {}).get(FEATURES)
             if seen is not None:
                 item[FEATURES] = seen.double().numpy()
@@ -105,33 +105,33 @@ class TakeVoteFeaturesd(MapTransform):
 
 def fold_agreement(folds: Sequence[VotedMaps]) -> float:
     """Return the mean over pairs of folds of the Dice overlap of their masks' foregrounds, of their maps."""
-    masks = [decide(fold.probabilities)[0] > 0 for fold in folds]
+    masks = [_foregrounds(fold.probabilities) for fold in folds]
     pairs = [dice_overlap(first, second) for first, second in combinations(masks, 2)]
     return sum(pairs) / len(pairs)
 
 
-def vote_features(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
+def vote_features(voted: Tensor, experts: Tensor, votes: Tensor, *, apart: Tensor) -> dict[str, float]:
     """Compute the figures that the module's docstring lists, by name.
 
     Args:
         voted: Probabilities of the vote, (K, H, W).
         experts: Probabilities of the experts, (E, K, H, W).
         votes: Votes, (E, H, W), summing to 1 over E.
+        apart: The experts' disagreement, (H, W).
     """
     P = foreground(voted).double().cpu().numpy()
     found, region = find(voted, experts)
-    M = found[0].cpu().numpy()
-    entropy = _binary_entropy(P)
+    M = found[0]
     return {
-        **figures_over(found, region, voted, experts, votes),
+        **figures_over(found, region, voted, votes, apart),
         "soft_dice": float(2 * P[M].sum() / (M.sum() + P.sum())) if M.any() else 0.0,
         "vote_agreement": sum(dice_overlap(found[0], mask) for mask in found[1:]) / len(experts),
-        "entropy": float(entropy[region.cpu().numpy()].mean()),
-        "boundary_entropy": _boundary_mean(entropy, M),
+        "entropy": float(_binary_entropy(P[region]).mean()),
+        "boundary_entropy": _boundary_entropy(P, M),
         **_components(M),
         "foreground_share": float(np.sqrt(M.mean())),
-        "peak": _peak(P),
-        **{f"load_{e}": float(vote[region].mean()) for e, vote in enumerate(votes, start=1)},
+        "peak": _peak(foreground(voted)),
+        **{f"load_{e}": load for e, load in enumerate(_means_over(region, votes), start=1)},
     }
 
 
@@ -145,27 +145,26 @@ def _binary_entropy(P: np.ndarray) -> np.ndarray:
     return np.asarray(-(P * np.log2(P) + (1 - P) * np.log2(1 - P)))
 
 
-def _boundary_mean(entropy: np.ndarray, mask: np.ndarray) -> float:
+def _boundary_entropy(P: np.ndarray, mask: np.ndarray) -> float:
     # Padded with the values at the image's edge, so that a lesion that the edge cuts has no border there.
     around = np.pad(mask.astype(np.uint8), _BAND, mode="edge")
     for _ in range(2):  # numbers of foreground pixels in a window, summed along one axis and then along the other
         shifted = [around[start : len(around) - 2 * _BAND + start] for start in range(2 * _BAND + 1)]
-        around = np.add.reduce(shifted, dtype=np.uint8).T
+        around = sum(shifted[1:], start=shifted[0]).T
     band = (around > 0) & (around < (2 * _BAND + 1) ** 2)
-    return float(entropy[band].mean()) if band.any() else 1.0
+    return float(_binary_entropy(P[band]).mean()) if band.any() else 1.0
 
 
 def _components(mask: np.ndarray) -> dict[str, float]:
-    sizes = np.bincount(label(mask, connectivity=2).ravel())[1:]
+    sizes = part_sizes(mask)
     num_parts = int((sizes >= _SMALL * mask.size).sum())
     largest = float(sizes.max() / sizes.sum()) if sizes.size else 0.0
     return {"num_components": float(np.log1p(num_parts)), "largest_component": largest}
 
 
-def _peak(P: np.ndarray) -> float:
-    num_pixels = max(1, round(_SMALL * P.size))
-    top = float(np.clip(np.partition(P.ravel(), -num_pixels)[-num_pixels:].mean(), _EPS, 1 - _EPS))
-    return float(np.log(top / (1 - top)))
+def _peak(P: Tensor) -> float:
+    num_pixels = max(1, round(_SMALL * P.numel()))
+    return float(torch.logit(P.flatten().topk(num_pixels).values.double().mean(), eps=_EPS))
 
 
 FIGURES = ("confidence", "disagreement", "vote_entropy", "expert_agreement")
@@ -201,7 +200,7 @@ class TakeReliabilityd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             voted, experts, votes = unpack(convert_to_tensor(item[key], track_meta=False), self.out_channels)
-            item[key] = convert_to_dst_type(voted, item[key])[0]
+            item[key] = item[key][: self.out_channels]
             known = item.get("vote_features")
             if known is None:
                 known = reliability(voted, experts, votes)
@@ -211,16 +210,21 @@ class TakeReliabilityd(MapTransform):
         return item
 
 
-def find(voted: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
+def find(voted: Tensor, experts: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return the foregrounds of the vote and of each expert, bool (1 + E, H, W), and the region R, bool (H, W).
 
     Args:
         voted: Probabilities of the vote, (K, H, W).
         experts: Probabilities of the experts, (E, K, H, W).
     """
-    found = torch.stack([decide(voted)[0], *(decide(expert)[0] for expert in experts)]) > 0
-    region = found.any(0)
-    return found, region if bool(region.any()) else torch.ones_like(region)
+    found = _foregrounds(torch.cat([voted[None], experts]))
+    region = np.logical_or.reduce(found)
+    return found, region if region.any() else np.ones_like(region)
+
+
+def _foregrounds(probabilities: Tensor) -> np.ndarray:
+    """Return the foregrounds of probabilities (..., K, H, W), bool (..., H, W)."""
+    return decide(probabilities).squeeze(-3).cpu().numpy() > 0
 
 
 def reliability(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
@@ -231,24 +235,29 @@ def reliability(voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, floa
         experts: Probabilities of the experts, (E, K, H, W).
         votes: Votes, (E, H, W), summing to 1 over E.
     """
-    return figures_over(*find(voted, experts), voted, experts, votes)
+    return figures_over(*find(voted, experts), voted, votes, disagreement(experts[None])[0])
 
 
-def figures_over(found: Tensor, region: Tensor, voted: Tensor, experts: Tensor, votes: Tensor) -> dict[str, float]:
-    """Compute the four `FIGURES` from the foregrounds and region of `find`; other arguments as in `reliability`."""
-    voted, experts, votes = voted[:, region], experts[:, :, region], votes[:, region]  # a few pixels of an image
-    E = len(experts)
-    entropy = torch.special.entr(votes).sum(0).mean() / log(E) if E > 1 else torch.zeros(())
-    pairs = [dice_overlap(found[1 + i], found[1 + j]) for i, j in combinations(range(E), 2)]
-    return {
-        "confidence": float(as_distribution(voted[None, None]).amax(2).mean()),
-        "disagreement": float(disagreement(experts[None]).mean()),
-        "vote_entropy": float(entropy),
-        "expert_agreement": sum(pairs) / len(pairs) if pairs else 1.0,
-    }
+def figures_over(
+    found: np.ndarray, region: np.ndarray, voted: Tensor, votes: Tensor, apart: Tensor
+) -> dict[str, float]:
+    """Compute the four `FIGURES` from the foregrounds and region of `find`; other arguments as in `vote_features`."""
+    E = len(votes)
+    entropy = -torch.xlogy(votes, votes).sum(0) / log(max(E, 2))
+    certain = as_distribution(voted[None, None])[0, 0].amax(0)
+    means = _means_over(region, torch.stack([certain, apart, entropy]))
+    pairs = [dice_overlap(first, second) for first, second in combinations(found[1:], 2)]
+    agreement = sum(pairs) / len(pairs) if pairs else 1.0
+    return dict(zip(FIGURES, (*means, agreement), strict=True))
 
 
-def dice_overlap(first: Tensor, second: Tensor) -> float:
+def _means_over(region: np.ndarray, maps: Tensor) -> list[float]:
+    """Return the mean of each map (n, H, W) over a region, bool (H, W), of which no values are copied."""
+    inside = torch.from_numpy(region).to(maps)
+    return [float(total) for total in (maps * inside).sum((1, 2)) / np.count_nonzero(region)]
+
+
+def dice_overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Return the Dice overlap of two masks (H, W), 1 if both are empty."""
-    total = int(first.sum() + second.sum())
-    return 2 * int((first & second).sum()) / total if total else 1.0
+    total = np.count_nonzero(first) + np.count_nonzero(second)
+    return 2 * np.count_nonzero(first & second) / total if total else 1.0

@@ -156,16 +156,16 @@ def decide(probabilities: Tensor) -> Tensor:
     """Decide the class of every pixel.
 
     Args:
-        probabilities: Probabilities, (K, H, W) in 0..1.
+        probabilities: Probabilities, (..., K, H, W) in 0..1.
 
     Returns:
-        Classes, (1, H, W), uint8 up to 256 classes and int32 above: for K = 1 whether a pixel is above 0.5, else the
-            most probable.
+        Classes, (..., 1, H, W), uint8 up to 256 classes and int32 above: for K = 1 whether a pixel is above 0.5, else
+            the most probable.
     """
-    K = probabilities.shape[0]
+    K = probabilities.shape[-3]
     if K == 1:
-        return (probabilities > 0.5).to(torch.uint8)
-    return probabilities.argmax(0, keepdim=True).to(torch.uint8 if K <= 256 else torch.int32)
+        return (probabilities > 0.5).view(torch.uint8)
+    return probabilities.argmax(-3, keepdim=True).to(torch.uint8 if K <= 256 else torch.int32)
 
 
 class DecideMaskd(MapTransform):

@@ -29,15 +29,19 @@ def test_it_gives_the_numbers_and_the_trace_of_monais_resized(size, side):
     assert own.applied_operations == monais.applied_operations
 
 
-def test_invertd_takes_a_prediction_back_as_after_monais_resized():
-    image = MetaTensor(torch.rand(3, 90, 70))
+@pytest.mark.parametrize("nearest", [False, True], ids=["bilinear", "nearest"])
+@pytest.mark.parametrize("size", [(90, 70), (20, 30), (32, 24)], ids=["larger", "smaller", "of one size"])
+def test_invertd_takes_a_prediction_back_as_after_monais_resized(size, nearest):
+    image = MetaTensor(torch.rand(3, *size))
     restored = []
     for resize in both(32):
         item = resize({"image": image})
         item["pred"] = item["image"][:1].clone()
-        invert = Invertd("pred", Compose([resize]), orig_keys="image", nearest_interp=False)
+        invert = Invertd("pred", Compose([resize]), orig_keys="image", nearest_interp=nearest)
         restored.append(invert(item)["pred"])
-    assert restored[0].shape == (1, 90, 70)
+    assert restored[0].shape == (1, *size)
+    torch.testing.assert_close(restored[0].affine, restored[1].affine)
+    assert restored[0].applied_operations == restored[1].applied_operations == []
     torch.testing.assert_close(restored[0].as_tensor(), restored[1].as_tensor(), rtol=0, atol=1e-6)
 
 

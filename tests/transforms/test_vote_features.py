@@ -7,7 +7,7 @@ from monai.data.meta_tensor import MetaTensor
 
 from icmoe_monai.inferers.voting import VotingInferer
 from icmoe_monai.networks.icmoe import ICMoE
-from icmoe_monai.networks.voting import VotedMaps, pack, unpack
+from icmoe_monai.networks.voting import VotedMaps, disagreement, pack, unpack
 from icmoe_monai.transforms.vote_features import (
     TakeReliabilityd,
     TakeVoteFeaturesd,
@@ -26,7 +26,8 @@ NAMES = [
 def vote(P: torch.Tensor, num_experts: int = 2) -> dict[str, float]:
     """Return the features of experts that all say the same."""
     votes = torch.full((num_experts, *P.shape), 1 / num_experts)
-    return vote_features(P[None], P.expand(num_experts, 1, *P.shape), votes)
+    experts = P.expand(num_experts, 1, *P.shape)
+    return vote_features(P[None], experts, votes, apart=disagreement(experts[None])[0])
 
 
 def test_names():
@@ -73,7 +74,7 @@ def test_a_single_expert_has_features_too():
 
 def test_classes_count_together_as_foreground():
     voted = torch.softmax(torch.randn(3, 12, 14), 0)
-    found = vote_features(voted, voted[None], torch.ones(1, 12, 14))
+    found = vote_features(voted, voted[None], torch.ones(1, 12, 14), apart=torch.zeros(12, 14))
     assert found["foreground_share"] == pytest.approx(float((voted.argmax(0) > 0).float().mean() ** 0.5))
 
 
@@ -128,7 +129,7 @@ def test_the_features_of_an_ensemble_are_the_means_of_its_folds(out_channels):
         assert item["vote_features"][name] == pytest.approx(mean, abs=1e-3), name
     apart = torch.stack([one["disagreement"] for one in alone]).mean(0)
     torch.testing.assert_close(item["disagreement"], apart, rtol=0, atol=1e-5)
-    masks = [decide(fold.probabilities)[0] > 0 for fold in folds]
+    masks = [decide(fold.probabilities)[0].numpy() > 0 for fold in folds]
     pairs = [dice_overlap(masks[a], masks[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
     assert item["reliability"]["fold_agreement"] == pytest.approx(np.mean(pairs), abs=0.02)
     torch.testing.assert_close(item["pred"], joined.probabilities)
