@@ -191,7 +191,7 @@ class FitCalibration(CaseHandler):
         """
         control = control_risk(self._curves, alpha=self.alpha)  # may refuse: before anything is written
         default_rate = float(np.mean(self._missed))
-        temperature, fit_of_temperature = fit_temperature(self._pixels, seed=self.seed)
+        temperature, fit_of_temperature = fit_temperature(self._pixels, groups=self._groups, seed=self.seed)
         quality, fit_of_quality, review_below, left_out = self._fit_quality()
         area, fit_of_area = fit_area_interval(self._area_misses, self._widths(left_out), level=self.area_level)
         seen = [features for features in self._seen if features is not None]
@@ -272,7 +272,9 @@ class FitCalibration(CaseHandler):
             if appearance is not None:
                 pairs = zip(self._features, taken, strict=True)
                 figures = [{**features, APPEARANCE: float(value)} for features, value in pairs]
-        part, report = fit_no_lesion(figures, self._is_empty, sensitivity=self.lesion_sensitivity, seed=self.seed)
+        part, report = fit_no_lesion(
+            figures, self._is_empty, sensitivity=self.lesion_sensitivity, groups=self._groups, seed=self.seed
+        )
         if part is not None and appearance is not None:
             part[APPEARANCE] = appearance.to_file()
         return part, report | told
@@ -282,7 +284,11 @@ class FitCalibration(CaseHandler):
         if n < _FEWEST_CASES:
             reason = f"{n} images are fewer than {_FEWEST_CASES}: the Dice score is not predicted."
             return None, {"reason": reason}, None, None
-        score, left_out = fit_score(self._features, self._dice, features=list(self._features[0]), seed=self.seed)
+        if len(set(self._groups)) < 2:
+            return None, {"reason": "All images are of one group: the Dice score is not predicted."}, None, None
+        score, left_out = fit_score(
+            self._features, self._dice, features=list(self._features[0]), groups=self._groups, seed=self.seed
+        )
         told = {
             "spearman": rank_correlation(left_out, self._dice),
             "mean_absolute_error": float(np.abs(left_out - self._dice).mean()),

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.stats import binomtest, mannwhitneyu
 
 from icmoe_monai.calibration.appearance import APPEARANCE
+from icmoe_monai.calibration.folds import deal
 from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.shares import check_share
 from icmoe_monai.utils.statistics import conformal_quantile
@@ -29,7 +30,12 @@ _FEWEST_LESION_FREE = _NUM_FOLDS
 
 
 def fit_no_lesion(
-    features: Sequence[Mapping[str, float]], is_empty: Sequence[bool], *, sensitivity: float = 0.95, seed: int = 0
+    features: Sequence[Mapping[str, float]],
+    is_empty: Sequence[bool],
+    *,
+    sensitivity: float = 0.95,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Fit the probability that an image shows no lesion, and the threshold above which an image is called lesion-free.
 
@@ -42,6 +48,7 @@ def fit_no_lesion(
         features: `vote_features` of each image, all with the `appearance` of images that it was not fitted to, or none.
         is_empty: Whether the label of each image is empty.
         sensitivity: The share of images with a lesion that must not be called lesion-free, on average.
+        groups: The group of each image, such as its patient, which is not divided into folds; None: each is one.
         seed: Seed of the folds of cross-validation.
 
     Returns:
@@ -58,19 +65,29 @@ def fit_no_lesion(
     empty = np.asarray(is_empty, dtype=bool)
     counts = {"num_with_lesion": int((~empty).sum()), "num_lesion_free": int(empty.sum())}
     fewest = _fewest_with_lesion(sensitivity)
+    reason = None
     if counts["num_with_lesion"] < fewest or counts["num_lesion_free"] < _FEWEST_LESION_FREE:
         reason = (
             f"At a sensitivity of {sensitivity:g}, {fewest} images with a lesion and {_FEWEST_LESION_FREE} without are "
             f"needed, and there are {counts['num_with_lesion']} with a lesion, {counts['num_lesion_free']} without: "
             "not fitted."
         )
+    of_group = np.array([str(i) for i in range(len(empty))] if groups is None else groups)
+    folds = _deal(empty, of_group, seed)
+    if reason is None and not _suffice(folds, empty, sensitivity):
+        reason = (
+            f"The images with a lesion, {counts['num_with_lesion']}, and without, {counts['num_lesion_free']}, are of "
+            f"too few groups for cross-validation at a sensitivity of {sensitivity:g}: not fitted."
+        )
+    if reason is not None:
         return None, {"sensitivity": None, "specificity": None, **counts, "reason": reason}
-    score, threshold = _fit(features, empty, sensitivity, seed)
-    folds = _deal(empty, seed)
+    score, threshold = _fit(features, empty, sensitivity, of_group, seed)
     called = np.zeros(len(empty), dtype=bool)
-    for fold in range(_NUM_FOLDS):
+    for fold in np.unique(folds):
         others = np.flatnonzero(folds != fold)
-        of_others, its_threshold = _fit([features[i] for i in others], empty[others], sensitivity, seed)
+        of_others, its_threshold = _fit(
+            [features[i] for i in others], empty[others], sensitivity, of_group[others], seed
+        )
         for i in np.flatnonzero(folds == fold):
             called[i] = of_others(features[i]) > its_threshold
     order = order_of(np.array([score(case) for case in features]), empty, sensitivity)
@@ -128,7 +145,7 @@ def order_of(probability: np.ndarray, empty: np.ndarray, sensitivity: float | No
 
 
 def _fit(
-    features: Sequence[Mapping[str, float]], empty: np.ndarray, sensitivity: float, seed: int
+    features: Sequence[Mapping[str, float]], empty: np.ndarray, sensitivity: float, groups: np.ndarray, seed: int
 ) -> tuple[Score, float]:
     """Return the score of some images, and the threshold that predictions of lesions exceed seldom enough.
 
@@ -136,7 +153,8 @@ def _fit(
     """
     names = [name for name in _SIGNS if name in features[0]]
     signs = [_SIGNS[name] for name in names]
-    score, _ = fit_score(features, empty.astype(float).tolist(), features=names, signs=signs, seed=seed)
+    targets = empty.astype(float).tolist()
+    score, _ = fit_score(features, targets, features=names, signs=signs, groups=groups.tolist(), seed=seed)
     probability = np.array([score(case) for case in features])
     lowest = conformal_quantile(probability[~empty], sensitivity)
     assert lowest is not None  # there are enough images with a lesion
@@ -146,17 +164,27 @@ def _fit(
 
 def _fewest_with_lesion(sensitivity: float) -> int:
     """Return how many images with a lesion are needed, so that those outside of a fold are enough for the quantile."""
-    needed = ceil(sensitivity / (1 - sensitivity) - 1e-9)
-    number = needed
+    number = needed = _needed(sensitivity)
     while number - ceil(number / _NUM_FOLDS) < needed:
         number += 1
     return max(number, _NUM_FOLDS)
 
 
-def _deal(empty: np.ndarray, seed: int) -> np.ndarray:
-    """Return a fold for each image, so that each fold has its share of both kinds."""
-    rng = np.random.default_rng(seed)
-    folds = np.empty(len(empty), dtype=int)
-    for kind in (empty, ~empty):
-        folds[kind] = rng.permutation(int(kind.sum())) % _NUM_FOLDS
+def _needed(sensitivity: float) -> int:
+    """Return of how many images with a lesion there is a conformal quantile."""
+    return ceil(sensitivity / (1 - sensitivity) - 1e-9)
+
+
+def _suffice(folds: np.ndarray, empty: np.ndarray, sensitivity: float) -> bool:
+    """Return whether the images outside of each fold are enough for a score and a threshold."""
+    outside = [empty[folds != fold] for fold in np.unique(folds)]
+    return len(outside) > 1 and all(others.any() and (~others).sum() >= _needed(sensitivity) for others in outside)
+
+
+def _deal(empty: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """Return a fold for each image, so that each fold has its share of groups with and of groups without a lesion."""
+    has_lesion = np.isin(groups, groups[~empty])
+    folds = np.zeros(len(empty), dtype=int)
+    for number, kind in enumerate((has_lesion, ~has_lesion)):
+        folds[kind] = deal(groups[kind].tolist(), _NUM_FOLDS, seed=seed + number)
     return folds

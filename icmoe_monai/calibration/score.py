@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import expit
 
+from icmoe_monai.calibration.folds import deal
 from icmoe_monai.errors import InputError
 
 _PENALTIES = 10.0 ** np.arange(-1.0, 3.6, 0.25)
@@ -75,6 +76,7 @@ def fit_score(
     *,
     features: Sequence[str],
     signs: Sequence[float] | None = None,
+    groups: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[Score, np.ndarray]:
     """Fit the logistic regression, with a penalty chosen by cross-validation.
@@ -85,20 +87,22 @@ def fit_score(
         features: Names of the F features to use.
         signs: +1 or -1 for each: w is one number times these, so that the standardised features count alike and their
             weights need no cases to be learnt from; None: each has a weight of its own.
+        groups: The group of each case, which cross-validation does not divide; None: each is one.
         seed: Seed of the folds of cross-validation.
 
     Returns:
         The fitted function, and the prediction for each case by a fit without this case's fold, (n,).
 
     Raises:
-        ValueError: If there are fewer than 2 cases.
+        ValueError: If there are fewer than 2 groups of cases.
     """
     X = np.array([[case[name] for name in features] for case in cases], dtype=float)
     y = np.asarray(targets, dtype=float)
     n = len(y)
-    if n < 2:
-        raise ValueError(f"cases must be at least 2, got {n}.")
-    folds = np.random.default_rng(seed).permutation(n) % min(_NUM_FOLDS, n)
+    num_groups = len(set(groups or range(n)))
+    if num_groups < 2:
+        raise ValueError(f"cases must be of at least 2 groups, got {num_groups}.")
+    folds = deal(groups or n, _NUM_FOLDS, seed=seed)
     predicted = np.stack([_predict_left_out(X, y, folds, penalty, signs) for penalty in _PENALTIES])
     losses = _cross_entropy(predicted, y)
     excess = losses - losses[losses.mean(1).argmin()]

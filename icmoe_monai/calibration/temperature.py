@@ -26,6 +26,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from torch import Tensor
 
+from icmoe_monai.calibration.folds import deal
 from icmoe_monai.networks.voting import as_distribution
 
 NUM_BINS = 15
@@ -117,26 +118,29 @@ def sample_pixels(
     )
 
 
-def fit_temperature(samples: Sequence[PixelSample], *, seed: int = 0) -> tuple[Temperature, dict[str, Any]]:
+def fit_temperature(
+    samples: Sequence[PixelSample], *, groups: Sequence[str] | None = None, seed: int = 0
+) -> tuple[Temperature, dict[str, Any]]:
     """Fit the variants for which there are enough images, and return the best one.
 
     Args:
         samples: Sampled pixels, one sample per image, at least one.
+        groups: The group of each image, which cross-validation does not divide; None: each is one.
         seed: Seed of the folds of cross-validation.
 
     Returns:
         The fitted map; and a report with the `variant` and, of the sampled pixels before and after calibration, the
         negative log-likelihood (`nll_before`, `nll_after`) and the calibration error (`ece_before`, `ece_after`). The
-        values after calibration are cross-validated; for a single image, which gets t alone, they are None.
+        values after calibration are cross-validated; for a single image or group, which gets t alone, they are None.
     """
     whole = _joined(samples)
     unchanged = Temperature(1.0, 0.0, (0.0,) * _num_classes(whole))
     before = {"nll_before": _nll(_Z(whole, unchanged), whole)}
     before["ece_before"] = _sample_ece(whole.log_probabilities, whole)
-    if len(samples) < 2:
+    folds = deal(groups or len(samples), _NUM_FOLDS, seed=seed)
+    if folds.max() < 1:
         fitted = _fit(whole, *_VARIANTS[0])
         return fitted, {"variant": "temperature", **before, "nll_after": None, "ece_after": None}
-    folds = np.random.default_rng(seed).permutation(len(samples)) % min(_NUM_FOLDS, len(samples))
     losses, errors = [], []
     variants = [variant for variant in _VARIANTS if _suffices(len(samples), _num_classes(whole), *variant)]
     for variant in variants:

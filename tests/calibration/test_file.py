@@ -27,7 +27,7 @@ from icmoe_monai.calibration.file import (
     read_calibration,
 )
 from icmoe_monai.calibration.fit import FitCalibration, mean_dice, names_digest
-from icmoe_monai.calibration.no_lesion import fit_no_lesion
+from icmoe_monai.calibration.no_lesion import _deal, fit_no_lesion
 from icmoe_monai.calibration.ood import fit_out_of_distribution
 from icmoe_monai.calibration.references import References
 from icmoe_monai.calibration.score import score_from
@@ -394,6 +394,34 @@ def test_with_too_few_lesions_for_a_sensitivity_nothing_is_decided(sensitivity: 
     assert told["num_with_lesion"] == fewest
 
 
+def test_images_of_too_few_groups_decide_nothing_of_lesions() -> None:
+    features = [item["vote_features"] for item in cases(40, empty=10)]
+    is_empty = [i < 10 for i in range(40)]
+    lesions_alike, none_alike = [*range(10), *[99] * 30], [*[0] * 10, *range(1, 31)]
+    for numbers, reason in ((lesions_alike, "too few groups"), (none_alike, "too few groups"), (range(40), None)):
+        part, told = fit_no_lesion(features, is_empty, sensitivity=0.9, groups=[str(number) for number in numbers])
+        assert (part is None) == (reason is not None)
+        assert (told["reason"] is None) if reason is None else (reason in told["reason"])
+
+
+def test_a_patient_with_and_without_a_lesion_is_in_one_fold() -> None:
+    empty = np.arange(60) % 3 == 0
+    groups = np.array([f"patient {i // 4}" for i in range(60)])
+    folds = _deal(empty, groups, seed=0)
+    assert all(len(set(folds[groups == group])) == 1 for group in groups)
+    assert all(empty[folds == fold].any() and (~empty[folds == fold]).any() for fold in range(5))
+
+
+def test_the_groups_of_images_reach_every_fit(tmp_path: Path) -> None:
+    items = [{**item, "group": "one"} for item in cases(12)]
+    told = fit(tmp_path, items).content["fit"]
+    assert told["quality"]["reason"] == "All images are of one group: the Dice score is not predicted."
+    assert told["temperature"]["nll_after"] is None
+    apart = [{**item, "group": f"patient {i // 2}"} for i, item in enumerate(items)]
+    paired, alone = fit(tmp_path, apart).content["fit"], fit(tmp_path, cases(12)).content["fit"]
+    assert paired["quality"]["spearman"] != alone["quality"]["spearman"]
+
+
 def test_what_is_told_of_the_answers_is_of_images_that_nothing_was_fitted_to() -> None:
     """With few images a threshold chosen on predictions looks much better on them than on new images."""
 
@@ -553,7 +581,7 @@ def test_three_classes_are_calibrated_and_controlled_together(tmp_path: Path) ->
     assert handler.content["fit"]["temperature"]["nll_after"] < handler.content["fit"]["temperature"]["nll_before"]
     made = ApplyCalibrationd(calibration=find(tmp_path, out_channels=3))({**items[0], "pred": items[0]["probability"]})
     assert made["calibrated"].shape == (3, 24, 24)
-    assert torch.allclose(made["calibrated"].as_tensor().sum(0), torch.ones(24, 24))
+    assert torch.allclose(made["calibrated"].sum(0), torch.ones(24, 24))
     assert made["controlled"].unique().tolist() == [0, 1, 2]
     assert (made["controlled"] > 0).sum() > (items[0]["voted"] > 0).sum()
 

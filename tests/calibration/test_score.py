@@ -84,6 +84,20 @@ def test_a_score_comes_back_from_its_file():
     assert score_from(json.loads(json.dumps(score._asdict()))) == score
 
 
-def test_one_case_is_too_few():
-    with pytest.raises(ValueError, match="at least 2, got 1"):
+def test_one_group_is_too_few():
+    with pytest.raises(ValueError, match="at least 2 groups, got 1"):
         fit_score([{"x": 1.0}], [0.5], features=["x"])
+    with pytest.raises(ValueError, match="at least 2 groups, got 1"):
+        fit_score([{"x": 1.0}, {"x": 2.0}], [0.5, 0.6], features=["x"], groups=["patient", "patient"])
+
+
+def test_a_case_is_not_predicted_by_a_fit_to_its_twin():
+    """Of twins that are alike, with targets that nothing explains, a fit without groups knows the answer."""
+    rng = np.random.default_rng(0)
+    twins, targets = np.repeat(rng.normal(size=(12, 10)), 4, axis=0), np.repeat(rng.uniform(size=12), 4)
+    found = [dict(zip("abcdefghij", row, strict=True)) for row in twins]
+    groups = [f"patient {i // 4}" for i in range(48)]
+    _, leaky = fit_score(found, targets, features=list("abcdefghij"))
+    _, honest = fit_score(found, targets, features=list("abcdefghij"), groups=groups)
+    assert np.corrcoef(leaky, targets)[0, 1] > 0.5
+    assert np.abs(honest - targets).mean() > np.abs(leaky - targets).mean() + 0.05
