@@ -2,9 +2,9 @@
 
     python -m benchmarks.environments --images FOLDER --output docs/results/environments.json
 
-The package is installed from this clone into two environments by uv, which must be at hand: `lowest` has the oldest
+The package, as last committed, is installed into two environments by uv, which must be at hand: `lowest` has the oldest
 version of every library that setup.cfg names, `newest` the newest of each. Masks are compared pixel by pixel with those
-of the environment that runs this command. It needs a package index, several gigabytes, and some minutes.
+of this clone in the environment that runs this command. It needs a package index, several gigabytes, and some minutes.
 """
 
 from __future__ import annotations
@@ -73,12 +73,24 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as place:
         folders, versions = {_PINNED: Path(place, _PINNED)}, {_PINNED: {name: version(name) for name in _LIBRARIES}}
         _run([sys.executable, "-m", "icmoe_monai", *_predict(options.images, folders[_PINNED])], ROOT)
+        source = Path(place, "source")  # installing leaves files beside the sources
+        _run(["git", "clone", "--quiet", str(ROOT), str(source)], ROOT)
         for name, resolution in RESOLUTIONS.items():
             tell(f"installing {name}")
             python = Path(place, f"env_{name}", "bin", "python")
             _run([uv, "venv", "--quiet", "--python", sys.executable, str(python.parents[1])], ROOT)
-            install = [uv, "pip", "install", "--quiet", "--python", str(python), "--resolution", resolution, str(ROOT)]
-            _run(install, ROOT)
+            install = [
+                uv,
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                str(python),
+                "--resolution",
+                resolution,
+                str(source),
+            ]
+            _run(install, source)
             folders[name] = Path(place, name)
             versions[name] = json.loads(_run([str(python), "-c", _VERSIONS], Path(place)))
             # from a folder without a clone, whose package would be imported in place of the installed one
