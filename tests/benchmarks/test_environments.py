@@ -1,5 +1,6 @@
 """The comparison of environments: every pixel of every mask counts, and masks that are missing are no equality."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import environments
+from benchmarks.study.file import ROOT
 from icmoe_monai.errors import InputError
 
 
@@ -45,3 +47,11 @@ def test_no_masks_at_all_are_no_equality(tmp_path):
 def test_a_command_that_fails_is_told_with_its_words(tmp_path):
     with pytest.raises(InputError, match="has failed: no such thing"):
         environments._run(["bash", "-c", "echo no such thing >&2; exit 3"], tmp_path)
+
+
+def test_what_contributing_says_of_the_environments_is_what_was_found():
+    content = json.loads((ROOT / "docs" / "results" / "environments.json").read_text())
+    page = " ".join((ROOT / "docs" / "CONTRIBUTING.md").read_text().split())
+    assert "The masks of ten dermoscopy images were equal in all pixels" in page
+    assert {content[name]["num_masks"] for name in environments.RESOLUTIONS} == {10}
+    assert {content[name]["num_differing_pixels"] for name in environments.RESOLUTIONS} == {0}
