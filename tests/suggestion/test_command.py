@@ -61,7 +61,7 @@ def suggest(place: Path, output: Path, *words: str) -> int:
 @pytest.fixture(scope="module")
 def results(place: Path, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("out")
-    status = suggest(place, output, "--labelled", str(place / "labelled"), "--number", "2")
+    status = suggest(place, output, "--labelled", str(place / "labelled"), "--number", "2", "--by", "suggest")
     assert status == 3  # one file of the pool is broken, and the suggestion is made all the same
     return output
 
@@ -202,4 +202,5 @@ def test_drafts_put_beside_the_labelled_images_replace_none_of_them(place, tmp_p
     words = ["--labelled", str(labelled), "--checkpoint", str(place / "model.pt"), *SMALL]
     assert main(["suggest", str(tmp_path / "pool"), "--output", str(tmp_path / "out"), *words]) == 0
     [image] = images_of(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "suggestions.json").read_text())["by"] == "random"  # the default
     assert (image["image"], image["mask"]) == ("drafts/images/new_3.png", "drafts/masks/new_3.png")
