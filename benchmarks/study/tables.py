@@ -14,7 +14,6 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +74,7 @@ def read_results(folder: Path) -> Results:
                 f"{path} lacks values of {empty[0]}: its seeds have other test images; give a splits.json."
             )
         dice[dataset] = {_column(name): np.array([float(line[name]) for line in lines]) for name in columns}
-        groups[dataset] = [line[GROUP] for line in lines] if lines and GROUP in lines[0] else None
+        groups[dataset] = [line[GROUP] for line in lines] if lines and all(line.get(GROUP) for line in lines) else None
     return Results(study, runs, dice, groups)
 
 
@@ -143,7 +142,10 @@ def pooled_interval(
         groups: For each data set the group of every image, whole ones of which are drawn, or None.
     """
     rng = np.random.default_rng(0)
-    means = [_drawn_means(each, known, rng) for each, known in zip(differences, groups or repeat(None))]  # noqa: B905
+    means = [
+        _drawn_means(each, known, rng)
+        for each, known in zip(differences, groups or [None] * len(differences), strict=True)
+    ]
     low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
     return float(low), float(high)
 

@@ -74,7 +74,7 @@ def fit_no_lesion(
         )
     of_group = np.array([str(i) for i in range(len(empty))] if groups is None else groups)
     folds = _deal(empty, of_group, seed)
-    if reason is None and not _suffice(folds, empty, sensitivity):
+    if reason is None and not _suffice(folds, empty, of_group, sensitivity):
         reason = (
             f"The images with a lesion, {counts['num_with_lesion']}, and without, {counts['num_lesion_free']}, are of "
             f"too few groups for cross-validation at a sensitivity of {sensitivity:g}: not fitted."
@@ -82,6 +82,9 @@ def fit_no_lesion(
     if reason is not None:
         return None, {"sensitivity": None, "specificity": None, **counts, "reason": reason}
     score, threshold = _fit(features, empty, sensitivity, of_group, seed)
+    if not all(weight * _SIGNS[name] > 0 for name, weight in zip(score.features, score.coefficients, strict=True)):
+        reason = "Images without a lesion do not have the lower peaks here: nothing tells them by the vote, not fitted."
+        return None, {"sensitivity": None, "specificity": None, **counts, "reason": reason}
     called = np.zeros(len(empty), dtype=bool)
     for fold in np.unique(folds):
         others = np.flatnonzero(folds != fold)
@@ -175,10 +178,15 @@ def _needed(sensitivity: float) -> int:
     return ceil(sensitivity / (1 - sensitivity) - 1e-9)
 
 
-def _suffice(folds: np.ndarray, empty: np.ndarray, sensitivity: float) -> bool:
+def _suffice(folds: np.ndarray, empty: np.ndarray, groups: np.ndarray, sensitivity: float) -> bool:
     """Return whether the images outside of each fold are enough for a score and a threshold."""
-    outside = [empty[folds != fold] for fold in np.unique(folds)]
-    return len(outside) > 1 and all(others.any() and (~others).sum() >= _needed(sensitivity) for others in outside)
+    outside = [folds != fold for fold in np.unique(folds)]
+    return len(outside) > 1 and all(
+        empty[others].any()
+        and (~empty[others]).sum() >= _needed(sensitivity)
+        and len(np.unique(groups[others])) > 1  # for the cross-validation of the score's penalty
+        for others in outside
+    )
 
 
 def _deal(empty: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:

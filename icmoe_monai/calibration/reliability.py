@@ -275,7 +275,8 @@ class ReliabilityMetrics(CaseHandler):
         called = [row["no_lesion"] for row in self._rows]
         if any(answer is None for answer in called):
             reason = (self.calibration.content.get("fit") or {}).get("no_lesion", {}).get("reason")
-            return {**result, "sensitivity": None, "specificity": None, "reason": reason or self.calibration.reason}
+            reason = reason or self.calibration.reason or "Of some images there are no features to judge them by."
+            return {**result, "sensitivity": None, "specificity": None, "reason": reason}
         result |= rates_of(np.array(called, dtype=bool), ~has_lesion)
         sensitivity = self.calibration.content["no_lesion"].get("sensitivity")  # not in files up to 0.8
         return {**result, **order_of(self._column("no_lesion_probability"), ~has_lesion, sensitivity), "reason": None}

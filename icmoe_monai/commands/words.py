@@ -252,8 +252,8 @@ def _add_suggest(commands: Any) -> None:
         "suggest",
         help="choose images to label next, with drafts of their masks",
         description="Segment a pool of unlabelled images, an image, folder or DICOMDIR as of predict, and choose some "
-        "to label next, at random or by a score: OUT/suggestions.html shows them, and OUT/drafts is a dataset folder of "
-        "them with the model's masks, to be corrected." + _FURTHER.format("--seed 1"),
+        "to label next, at random or by a score: OUT/suggestions.html shows them, and OUT/drafts is a dataset folder "
+        "of them with the model's masks, to be corrected." + _FURTHER.format("--seed 1"),
     )
     suggest.add_argument("pool", metavar="POOL", type=_path, help="the unlabelled images")
     suggest.add_argument("--output", metavar="OUT", type=_path, required=True, help="folder of the results")

@@ -243,7 +243,7 @@ def figures_over(
 ) -> dict[str, float]:
     """Compute the four `FIGURES` from the foregrounds and region of `find`; other arguments as in `vote_features`."""
     E = len(votes)
-    entropy = -torch.xlogy(votes, votes).sum(0) / log(max(E, 2))
+    entropy = torch.special.entr(votes).sum(0).abs() / log(max(E, 2))  # one expert's is 0, not -0
     certain = as_distribution(voted[None, None])[0, 0].amax(0)
     means = _means_over(region, torch.stack([certain, apart, entropy]))
     pairs = [dice_overlap(first, second) for first, second in combinations(found[1:], 2)]
@@ -254,7 +254,7 @@ def figures_over(
 def _means_over(region: np.ndarray, maps: Tensor) -> list[float]:
     """Return the mean of each map (n, H, W) over a region, bool (H, W), of which no values are copied."""
     inside = torch.from_numpy(region).to(maps)
-    return [float(total) for total in (maps * inside).sum((1, 2)) / np.count_nonzero(region)]
+    return [float(total) for total in (maps * inside).sum((1, 2), dtype=torch.float32) / np.count_nonzero(region)]
 
 
 def dice_overlap(first: np.ndarray, second: np.ndarray) -> float:

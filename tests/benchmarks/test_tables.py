@@ -108,6 +108,8 @@ def test_a_studys_groups_are_read_and_told(tmp_path):
     told = numbers(line_of(text, "unet")[3])
     assert told[0] == alone[0]
     assert told[1:] != alone[1:]
+    write_csv(path, [line | {"group": ""} if i == 3 else line for i, line in enumerate(lines)])
+    assert tables.read_results(path.parent).groups["set"] is None  # of one image it is not known
 
 
 def test_a_rows_numbers_are_those_of_its_columns(tmp_path):
