@@ -20,8 +20,8 @@ def deal(groups: Sequence[str] | int, num_folds: int, *, seed: int) -> np.ndarra
         by at most 1.
 
     Example:
-        >>> folds = deal(["a", "a", "b", "c", "b"], 3, seed=0)
-        >>> folds[0] == folds[1], folds[2] == folds[4], sorted(set(folds.tolist()))
+        >>> folds = deal(["a", "a", "b", "c", "b"], 3, seed=0).tolist()
+        >>> folds[0] == folds[1], folds[2] == folds[4], sorted(set(folds))
         (True, True, [0, 1, 2])
     """
     names = range(groups) if isinstance(groups, int) else groups
