@@ -131,7 +131,7 @@ class ExpertDecoder(nn.Module):
         at2 = self.fuse2(self._join(self.up2(at4), levels, 0))
         if self.draws_every_pixel:
             return at4, self.head(self.fuse1(self.up1(at2)))
-        return at4, _enlarge(self.head(at2))
+        return at4, F.interpolate(self.head(at2), scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def _join(self, x: Tensor, levels: list[Tensor], i: int) -> Tensor:
         return torch.cat([x, levels[i]], dim=1) if self.seen[i] else x
@@ -189,10 +189,6 @@ class NoDetail(nn.Module):
         """Return no levels, an empty list, for an image (B, 3, H, W)."""
         levels: list[Tensor] = []
         return levels
-
-
-def _enlarge(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def _convolve(in_channels: int, out_channels: int, num: int = 1, *, stride: int = 1) -> nn.Sequential:
