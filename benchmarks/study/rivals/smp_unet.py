@@ -48,10 +48,12 @@ class SmpUNet(nn.Module):
         shift = (torch.tensor(pixel_mean) - _MEAN) / _STD
         self.scale = nn.Buffer(scale[:, None, None], persistent=False)
         self.shift = nn.Buffer(shift[:, None, None], persistent=False)
+        self.to(memory_format=torch.channels_last)  # the faster order on a CPU
 
     def forward(self, image: Tensor) -> Tensor:
         """Map normalised RGB, (B, 3, H, W), H and W multiples of 32, to logits (B, K, H, W)."""
-        logits: Tensor = self.unet(image * self.scale + self.shift)
+        normalised = image * self.scale + self.shift
+        logits: Tensor = self.unet(normalised.contiguous(memory_format=torch.channels_last))
         return logits
 
 
