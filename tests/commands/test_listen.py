@@ -73,7 +73,7 @@ class Place:
 
         def work() -> None:
             try:
-                wait_until(lambda: echo(self.port), 60)
+                wait_until(lambda: echo(self.port), 600)  # a signal before the command takes it would end the tests
                 drive()
             except BaseException as error:
                 raised.append(error)

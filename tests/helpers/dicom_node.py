@@ -211,7 +211,7 @@ def running_node(
         queue.close()
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(is_so: Callable[[], bool], seconds: float = 300.0) -> None:
     """Wait until something is so.
 
     Raises:
