@@ -30,6 +30,7 @@ from benchmarks.cost.rows import (
     LITE2,
     ROWS,
     SMP,
+    THREE,
     Row,
     build,
     draw_batch,
@@ -41,7 +42,6 @@ from benchmarks.cost.rows import (
 from icmoe_monai.utils.files import write_json
 
 BEST = (SMP, LITE2)  # the first that is measured is the best of the single rivals, by study *mixture*
-THREE = "three of "
 
 
 def compare(runs: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from benchmarks.cost import default_parts, rivals, roofline, rows
 from benchmarks.cost.counting import Counter, Counting, beside_limit
 from benchmarks.cost.measure import Stopwatch
+from benchmarks.cost.wanted import wanted_of_default
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -161,6 +162,25 @@ def test_rows_are_the_networks_of_the_configs():
     pyramid = default.network.detail  # begins with ImageNet's weights, which tell a picture from noise
     assert not torch.equal(pyramid.to4[0].narrow.weight, ImagePyramid().to4[0].narrow.weight)
     assert F.relu(pyramid(rows.draw_batch(32, 1, "cpu")[0])[1]).std() > 0.1
+
+
+def test_goals_are_told_beside_each_single_network_and_beside_three():
+    three = rows.THREE + rows.LITE2
+    takes = {
+        rows.DEFAULT: {rows.LITE2: 1.7, three: 0.59, rows.LITE2_LIGHT: 9.0},
+        rows.LIGHT: {rows.LITE2: 1.1, three: 0.4, rows.LITE2_LIGHT: 9.0},
+    }
+    result = {"rows": dict.fromkeys(takes[rows.DEFAULT]), "takes_times": takes}
+    settings = {"training step, 64 pixels, batch 2": result, "one window, 64 pixels": result}
+    found = wanted_of_default({"best": rows.LITE2, "results": settings})
+    assert [row[2] for row in found] == ["**no**", "yes", "yes", "yes"]
+    assert found[0][:2] == (
+        "training step, 64 pixels, batch 2: at most 1.6 times as long as the Lite2 U-Net",
+        "1.70 times; with light decoders 1.10",
+    )
+    assert found[3][:2] == (
+        "one window, 64 pixels: at most 60% of three of Lite2 U-Net", "59%; with light decoders 40%"
+    )  # fmt: skip
 
 
 @pytest.mark.slow
