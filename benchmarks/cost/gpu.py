@@ -101,7 +101,7 @@ PARTS = (
     Part("parts of the inference workflow", "benchmarks.cost.workflow --num_images 20",
          "benchmarks.cost.workflow --num_images 1 --side 64 --longest_side 64", 40),
     Part("a slide", "benchmarks.cost.large --output OUTPUT --side 4000 --crop 2000",
-         "benchmarks.cost.large --output OUTPUT --side 512 --crop 0", 60),
+         "benchmarks.cost.large --output OUTPUT --side 1024 --crop 0", 60),
     Part("a plan's time", "benchmarks.cost.plan_time DATA PLACE/plan --output OUTPUT --epochs 2",
          "benchmarks.cost.plan_time DATA PLACE/plan --output OUTPUT --epochs 1 --min_steps 3 --image_size 64 "
          "--longest_side 64", 90),

@@ -24,7 +24,7 @@ from icmoe_monai.weights.recipe import find_recipe
 
 ROOT = Path(__file__).parents[2]
 DEFAULT, LIGHT = "default", "default, light decoders"
-LITE2, LITE2_LIGHT, SMP = "Lite2 U-Net", "Lite2 U-Net, light decoder", "U-Net of smp over Lite2"
+LITE2, LITE2_LIGHT, SMP = "Lite2 U-Net", "Lite2 U-Net, light decoder", "smp's U-Net over Lite2"
 THREE = "three of "  # before a name
 _LITE2_FILE = "configs/baselines/pyramid_unet_lite2.yaml"
 # overlay of configs/train.json, and settings

@@ -55,7 +55,7 @@ def _beside_one(rivals: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
             if name in result["rows"]:
                 takes, light = (result["takes_times"][one][name] for one in (DEFAULT, LIGHT))
                 said = f"{takes:.2f} times; with light decoders {light:.2f}"
-                yield f"{setting}: at most {aim} times as long as the {name}", said, takes <= aim
+                yield f"{setting}: at most {aim} times as long as {name}", said, takes <= aim
 
 
 def _beside_three(rivals: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:

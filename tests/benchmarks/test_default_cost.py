@@ -175,7 +175,7 @@ def test_goals_are_told_beside_each_single_network_and_beside_three():
     found = wanted_of_default({"best": rows.LITE2, "results": settings})
     assert [row[2] for row in found] == ["**no**", "yes", "yes", "yes"]
     assert found[0][:2] == (
-        "training step, 64 pixels, batch 2: at most 1.6 times as long as the Lite2 U-Net",
+        "training step, 64 pixels, batch 2: at most 1.6 times as long as Lite2 U-Net",
         "1.70 times; with light decoders 1.10",
     )
     assert found[3][:2] == (
