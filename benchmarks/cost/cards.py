@@ -80,7 +80,7 @@ def _sum_gradients(row: Row, num_processes: int, repeats: int, device: str) -> d
     size = numbers.numel() * numbers.element_size()
     expected = num_processes * (num_processes + 1) / 2
     return {
-        "sum_megabytes": round(size / 1e6, 1), "sum_seconds": seconds,
+        "trained_parameters": row.trained_parameters, "sum_megabytes": round(size / 1e6, 1), "sum_seconds": seconds,
         "bus_gb_per_second": round(2 * (num_processes - 1) / num_processes * size / seconds / 1e9, 3),
         "sum_is_right": bool((numbers == expected).all()),
     }  # fmt: skip

@@ -30,11 +30,10 @@ import torch
 from benchmarks.command import names_in, sigterm_as_ctrl_c, tell
 from benchmarks.cost.measure import hardware
 from benchmarks.cost.rows import ROOT
-from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.utils.files import write_json
 
 MINUTES = 12.0
-_OUTPUT, _DATA, _PLACE = "OUTPUT", "DATA", "PLACE"  # in a part's words
+_OUTPUT, _PLACE = "OUTPUT", "PLACE"  # in a part's words
 
 
 class Part(NamedTuple):
@@ -42,8 +41,8 @@ class Part(NamedTuple):
 
     Attributes:
         name: Its name in the file.
-        words: A module and its arguments, without the device; OUTPUT stands for the file that it writes, DATA for a
-            dataset folder, PLACE for a folder where it may write.
+        words: A module and its arguments, without the device; OUTPUT stands for the file that it writes, PLACE for a
+            folder where it may write.
         quick: Arguments in place of those, of tiny sizes.
         seconds: How long it may take.
         needs: Packages without which it is not tried.
@@ -102,8 +101,8 @@ PARTS = (
          "benchmarks.cost.workflow --num_images 1 --side 64 --longest_side 64", 40),
     Part("a slide", "benchmarks.cost.large --output OUTPUT --side 4000 --crop 2000",
          "benchmarks.cost.large --output OUTPUT --side 1024 --crop 0", 60),
-    Part("a plan's time", "benchmarks.cost.plan_time DATA PLACE/plan --output OUTPUT --epochs 2",
-         "benchmarks.cost.plan_time DATA PLACE/plan --output OUTPUT --epochs 1 --min_steps 3 --image_size 64 "
+    Part("a plan's time", "benchmarks.cost.plan_time demo PLACE/plan --output OUTPUT --epochs 2",
+         "benchmarks.cost.plan_time demo PLACE/plan --output OUTPUT --epochs 1 --min_steps 3 --image_size 64 "
          "--longest_side 64", 90),
 )  # fmt: skip
 _QUICK_SECONDS = 150.0  # of a part of tiny sizes, on a busy machine
@@ -173,10 +172,7 @@ def run_part(part: Part, place: Path, *, device: str, quick: bool, limit: float)
 
 def _words(part: Part, place: Path, *, device: str, quick: bool) -> list[str]:
     words = shlex.split(part.quick if quick else part.words)
-    if _DATA in words:
-        make_demo_set(place / "data")
-    stands = {_OUTPUT: str(place / "found.json"), _DATA: str(place / "data")}
-    words = [stands.get(word, word.replace(_PLACE, str(place))) for word in words]
+    words = [str(place / "found.json") if word == _OUTPUT else word.replace(_PLACE, str(place)) for word in words]
     return [*words, "--device", device] if part.takes_device else words
 
 
@@ -229,10 +225,13 @@ def main(arguments: list[str] | None = None) -> int:
         "cards": torch.cuda.device_count() if is_cuda else 0, "cuda": torch.version.cuda,
         "hardware": hardware(options.device),
     }  # fmt: skip
-    with sigterm_as_ctrl_c():
-        measure(
-            list(_chosen(names_in(options.parts))), content, options.output, device=options.device, quick=options.quick
-        )
+    parts = list(_chosen(names_in(options.parts)))
+    try:
+        with sigterm_as_ctrl_c():
+            measure(parts, content, options.output, device=options.device, quick=options.quick)
+    except KeyboardInterrupt:
+        tell(f"stopped; {options.output} holds what was done")
+        return 1
     return 0
 
 

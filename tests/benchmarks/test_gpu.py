@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cost import gpu
+from benchmarks.cost import attention, cards, gpu
 
 COST = Path(gpu.__file__).parent
 NO_MEASUREMENTS = {"gpu", "tables", "figures"}
@@ -77,3 +77,24 @@ def test_a_real_part_runs(tmp_path):
     content = json.loads((tmp_path / "gpu.json").read_text())
     assert list(content["parts"]) == ["a predictor"]
     assert content["parts"]["a predictor"]["result"]["ratio"] > 0
+
+
+@pytest.mark.slow
+def test_back_ends_that_have_no_kernel_here_are_named(tmp_path):
+    output = tmp_path / "attention.json"
+    attention.main(
+        ["--backbone", "vit_t", "--size", "32", "--repeats", "1", "--device", "cpu", "--output", str(output)]
+    )
+    ways = json.loads(output.read_text())["ways"]
+    assert list(ways) == ["float32", *attention.WAYS]
+    assert ways["math, float32"]["largest_difference"] < 1e-4
+    assert "error" in ways["cuDNN, float32"]
+
+
+@pytest.mark.slow
+def test_processes_sum_their_gradients(tmp_path):
+    output = tmp_path / "cards.json"
+    cards.main(["--side", "32", "--batch_size", "2", "--repeats", "1", "--device", "cpu", "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert (found["backend"], found["processes"], found["sum_is_right"]) == ("gloo", 2, True)
+    assert found["sum_megabytes"] == pytest.approx(4 * found["trained_parameters"] / 1e6, abs=0.1)
