@@ -1,6 +1,6 @@
 """Compare PyTorch's back ends of attention in SAM's encoder: time, agreement, and which of them run here at all.
 
-    python -m benchmarks.cost.attention --output docs/results/attention.json
+    python -m benchmarks.cost.attention --output attention.json
 
 Each is asked for by `torch.nn.attention.sdpa_kernel`, in float32 and in bfloat16, in turns in one process, beside what
 PyTorch chooses by itself in float32. A back end that has no kernel for these inputs is reported with its error.

@@ -1,6 +1,6 @@
 """Measure what several cards add to a training step of the default network: the sum of gradients, and the whole step.
 
-    python -m benchmarks.cost.cards --output docs/results/cards.json
+    python -m benchmarks.cost.cards --output cards.json
 
 A process for each card, over NCCL; with `--device cpu` two processes over gloo. Each first takes its steps alone, then
 with the others, by `DistributedDataParallel` and batch norms over all. `bus_gb_per_second` is what NCCL's tests call
