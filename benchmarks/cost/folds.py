@@ -65,13 +65,14 @@ def compare(backbone: str | None, side: int, num_folds: int, repeats: int, devic
     return {"backbone": backbone or "default", "side": side, "folds": num_folds, "rows": rows, "share": round(share, 3)}
 
 
-def compare_commands(num_images: int, num_folds: int, repeats: int) -> dict[str, Any]:
+def compare_commands(num_images: int, num_folds: int, repeats: int, device: str) -> dict[str, Any]:
     """Time whole runs of the command, with an ensemble and with one network, and compare it with as many runs as folds.
 
     Args:
         num_images: Number of drawn images.
         num_folds: Number of folds.
         repeats: Number of times that each is timed; the shortest counts.
+        device: Where they run.
     """
     model = ROOT / "models" / "model.pt"
     with tempfile.TemporaryDirectory() as name:
@@ -84,17 +85,17 @@ def compare_commands(num_images: int, num_folds: int, repeats: int) -> dict[str,
             picture = draw_dermoscopy(rng, (384, 512))[0]
             Image.fromarray(picture).save(folder / "images" / f"{number}.png")
         seconds = {
-            "ensemble": min(_run(folder, ensemble) for _ in range(repeats)),
-            "one network": min(_run(folder, model) for _ in range(repeats)),
+            "ensemble": min(_run(folder, ensemble, device) for _ in range(repeats)),
+            "one network": min(_run(folder, model, device) for _ in range(repeats)),
         }
     share = seconds["ensemble"] / (num_folds * seconds["one network"])
     return {"images": num_images, "folds": num_folds, "seconds": seconds, "share": round(share, 3)}
 
 
-def _run(folder: Path, checkpoint: Path) -> float:
+def _run(folder: Path, checkpoint: Path, device: str) -> float:
     """Return the seconds of one run of `icmoe predict`."""
     words = ["predict", folder / "images", folder / "out", "--checkpoint", checkpoint, "--overwrite"]
-    words += ["--calibration", "none", "--num_workers", "0"]
+    words += ["--calibration", "none", "--num_workers", "0", "--device", device]
     start = time.perf_counter()
     command = [sys.executable, "-m", "icmoe_monai", *map(str, words)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
             name, side = one.split(":")
             backbone = None if name == "default" else name
             content["networks"].append(compare(backbone, int(side), options.folds, options.repeats, options.device))
-    content["from_files"] = compare_commands(options.images, options.folds, options.repeats)
+    content["from_files"] = compare_commands(options.images, options.folds, options.repeats, options.device)
     if options.output:
         write_json(options.output, content)
     print(json.dumps(content))  # noqa: T201

@@ -25,6 +25,7 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from benchmarks.cost.measure import hardware, in_own_process
+from benchmarks.cost.rows import settings_of
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.utils.files import write_json
 from icmoe_monai.utils.memory import peak_memory_mb
@@ -88,11 +89,11 @@ def make_images(folder: Path, number: int, side: int) -> None:
 
 
 def build_workflow(folder: Path, *, device: str, num_workers: int, longest_side: int) -> ConfigWorkflow:
-    """Return the inference workflow that reads images from `folder`/in and writes to `folder`/out."""
+    """Return the shipped model's workflow that reads images from `folder`/in and writes to `folder`/out."""
     flow = ConfigWorkflow(
         config_file=str(ROOT / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
         dataset_dir=str(folder / "in"), output_dir=str(folder / "out"), device=device,
-        num_workers=num_workers, longest_side=longest_side, recipe="none",
+        num_workers=num_workers, longest_side=longest_side, recipe="none", **settings_of(ROOT / "models" / "model.pt"),
     )  # fmt: skip
     flow.initialize()
     flow.parser.get_parsed_content("evaluator")

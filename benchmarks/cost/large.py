@@ -50,17 +50,17 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=20_000, help="of the slide")
     parser.add_argument("--crop", type=int, default=4_000, help="side of the crop; 0: none")
     parser.add_argument("--widths", type=int, nargs="*", help="only measure the memory of slides so wide")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--output")
     parser.add_argument("--compare", help="only compare the ways to segment the slide in this folder")
     arguments = parser.parse_args()
     if arguments.compare:
-        sys.stdout.write(json.dumps(_compare(Path(arguments.compare))) + "\n")
+        sys.stdout.write(json.dumps(_compare(Path(arguments.compare), arguments.device)) + "\n")
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = (
-            _measure_widths(Path(folder), arguments.widths) if arguments.widths else _measure(Path(folder), arguments)
-        )
-    found["hardware"] = hardware("cpu")
+        run = _measure_widths if arguments.widths else _measure
+        found = run(Path(folder), arguments)
+    found["hardware"] = hardware(arguments.device)
     if arguments.output:
         write_json(arguments.output, found)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
@@ -69,18 +69,23 @@ def main() -> None:
 def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     path, side = folder / "slide" / "slide.tif", arguments.side
     _write_slide(path, (side, side), -(-side // _TILE) // 2)
-    found = {"side": side, "file_mb": round(path.stat().st_size / 1e6, 1), **_run_command(path.parent, folder / "out")}
+    found = {
+        "side": side,
+        "file_mb": round(path.stat().st_size / 1e6, 1),
+        **_run_command(path.parent, folder / "out", arguments.device),
+    }
     if arguments.crop:
         _write_crop(path, folder / "crop" / "crop.tif", arguments.crop)
-        found["crop"] = in_own_process("benchmarks.cost.large", ["--compare", str(folder / "crop")])
+        crop = ["--compare", str(folder / "crop"), "--device", arguments.device]
+        found["crop"] = in_own_process("benchmarks.cost.large", crop)
     return found
 
 
-def _measure_widths(folder: Path, widths: list[int]) -> dict[str, object]:
+def _measure_widths(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     peaks = {}
-    for width in widths:
+    for width in arguments.widths:
         _write_slide(folder / str(width) / "slide.tif", (1000, width), 2)
-        peaks[width] = _run_command(folder / str(width), folder / f"{width}_out")["peak_mb"]
+        peaks[width] = _run_command(folder / str(width), folder / f"{width}_out", arguments.device)["peak_mb"]
     return {"height": 1000, "peak_mb": peaks}
 
 
@@ -108,12 +113,12 @@ def _write_crop(source: Path, path: Path, side: int) -> None:
     tifffile.imwrite(path, pixels, tile=(256, 256), compression="zlib", photometric="rgb")
 
 
-def _run_command(folder: Path, output: Path) -> dict[str, object]:
+def _run_command(folder: Path, output: Path, device: str) -> dict[str, object]:
     """Run the bundle's command, and return its report's entries on the one slide."""
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS)]
     start = time.perf_counter()
     subprocess.run(
-        [*command, "--dataset_dir", str(folder), "--output_dir", str(output), "--device", "cpu"], cwd=ROOT, check=True
+        [*command, "--dataset_dir", str(folder), "--output_dir", str(output), "--device", device], cwd=ROOT, check=True
     )
     seconds = time.perf_counter() - start
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
@@ -123,13 +128,13 @@ def _run_command(folder: Path, output: Path) -> dict[str, object]:
     return settings | {name: report["cases"][0][name] for name in told} | {"process_seconds": round(seconds, 1)} | sizes
 
 
-def _compare(folder: Path) -> dict[str, object]:
+def _compare(folder: Path, device: str) -> dict[str, object]:
     """Segment a slide in strips and in memory, and count the pixels where the masks differ."""
     logging.disable(logging.INFO)
     output = folder.with_name(f"{folder.name}_out")
     flow = ConfigWorkflow(
         config_file=CONFIGS, workflow_type="infer", logging_file=False, dataset_dir=str(folder),
-        output_dir=str(output), device="cpu", skip_background=False,
+        output_dir=str(output), device=device, skip_background=False,
     )  # fmt: skip
     flow.initialize()
     flow.run()
@@ -139,8 +144,8 @@ def _compare(folder: Path) -> dict[str, object]:
     image = torch.as_tensor(NormalizeIntensity(subtrahend=mean, divisor=std, channel_wise=True)(pixels))
     with torch.no_grad():
         network = flow.parser.get_parsed_content("network").eval()
-        prediction = flow.parser.get_parsed_content("inferer")(image[None], network)
-    whole = decide(prediction[0, : network.out_channels])[0].numpy() * 255
+        prediction = flow.parser.get_parsed_content("inferer")(image[None].to(device), network)
+    whole = decide(prediction[0, : network.out_channels])[0].cpu().numpy() * 255
     return {
         "side": len(streamed),
         "pixels_that_differ": int((streamed != whole).sum()),

@@ -3,7 +3,8 @@
     python -m benchmarks.cost.plan_time DATA runs/plan_time --output runs/plan_time.json --epochs 3
 
 The set is planned as `icmoe plan` does; then the plan is trained for some epochs without stopping early. The ratio is
-that of the whole training to what the plan says of as many epochs; within 0.75 and 1.25 is what is wanted.
+that of the whole training to what the plan says of as many epochs; within 0.75 and 1.25 is what is wanted. Further
+words, such as `--image_size 64`, are settings of the plan.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, required=True)
-    given = parser.parse_args(arguments)
+    given, settings = parser.parse_known_args(arguments)
     planned = ["--max_epochs", str(given.epochs), "--device", given.device]
-    _run(["plan", given.data, str(given.folder), *planned])
+    _run(["plan", given.data, str(given.folder), *planned, *settings])
     content = json.loads((given.folder / "plan.json").read_text())
     start = time.monotonic()
     overlay = ["--config", str(given.folder / "plan.yaml"), "--patience", "1000", "--overwrite", "True"]

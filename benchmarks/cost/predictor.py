@@ -19,9 +19,12 @@ import numpy as np
 import torch
 
 from benchmarks.cost.measure import hardware, time_in_turn
+from benchmarks.cost.rows import ROOT, settings_of
 from icmoe_monai import Predictor
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.utils.files import write_json
+
+_FILES = {"skin": ROOT / "models" / "model.pt", "breast": ROOT / "models" / "experts_busi.safetensors"}
 
 
 def measure(model: str, side: int, repeats: int, device: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -68,8 +71,12 @@ def main(arguments: list[str] | None = None) -> None:
     logging.disable(logging.INFO)
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
-    own = options.longest_side is None
-    settings = {} if own else {"longest_side": options.longest_side, "recipe": "none", "calibration": "none"}
+    settings: dict[str, Any] = {}
+    if options.longest_side is not None:
+        file = Path(_FILES.get(options.model, options.model))
+        settings = {
+            **settings_of(file), "longest_side": options.longest_side, "recipe": "none", "calibration": "none",
+        }  # fmt: skip
     found = measure(options.model, options.side, options.repeats, options.device, settings)
     if options.output:
         write_json(options.output, found)

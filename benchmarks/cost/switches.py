@@ -2,8 +2,9 @@
 
     python -m benchmarks.cost.switches --output docs/results/switches.json
 
-Inference and a training step (vit_t, random weights) are timed in turns in one process. The first
-call, with its compilation, is timed separately. A switch that fails here is reported with the error that it raised.
+Inference and a training step are timed in turns in one process, of the network over SAM's small encoder with random
+weights, or with `--network default` of the default one. The first call, with its compilation, is timed separately. A
+switch that fails here is reported with the error that it raised.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,20 @@ from torch import Tensor
 
 from benchmarks.cost.inference_workflow import build, draw
 from benchmarks.cost.measure import hardware, largest_difference, time_in_turn
+from benchmarks.cost.rows import DEFAULT, Row
+from benchmarks.cost.rows import build as build_row
 from icmoe_monai.inferers.voting import autocast
 from icmoe_monai.losses.icmoe import ICMoELoss
 from icmoe_monai.settings import trainable_parameters
 from icmoe_monai.utils.files import write_json
 
 SWITCHES = ("float32", "channels last", "bfloat16", "compiled")
+NETWORKS = ("vit_t", DEFAULT)
 
 
-def build_inference(switch: str, image: Tensor) -> Callable[[], Tensor]:
+def build_inference(switch: str, image: Tensor, network_name: str = "vit_t") -> Callable[[], Tensor]:
     """Return a function that segments an image with a switch on and returns the logits."""
-    network, image = _switch_on(switch, build("vit_t", str(image.device)), image)
+    network, image = _switch_on(switch, _build(network_name, str(image.device)).network.eval(), image)
 
     def infer() -> Tensor:
         with torch.no_grad(), autocast(image.device, switch == "bfloat16"):
@@ -40,12 +45,10 @@ def build_inference(switch: str, image: Tensor) -> Callable[[], Tensor]:
     return infer
 
 
-def build_training(switch: str, image: Tensor) -> Callable[[], Tensor]:
+def build_training(switch: str, image: Tensor, network_name: str = "vit_t") -> Callable[[], Tensor]:
     """Return a function that takes a training step with a switch on and returns the loss."""
-    network = build("vit_t", str(image.device)).train()
-    network.encoder.requires_grad_(False)
-    optimizer = torch.optim.AdamW(trainable_parameters(network), lr=1e-4)
-    loss_function = ICMoELoss(out_channels=1).to(image.device)
+    network, loss_function, optimizer = _build(network_name, str(image.device))
+    network.train()
     label = torch.zeros_like(image[:, :1])
     label[..., : image.shape[-1] // 2, :] = 1
     called, image = _switch_on(switch, network, image)
@@ -60,6 +63,15 @@ def build_training(switch: str, image: Tensor) -> Callable[[], Tensor]:
         return loss.detach()
 
     return step
+
+
+def _build(network_name: str, device: str) -> Row:
+    if network_name == DEFAULT:
+        return build_row(DEFAULT, device)
+    network = build(network_name, device)
+    network.encoder.requires_grad_(False)
+    optimizer = torch.optim.AdamW(trainable_parameters(network), lr=1e-4)
+    return Row(network, ICMoELoss(out_channels=1).to(device), optimizer)
 
 
 def compare(
@@ -80,6 +92,8 @@ def _call_first(run: Callable[[], Tensor]) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         result = run()
+        if result.is_cuda:
+            torch.cuda.synchronize()
     except Exception as error:  # any error of the compiler is a result
         return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
     return {"first_call_wall_seconds": round(time.perf_counter() - start, 2), "result": result}
@@ -95,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--switches", nargs="+", choices=SWITCHES, default=list(SWITCHES))
+    parser.add_argument("--network", choices=NETWORKS, default="vit_t")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
@@ -105,11 +120,11 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # so that nothing compiled by an earlier run is used
         inference, training = (
-            compare(build_run, image, options.switches, options.repeats)
+            compare(partial(build_run, network_name=options.network), image, options.switches, options.repeats)
             for build_run in (build_inference, build_training)
         )
     content = {
-        "backbone": "vit_t", "image_size": options.size, "batch_size": options.batch_size,
+        "network": options.network, "image_size": options.size, "batch_size": options.batch_size,
         "repeats": options.repeats, "hardware": hardware(options.device),
         "inference": inference, "training": training,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Write the tables of docs/cost.md from training_cost.json, inference_cost.json and switches*.json in docs/results/.
+"""Write the tables of docs/cost.md from the files of costs in docs/results/.
 
 python -m benchmarks.cost.tables            # write the tables
 python -m benchmarks.cost.tables --check    # exit status 1 if docs/cost.md has other tables
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cost.default_tables import tables_of_default
 from benchmarks.cost.wanted import FULL, highest_speedup, setting_of, wanted
 from benchmarks.document import table, write_or_check
 
@@ -44,6 +45,7 @@ def make_tables(folder: Path) -> dict[str, str]:
     )
     switches = [json.loads(path.read_text()) for path in sorted(folder.glob("switches*.json"))]
     return {
+        **tables_of_default(folder),
         "wanted": table(("wanted", "found", "holds"), wanted(training["results"], inference, two_readers)),
         "training": _trainings(training["results"]),
         "steps": _steps(training["results"]),

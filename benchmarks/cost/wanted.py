@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.cost.rows import DEFAULT, LIGHT, LITE2, SMP, THREE
+
+SINGLE = (LITE2, SMP)  # the single networks that the default is to be measured by
 FULL, CACHED = "full fine-tuning", "icmoe, cached"
 _SPEEDUPS = {"vit_t": 3.0, "vit_b": 5.0}
 _MEMORY, _THROUGHPUT, _R2 = 0.25, 0.75, 0.99
+_STEP, _WINDOW, _OF_THREE = 1.6, 2.2, 0.6
 Row = tuple[str, str, str]
 
 
@@ -23,6 +27,16 @@ def wanted(training: Mapping[str, Any], inference: Mapping[str, Any], two_reader
     return [(name, said, "yes" if holds else "**no**") for name, said, holds in found]
 
 
+def wanted_of_default(rivals: Mapping[str, Any]) -> list[Row]:
+    """Return for each goal of the default network its name, the measurement, and "yes" or "**no**".
+
+    Args:
+        rivals: rivals_cost.json.
+    """
+    found = [*_beside_one(rivals), *_beside_three(rivals)]
+    return [(name, said, "yes" if holds else "**no**") for name, said, holds in found]
+
+
 def highest_speedup(parts: Mapping[str, float]) -> float:
     """Return how many times faster a step could be if all that the cache replaces cost only the reading of features."""
     step = sum(parts.values()) - parts["reading features"]
@@ -32,6 +46,24 @@ def highest_speedup(parts: Mapping[str, float]) -> float:
 def setting_of(result: Mapping[str, Any]) -> str:
     """Describe the setting of a result in words."""
     return f"{result['backbone']}, {result['image_size']} pixels, batch {result['batch_size']}"
+
+
+def _beside_one(rivals: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    for setting, result in rivals["results"].items():
+        aim = _STEP if "step" in setting else _WINDOW
+        for name in SINGLE:
+            if name in result["rows"]:
+                takes, light = (result["takes_times"][one][name] for one in (DEFAULT, LIGHT))
+                said = f"{takes:.2f} times; with light decoders {light:.2f}"
+                yield f"{setting}: at most {aim} times as long as {name}", said, takes <= aim
+
+
+def _beside_three(rivals: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    three = THREE + rivals["best"]
+    for setting, result in rivals["results"].items():
+        takes, light = (result["takes_times"][one][three] for one in (DEFAULT, LIGHT))
+        said = f"{takes:.0%}; with light decoders {light:.0%}"
+        yield f"{setting}: at most {_OF_THREE:.0%} of {three}", said, takes <= _OF_THREE
 
 
 def _speedups(training: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
