@@ -101,6 +101,18 @@ def test_the_table_of_reliability_is_that_of_the_files():
     assert "| calibration error, after |" in (DOCS / "reliability.md").read_text()
 
 
+def test_a_table_of_reliability_without_intervals_says_why(tmp_path):
+    found = json.loads((DOCS / "results" / "reliability_busi.json").read_text())
+    for part, name in (("control", "interval"), ("area", "interval"), ("out_of_distribution", "interval"),
+                       ("predicted_dice", "gain_interval"), ("predicted_dice", "spearman_interval")):  # fmt: skip
+        found[part][name] = None
+    (tmp_path / "reliability_one.json").write_text(json.dumps(found | {"num_groups": 1}))
+    shutil.copy(DOCS / "results" / "risk_control_busi.json", tmp_path / "risk_control_one.json")
+    text = reliability_table.table(tmp_path)
+    assert text.count(" (-) |") == 5
+    assert text.endswith("\n\n(-): no interval can be given where all test images of a set are of one group (one).\n")
+
+
 def test_the_tables_of_suggestions_are_those_of_the_files():
     """Mended by `python -m benchmarks.suggest.table`."""
     assert suggest_table.main(["--check", "--docs", str(DOCS)]) == 0
