@@ -24,6 +24,33 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
+def in_brackets(ends: Sequence[float] | None, form: str) -> str:
+    """Return an interval as a table tells it, or that none can be given.
+
+    Args:
+        ends: Its lower and its upper end, or None.
+        form: How an end is written.
+
+    Example:
+        >>> in_brackets((0.1, 0.25), "+.2f"), in_brackets(None, "+.2f")
+        ('(+0.10 to +0.25)', '(-)')
+    """
+    return "(-)" if ends is None else f"({ends[0]:{form}} to {ends[1]:{form}})"
+
+
+def why_no_interval(names: Sequence[str]) -> str:
+    """Return the sentence of a caption on intervals that cannot be given.
+
+    Args:
+        names: The data sets all of whose test images are of one group.
+
+    Returns:
+        The sentence; empty without such sets.
+    """
+    sets = ", ".join(names)
+    return f"(-): no interval can be given where all test images of a set are of one group ({sets})." if sets else ""
+
+
 def between_marks(text: str, name: str, content: str) -> str:
     """Return a page's text with other content between `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"

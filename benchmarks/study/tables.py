@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.document import between_marks, table
+from benchmarks.document import between_marks, in_brackets, table, why_no_interval
 from benchmarks.study.collect import GROUP, METHODS
 from benchmarks.study.file import REFERENCE, ROOT
 from icmoe_monai.errors import InputError
@@ -112,7 +112,7 @@ def seeds_of(columns: Mapping[tuple[str, int, str], np.ndarray], row: str) -> li
 
 def interval(
     statistic: Callable[..., Any], *columns: np.ndarray, groups: Sequence[str] | None = None
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Return the 95 % percentile bootstrap interval of a statistic of columns' means.
 
     A sample draws the same images from all columns, or where groups are known, the same groups.
@@ -121,31 +121,35 @@ def interval(
         statistic: Maps the columns' means in every sample to the statistic's value in that sample.
         columns: Dice of every image, (N,) each.
         groups: The group of every image, or None.
+
+    Returns:
+        The lower and the upper end, or None for a single image or group.
     """
 
     def of_columns(*drawn: np.ndarray, axis: int = 0) -> Any:
         return statistic(*(column.mean(axis=axis) for column in drawn))
 
     ends = bootstrap_interval(of_columns, *columns, num_samples=NUM_BOOTSTRAP, groups=groups)
-    if ends is None:
-        raise ValueError("An interval needs at least two images, and two groups, got one.")
-    return ends[0], ends[1]
+    return None if ends is None else (ends[0], ends[1])
 
 
 def pooled_interval(
     differences: Sequence[np.ndarray], groups: Sequence[Sequence[str] | None] | None = None
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """Return the 95 % percentile bootstrap interval of the mean over data sets of each set's mean over images.
 
     Args:
         differences: For each data set a value of every image, (N,).
         groups: For each data set the group of every image, whole ones of which are drawn, or None.
+
+    Returns:
+        The lower and the upper end, or None if a set has a single image or group: it would seem to be certain.
     """
     rng = np.random.default_rng(0)
-    means = [
-        _drawn_means(each, known, rng)
-        for each, known in zip(differences, groups or [None] * len(differences), strict=True)
-    ]
+    sets = list(zip(differences, groups or [None] * len(differences), strict=True))
+    if any(len(each if known is None else set(known)) < 2 for each, known in sets):
+        return None
+    means = [_drawn_means(each, known, rng) for each, known in sets]
     low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
     return float(low), float(high)
 
@@ -276,9 +280,9 @@ def _pooled(results: Results) -> list[list[str]]:
                 groups.append(results.groups[dataset])
                 seeds.update(ours)
         if len(differences) > 1:
-            low, high = pooled_interval(differences, groups)
+            ends = in_brackets(pooled_interval(differences, groups), "+.4f")
             mean = np.mean([each.mean() for each in differences])
-            lines.append([name, f"{mean:+.4f} ({low:+.4f} to {high:+.4f})", str(len(differences)), str(len(seeds))])
+            lines.append([name, f"{mean:+.4f} {ends}", str(len(differences)), str(len(seeds))])
     return lines
 
 
@@ -296,6 +300,7 @@ def _caption(results: Results) -> str:
         f"{run['gpu'] or run['cpu']}, {run['jobs']} at a time, {run['threads']} threads each" for run in runs
     )
     versions = _distinct(f"PyTorch {run['version_torch']}, MONAI {run['version_monai']}" for run in runs)
+    why = why_no_interval([name for name, known in results.groups.items() if count_groups(known or ()) == 1])
     return "\n".join(
         [
             f"`configs/studies/{study['name']}.yaml`, {len(runs)} of {num_planned} runs finished. Settings: {settings}"
@@ -306,14 +311,14 @@ def _caption(results: Results) -> str:
             "where these are known, drawn with replacement, each image with its mean over the seeds that both have; "
             "how far other seeds would lie apart they do not say. *Trained*: parameters with a gradient. *Step*, "
             "*inference*: of the median training step, and of the median image. *Peak*: memory of the training "
-            "process, on a GPU what it had allocated there.",
+            "process, on a GPU what it had allocated there." + (f" {why}" if why else ""),
         ]
     )
 
 
 def _with_interval(statistic: Callable[..., Any], *columns: np.ndarray, groups: Sequence[str] | None) -> str:
-    low, high = interval(statistic, *columns, groups=groups)
-    return f"{float(statistic(*(column.mean() for column in columns))):+.3f} ({low:+.3f} to {high:+.3f})"
+    ends = in_brackets(interval(statistic, *columns, groups=groups), "+.3f")
+    return f"{float(statistic(*(column.mean() for column in columns))):+.3f} {ends}"
 
 
 def _median(values: Iterable[str], factor: float, digits: int) -> str:

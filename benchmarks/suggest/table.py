@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.document import between_marks, table, write_or_check
+from benchmarks.document import between_marks, in_brackets, table, why_no_interval, write_or_check
 from benchmarks.study.tables import interval, pooled_interval
 from benchmarks.suggest.experiment import BEGIN, STRATEGIES
 from icmoe_monai.suggestion.suggestion import RANDOM, SUGGEST
+from icmoe_monai.utils.statistics import count_groups
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +50,8 @@ def tables(folder: Path) -> str:
     differences = [line for other in others if (line := _difference(sets, other)) is not None]
     heads_of_pooled = ["suggest minus", *(one["dataset"] for one in sets), "all sets", "seeds"]
     parts = [table(heads, lines)] + ([table(heads_of_pooled, differences)] if differences else [])
-    return "\n\n".join([*parts, _verdict(sets)]) + "\n"
+    why = why_no_interval([one["dataset"] for one in sets if count_groups(one.get("groups") or ()) == 1])
+    return "\n\n".join([*parts, *([why] if why else []), _verdict(sets)]) + "\n"
 
 
 def _verdict(sets: Sequence[Mapping[str, Any]]) -> str:
@@ -57,7 +59,10 @@ def _verdict(sets: Sequence[Mapping[str, Any]]) -> str:
     found = _pooled(sets, RANDOM)
     if found is None:
         return "**Whether `suggest` beats chance is not known yet.**"
-    low, high = found[1]
+    ends = found[1]
+    if ends is None:
+        return "**It is not shown that `suggest` beats chance**: no interval can be given."
+    low, high = ends
     if low > 0:
         return "**`suggest` beats chance**: the whole interval of its difference from random labels is above 0."
     end = "below 0, it is worse" if high < 0 else "on both sides of 0"
@@ -79,7 +84,7 @@ def _columns(one: Mapping[str, Any], other: str) -> list[np.ndarray]:
     return [np.mean([one["dice"][name][seed] for seed in seeds], axis=0) for name in (SUGGEST, other)]
 
 
-def _pooled(sets: Sequence[Mapping[str, Any]], other: str) -> tuple[float, tuple[float, float]] | None:
+def _pooled(sets: Sequence[Mapping[str, Any]], other: str) -> tuple[float, tuple[float, float] | None] | None:
     compared = [one for one in sets if _shared(one, other)]
     if not compared:
         return None
@@ -105,8 +110,8 @@ def _difference(sets: Sequence[Mapping[str, Any]], other: str) -> list[str] | No
     return [other, *cells, _told(*pooled), " or ".join(map(str, num_seeds))]
 
 
-def _told(value: float, ends: tuple[float, float]) -> str:
-    return f"{value:+.3f} ({ends[0]:+.3f} to {ends[1]:+.3f})"
+def _told(value: float, ends: tuple[float, float] | None) -> str:
+    return f"{value:+.3f} {in_brackets(ends, '+.3f')}"
 
 
 if __name__ == "__main__":

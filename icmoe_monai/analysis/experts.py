@@ -182,7 +182,7 @@ class ExpertAnalysis(CaseHandler):
         for name, png in pictures.items():
             path = self.output_dir / "figures" / f"{name}.png"
             write_atomically(path, lambda temporary, png=png: temporary.write_bytes(png))  # type: ignore[misc]
-        page = render_analysis(content, pictures).encode("utf-8", errors="replace")
+        page = render_analysis(content, pictures).encode()
         write_atomically(self.output_dir / "analysis.html", lambda temporary: temporary.write_bytes(page))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from icmoe_monai.visualize.page import page_template
+from icmoe_monai.visualize.page import as_utf8, data_uri, page_template
 
 ONE_EXPERT = "Left out: this network has one expert, and there is nothing to compare."
 
@@ -59,14 +58,14 @@ def render_analysis(content: Mapping[str, Any], pictures: Mapping[str, bytes]) -
         **{key.replace("_", " ").capitalize(): value for key, value in content["settings"].items() if _is_plain(value)},
         "Versions": ", ".join(f"{name} {number}" for name, number in content["settings"]["versions"].items()),
     }
-    uris = {name: "data:image/png;base64," + base64.b64encode(png).decode("ascii") for name, png in pictures.items()}
+    uris = {name: data_uri(png, "png") for name, png in pictures.items()}
     page = page_template("analysis.html").render(
         alarm=bool(dead),
         state=state,
-        summary=[(key, _text(value)) for key, value in summary.items()],
+        summary=[(key, as_utf8(value)) for key, value in summary.items()],
         sections=[build(content, uris) for build in (_load, _regions, _pairs, _wins, _features, _ambiguity, _training)],
     )
-    return page.encode("utf-8", errors="replace").decode("utf-8")
+    return as_utf8(page)
 
 
 def _load(content: Mapping[str, Any], uris: Mapping[str, str]) -> Section:
@@ -225,7 +224,3 @@ def _compared(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None,
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, (str, int, float))
-
-
-def _text(value: Any) -> str:
-    return str(value).encode("utf-8", errors="replace").decode("utf-8")

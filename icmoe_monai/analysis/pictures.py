@@ -19,6 +19,7 @@ from icmoe_monai.analysis.ambiguity import LEVELS, MEASURES
 from icmoe_monai.analysis.figures import DASHES, GRID, INK, MARKERS, WIDTH_INCHES, new_figure
 from icmoe_monai.visualize.colours import BLUE, EXPERT_COLOURS, SKY_BLUE, VERMILION, rgb
 from icmoe_monai.visualize.overlay import class_hex
+from icmoe_monai.visualize.page import as_utf8
 
 _ALL_RIGHT, _SOME_RIGHT, _ALL_WRONG = "#EEEEEE", "#B0B0B0", INK
 _BACKGROUND = "#888888"
@@ -126,7 +127,7 @@ def draw_wins(cases: Sequence[Mapping[str, Any]], expert_names: Sequence[str]) -
         if label.any() and not label.all():
             left.contour(label, levels=[0.5], colors="white", linewidths=2.4)
             left.contour(label, levels=[0.5], colors=BLUE, linewidths=1.2, linestyles="dashed")
-        name = case["name"].encode("utf-8", errors="replace").decode("utf-8")
+        name = as_utf8(case["name"])
         left.set_title(name if len(name) <= 24 else "..." + name[-21:], fontsize=9, parse_math=False)
         right.imshow(_wins_map(case["right"]))
     patches = [Patch(color=EXPERT_COLOURS[i], label=f"only {name}") for i, name in enumerate(expert_names)]

@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from icmoe_monai.calibration.folds import leave_out_folds
 from icmoe_monai.calibration.numbers import find_numbers_damage, read_numbers, write_numbers
 
 APPEARANCE = "appearance"  # the name of the figure, and of its part of a calibration file
@@ -119,7 +120,7 @@ def fit_appearance(
     images = validation if training is None else training
     fitted = _fit(images, seed)
     if training is None and fitted is not None:
-        taken = _leave_out_folds(validation, np.asarray(folds), seed)
+        taken = _taken_left_out(validation, folds, seed)
         fitted = None if taken is None else (fitted[0], taken)
     if fitted is None:
         reason = (
@@ -134,14 +135,14 @@ def fit_appearance(
     return appearance, taken, {"appearance_auroc": auroc, "appearance_reason": None}
 
 
-def _leave_out_folds(images: LabelledFeatures, folds: np.ndarray, seed: int) -> np.ndarray | None:
+def _taken_left_out(images: LabelledFeatures, folds: Sequence[int], seed: int) -> np.ndarray | None:
     """Return a of each image by a fit to the other folds' images, or None if these are too few."""
     taken = np.zeros(len(folds))
-    for fold in np.unique(folds):
-        fitted = _fit(images.of(folds != fold), seed)
+    for others, own in leave_out_folds(folds):
+        fitted = _fit(images.of(others), seed)
         if fitted is None:
             return None
-        appearance, own = fitted[0], folds == fold
+        appearance = fitted[0]
         taken[own] = images.features[own] @ appearance.weights + appearance.bias
     return taken
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -28,3 +28,18 @@ def deal(groups: Sequence[str] | int, num_folds: int, *, seed: int) -> np.ndarra
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     folds = np.random.default_rng(seed).permutation(len(numbers)) % min(num_folds, max(len(numbers), 1))
     return folds[[numbers[name] for name in names]]
+
+
+def leave_out_folds(folds: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield, for each fold, the places of the other folds' images, to fit to, and those of its own, to judge.
+
+    Args:
+        folds: The fold of each image, (n,).
+
+    Example:
+        >>> [(others.tolist(), own.tolist()) for others, own in leave_out_folds([2, 1, 2])]
+        [([0, 2], [1]), ([1], [0, 2])]
+    """
+    for fold in np.unique(folds):
+        is_own = np.asarray(folds) == fold
+        yield np.flatnonzero(~is_own), np.flatnonzero(is_own)

@@ -26,6 +26,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
+from icmoe_monai.calibration.folds import leave_out_folds
 from icmoe_monai.calibration.numbers import find_numbers_damage, read_numbers, write_numbers
 
 _MOST_PROTOTYPES = 64
@@ -138,7 +139,7 @@ def fit_out_of_distribution(
         reason = f"There are fewer than {_FEWEST_IMAGES} images: no score tells images that are out of distribution."
         return None, {"num_images": n, "reason": reason}
     if training is None:
-        prototypes, as_they_are, varied = _leave_out_folds(seen, views, np.asarray(folds), seed)
+        prototypes, as_they_are, varied = _distances_left_out(seen, views, folds, seed)
     else:
         prototypes = fit_prototypes(training, seed=seed)
         as_they_are, varied = (_Distances.of(prototypes, features) for features in (seen, views))
@@ -188,13 +189,12 @@ class _Distances(NamedTuple):
         return cls(prototypes.distance(_of_images(features)), prototypes.distance(np.concatenate(features)))
 
 
-def _leave_out_folds(
-    seen: Sequence[np.ndarray], views: Sequence[np.ndarray], folds: np.ndarray, seed: int
+def _distances_left_out(
+    seen: Sequence[np.ndarray], views: Sequence[np.ndarray], folds: Sequence[int], seed: int
 ) -> tuple[Prototypes, _Distances, _Distances]:
     """Return the prototypes of all images, and the distances of each fold's by prototypes of the other folds."""
     found: list[tuple[_Distances, _Distances]] = []
-    for fold in np.unique(folds):
-        others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    for others, own in leave_out_folds(folds):
         prototypes = fit_prototypes(_of_images([of[i] for of in (seen, views) for i in others]), seed=seed)
         found.append(tuple(_Distances.of(prototypes, [of[i] for i in own]) for of in (seen, views)))  # type: ignore[arg-type]
     both = [_Distances(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True)]

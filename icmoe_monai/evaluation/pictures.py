@@ -31,6 +31,7 @@ from icmoe_monai.utils.engines import CaseHandler, case_items
 from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.visualize.colours import BLUE, EXPERT_COLOURS, ORANGE, rgb
 from icmoe_monai.visualize.overlay import class_hex
+from icmoe_monai.visualize.page import as_utf8
 
 _LABEL_COLOUR, _VOTED_COLOUR, _INK = BLUE, ORANGE, "#222222"
 _LEGEND_COLUMNS = 7
@@ -187,7 +188,7 @@ def _draw_case(axes: Iterable[Axes], case: Mapping[str, Any], num_experts: int, 
     if case.get("label") is not None:
         _contour(first, case["label"], None if by_class else _LABEL_COLOUR, "dashed")
     _contour(first, case["voted"], None if by_class else _VOTED_COLOUR, "solid")
-    name = case["name"].encode("utf-8", errors="replace").decode("utf-8")  # a name need not be UTF-8
+    name = as_utf8(case["name"])
     name = name if len(name) <= 28 else "..." + name[-25:]
     # Below the image, where there is no title and no contour; a "$" in a name must not start a formula.
     first.text(0, -0.02, name, transform=first.transAxes, va="top", fontsize=9, parse_math=False)

@@ -176,8 +176,7 @@ class InferenceReport:
         self.renew(content)
         write_csv(self.output_dir / "report.csv", [_row(case, self.labels) for case in content["cases"]])
         page = render_report(content, output_dir=self.output_dir, thumbnails=thumbnails)
-        data = page.encode("utf-8", errors="replace")
-        write_atomically(self.output_dir / "report.html", lambda temporary: temporary.write_bytes(data))
+        write_atomically(self.output_dir / "report.html", lambda temporary: temporary.write_bytes(page.encode()))
 
 
 def failed_record(record: Mapping[str, Any], error: str, code: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import os
@@ -17,7 +16,7 @@ from PIL import Image
 from icmoe_monai.inference.report_figures import draw_figures, is_number
 from icmoe_monai.utils.files import inside
 from icmoe_monai.visualize.overlay import class_colour, thumbnail
-from icmoe_monai.visualize.page import page_template
+from icmoe_monai.visualize.page import as_utf8, data_uri, page_template
 
 MOST_THUMBNAILS = 500
 _RELIABILITY = {
@@ -112,13 +111,13 @@ def render_report(
         pictures_left_out=any(case.get("overlay") for case in cases[_index_after(pictures, max_thumbnails) :]),
         contours=[(_text(label), "rgb({} {} {})".format(*class_colour(k))) for k, label in enumerate(labels, start=1)],
     )
-    return page.encode("utf-8", errors="replace").decode("utf-8")
+    return as_utf8(page)
 
 
 def _text(value: Any) -> str:
     """Return a value as text that is UTF-8, which a file name need not be."""
-    text = {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
-    return text.encode("utf-8", errors="replace").decode("utf-8")
+    is_word = value is None or isinstance(value, bool)
+    return as_utf8({None: "none", True: "yes", False: "no"}[value] if is_word else value)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -329,7 +328,7 @@ def _thumbnail(path: Path, case: Mapping[str, Any], num_labels: int) -> bytes | 
 
 def _picture(jpeg: bytes) -> tuple[str, int, int]:
     size = Image.open(io.BytesIO(jpeg)).size
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"), *size
+    return data_uri(jpeg), *size
 
 
 def _links(case: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from icmoe_monai.planning.looks import Look
 from icmoe_monai.planning.plan import Plan
 from icmoe_monai.planning.words import told_facts, told_times
 from icmoe_monai.visualize.overlay import draw_overlay, thumbnail
-from icmoe_monai.visualize.page import page_template
+from icmoe_monai.visualize.page import as_utf8, data_uri, page_template
 
 _MOST_SHOWN, _MOST_PICTURED = 200, 12  # findings of a kind, and those with pictures
 _SIDE = 240  # pixels of a picture before it becomes a thumbnail
@@ -61,7 +60,7 @@ def render_plan(content: Mapping[str, Any], plan: Plan) -> str:
         figures=draw_facts(plan.looks, longest_side=longest_side),
         times=None if plan.times is None else told_times(plan.times),
     )
-    return page.encode("utf-8", errors="replace").decode("utf-8")
+    return as_utf8(page)
 
 
 def _summary(content: Mapping[str, Any], plan: Plan) -> list[tuple[str, str]]:
@@ -94,7 +93,7 @@ def _pictures(finding: Finding, plan: Plan) -> list[tuple[str, str]]:
     for place in finding.places:
         look = plan.looks[place]
         if look.picture is not None:
-            uri = "data:image/jpeg;base64," + base64.b64encode(_draw(look)).decode("ascii")
+            uri = data_uri(_draw(look))
             found.append((f"{image_file(look)} ({look.split})", uri))
     return found
 

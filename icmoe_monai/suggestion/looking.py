@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,9 @@ from monai.utils.enums import CommonKeys
 from icmoe_monai.data.cases import find_cases
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image, read_size, split_suffix
+from icmoe_monai.utils.distributed import by_first
+
+_logger = logging.getLogger(__name__)
 
 
 class Labelled(NamedTuple):
@@ -58,23 +62,36 @@ def find_labelled(dataset_dir: str | None, *, split_seed: int | None = None) -> 
     return Labelled(training, [case["image"] for case in cases if "label" in case], frozenset(stems))
 
 
-def without_labelled(cases: Sequence[Mapping[str, Any]], images: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Leave out the cases whose picture, pixel for pixel as a draft holds it, is that of a labelled image.
+@by_first
+def leave_out_labelled(cases: Sequence[Mapping[str, Any]], labelled: Labelled | None) -> list[Mapping[str, Any]]:
+    """Leave out the images of a pool whose picture, pixel for pixel as a draft holds it, is that of a labelled image.
 
     Args:
-        cases: The images of a pool, each with its `source` and `frame`.
-        images: Files of the labelled images; those that cannot be read are passed over.
+        cases: The images of the pool, each with its `source` and `frame`; those that cannot be read stay.
+        labelled: The labelled images, of which those that cannot be read are passed over; None: all cases stay.
+
+    Raises:
+        InputError: If none is left.
     """
+    if labelled is None:
+        return list(cases)
     sizes, pictures = set(), set()
-    for image in images:
+    for image in labelled.images:
         with suppress(InputError):
             pictures.add(_digest(as_picture(image, 0)))
             sizes.add(read_size(image))
-    return [
-        case
-        for case in cases
-        if read_size(case["source"]) not in sizes or _digest(as_picture(case["source"], case["frame"])) not in pictures
-    ]
+
+    def is_labelled(case: Mapping[str, Any]) -> bool:
+        with suppress(InputError):
+            return read_size(case["source"]) in sizes and _digest(as_picture(case["source"], case["frame"])) in pictures
+        return False
+
+    left = [case for case in cases if not is_labelled(case)]
+    if not left:
+        raise InputError("All images of the pool are labelled already, so none is suggested: give other images.")
+    if len(left) < len(cases):
+        _logger.info("%d images of the pool are labelled already and are left out.", len(cases) - len(left))
+    return left
 
 
 def as_picture(path: str, frame: int) -> np.ndarray:

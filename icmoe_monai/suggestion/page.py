@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from PIL import Image
 
 from icmoe_monai.suggestion.reasons import told
 from icmoe_monai.visualize.overlay import class_colour, draw_contours, thumbnail
-from icmoe_monai.visualize.page import page_template
+from icmoe_monai.visualize.page import as_utf8, data_uri, page_template
 
 _SIDE = 320  # pixels, the longer side of a picture
 _ORDERS = {
@@ -41,7 +40,7 @@ def render_suggestion(
     rows = [
         {
             "rank": image["rank"],
-            "name": _text(image["name"]),
+            "name": as_utf8(image["name"]),
             "score": "" if image["score"] is None else f"{image['score']:.3f}",
             "picture": _picture(*drawn),
             "reasons": told(image),
@@ -53,9 +52,11 @@ def render_suggestion(
         rows=rows,
         order=_ORDERS[content["by"]],
         summary=_summary(content),
-        contours=[(_text(label), "rgb({} {} {})".format(*class_colour(k))) for k, label in enumerate(labels, start=1)],
+        contours=[
+            (as_utf8(label), "rgb({} {} {})".format(*class_colour(k))) for k, label in enumerate(labels, start=1)
+        ],
     )
-    return page.encode("utf-8", errors="replace").decode("utf-8")
+    return as_utf8(page)
 
 
 def _summary(content: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -68,7 +69,7 @@ def _summary(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Model": model.get("checkpoint"),
         "Model's SHA-256": model.get("sha256"),
     }
-    return [(title, _text(value)) for title, value in shown.items() if value is not None]
+    return [(title, as_utf8(value)) for title, value in shown.items() if value is not None]
 
 
 def _picture(picture: np.ndarray, classes: np.ndarray) -> tuple[str, int, int]:
@@ -76,9 +77,4 @@ def _picture(picture: np.ndarray, classes: np.ndarray) -> tuple[str, int, int]:
     jpeg = thumbnail(Image.fromarray(draw_contours(picture, classes)), side=_SIDE)
     scale = min(1.0, _SIDE / max(classes.shape))
     height, width = (max(1, round(side * scale)) for side in classes.shape)
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"), width, height
-
-
-def _text(value: Any) -> str:
-    """Return a value as text that is UTF-8, which a file name need not be."""
-    return str(value).encode("utf-8", errors="replace").decode("utf-8")
+    return data_uri(jpeg), width, height

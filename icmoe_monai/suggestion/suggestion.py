@@ -16,7 +16,7 @@ from icmoe_monai.errors import FailedCasesError, InputError
 from icmoe_monai.inference.journal import CASE, Journal
 from icmoe_monai.inference.run import run_missing
 from icmoe_monai.suggestion.drafts import DRAFTS, IMAGES, MASKS, check_no_drafts, write_drafts
-from icmoe_monai.suggestion.looking import FrozenLook, Labelled, without_labelled
+from icmoe_monai.suggestion.looking import FrozenLook, Labelled
 from icmoe_monai.suggestion.page import render_suggestion
 from icmoe_monai.suggestion.ranking import Ranking, rank_images
 from icmoe_monai.suggestion.reasons import Figures, percentile
@@ -37,11 +37,11 @@ class Suggestion:
 
     Args:
         journal: Journal of the inference run over the pool.
-        cases: All images of the pool.
+        cases: The images of the pool to choose from.
         number: How many to choose.
         by: One of `ORDERS`: what to choose by.
-        labelled: The labelled images, as `find_labelled` lists them, of which none is chosen; None: those that the
-            calibration was fitted with, by its prototypes.
+        labelled: The labelled images, as `find_labelled` lists them; None: those that the calibration was fitted with,
+            by its prototypes.
         calibration: The calibration that the run applies.
         look: Returns the pooled features of cases, once the network has its weights.
         labels: Names of the foreground classes.
@@ -95,8 +95,7 @@ class Suggestion:
         """Choose, and write all files.
 
         Raises:
-            InputError: If no image of the pool could be segmented, all of them are labelled already, or a file cannot
-                be read or written.
+            InputError: If no image of the pool could be segmented, or a file cannot be read or written.
         """
         records = {
             name: record
@@ -105,7 +104,7 @@ class Suggestion:
         }
         if not records:
             raise InputError("No image of the pool could be segmented, so none is suggested; report.json says why.")
-        figures = [Figures.of(records[name]) for name in self._unlabelled(records)]
+        figures = [Figures.of(records[name]) for name in self.cases if name in records]
         content, chosen = self._choose(figures)
         taken = () if self.labelled is None else self.labelled.stems
         drawn = write_drafts([self.cases[figure.name] for figure in chosen], records, self.output_dir, taken=taken)
@@ -121,18 +120,6 @@ class Suggestion:
         write_atomically(self.output_dir / PAGE, lambda path: path.write_bytes(page.encode()))
         _logger.info("%d of %d images are suggested: %s", len(chosen), len(figures), self.output_dir / PAGE)
         _logger.info("Correct the masks in %s, and train on them with what is labelled.", self.output_dir / DRAFTS)
-
-    def _unlabelled(self, records: Mapping[str, Any]) -> list[str]:
-        """Return the names of the segmented images that are not among the labelled ones, in the pool's order."""
-        cases = [case for name, case in self.cases.items() if name in records]
-        if self.labelled is None:
-            return [case["name"] for case in cases]
-        names = [case["name"] for case in without_labelled(cases, self.labelled.images)]
-        if not names:
-            raise InputError("All images of the pool are labelled already, so none is suggested: give other images.")
-        if len(names) < len(cases):
-            _logger.info("%d images of the pool are labelled already and are left out.", len(cases) - len(names))
-        return names
 
     def _choose(self, figures: Sequence[Figures]) -> tuple[dict[str, Any], list[Figures]]:
         """Return the content of `suggestions.json`, as yet without the drafts, and the chosen images in its order."""

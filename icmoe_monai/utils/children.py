@@ -1,9 +1,11 @@
-"""Processes that a command starts, and ends in good order when it is stopped itself."""
+"""Processes that a command starts, and that end in good order when it is stopped itself, or killed."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -15,11 +17,16 @@ from typing import TypeVar
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_SAVE = 60.0
 _SECONDS_TO_END = 5.0
+_ORPHANS = Path(__file__).with_name("orphans.py")
 _Task = TypeVar("_Task", bound=Hashable)
 
 
 class Children:
-    """Start processes, and stop them: each is asked to save its state and end, and ended if it does not."""
+    """Start processes, and stop them: each is asked to save its state and end, and ended if it does not.
+
+    Where this process ends without stopping them, as one that is killed, they are stopped all the same (but not on
+    Windows).
+    """
 
     def __init__(self) -> None:
         self.running: list[subprocess.Popen] = []
@@ -48,15 +55,17 @@ class Children:
                     return 1
                 # a session of its own, so that only `stop` passes Ctrl-C on, once: a second one would stop the saving
                 process = subprocess.Popen(
-                    list(command),
+                    [*_watched(), *command],
                     cwd=folder,
                     env=None if environment is None else dict(environment),
+                    stdin=subprocess.PIPE,
                     stdout=file,
                     stderr=None if file is None else subprocess.STDOUT,
                     start_new_session=True,
                 )
                 self.running.append(process)
-            status = process.wait()
+            with process:
+                status = process.wait()
             with self.lock:
                 self.running.remove(process)
             return status
@@ -75,6 +84,11 @@ class Children:
             end = time.monotonic() + patience
             while self.running and time.monotonic() < end:
                 time.sleep(0.1)
+
+
+def _watched() -> list[str]:
+    """Return the words that, before those of a command, let it end with this process."""
+    return [sys.executable, "-I", "-S", str(_ORPHANS), str(_SECONDS_TO_SAVE)] if hasattr(os, "fork") else []
 
 
 def run_side_by_side(

@@ -11,6 +11,7 @@ list of records is just that process's own.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -42,6 +43,20 @@ def check_torchrun() -> None:
             f"A workflow of several processes was not started by torchrun ({', '.join(missing)} are not set): start it "
             "by torchrun, as docs/multi_gpu.md says, or leave out the multi_gpu overlay."
         )
+
+
+def leave_at_exit() -> None:
+    """Let this process leave the others before Python ends, also where an error has ended its work.
+
+    gloo's threads would else meet the end of the interpreter, which may abort the process. NCCL is left alone: leaving
+    would wait for processes that are still at work.
+    """
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == dist.Backend.GLOO:
+        dist.destroy_process_group()
 
 
 def check_one_process(task: str) -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,134 @@ def test_the_trials_of_mixtures_are_those_of_the_file(name):
         assert row in text, row
 
 
+def lines_of(name: str) -> list[dict[str, str]]:
+    with (DOCS / "results" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def words_of(page: str) -> str:
+    """Return a page in one line, as its sentences may be broken anywhere."""
+    return " ".join((DOCS / page).read_text().split())
+
+
+def test_the_trials_of_decoders_are_those_of_the_file():
+    text = (DOCS / "method.md").read_text()
+    trials = lines_of("decoder_trials")
+    sets = ("busi", "isic2017", "glas", "retina", "cxr_lung", "monuseg")
+    assert f"| network | decoder | {' | '.join(sets)} |" in text
+    dice = {(line["network"], line["decoder"], line["dataset"]): line for line in trials}
+    assert len(dice) == len(trials) > 30
+    assert {line["dataset"] for line in trials} == set(sets)
+    for network, decoder in dict.fromkeys(key[:2] for key in dice):
+        found = [dice.get((network, decoder, name)) for name in sets]
+        cells = [f"{float(of['validation']):.3f}, {float(of['voted']):.3f}" if of else "" for of in found]
+        assert f"| {network} | {decoder} | {' | '.join(cells)} |" in text
+
+
+def test_what_is_said_of_decoders_differences_is_in_the_files():
+    text = words_of("method.md")
+    ends = {
+        line["difference"].removeprefix("Lite2 U-Net: "): [Decimal(line[key]) for key in ("mean", "low", "high")]
+        for line in lines_of("decoder_differences")
+    }
+
+    def told(name: str, form: str = "+.4f") -> str:
+        mean, low, high = (f"{value:{form}}" for value in ends[name])
+        return f"{mean} ({low} to {high})"
+
+    transposed = "full minus stride 1 with a transposed convolution to 8 channels"
+    kept = told("batch normalisations kept minus folded, stride 1, two convolutions").replace(" (", ", ", 1)
+    ends["smp minus full"] = [
+        -ends["full minus the U-Net of segmentation_models_pytorch"][place] for place in (0, 2, 1)
+    ]
+    for sentence in (
+        f"two convolutions at each stride {told('two convolutions at each stride minus one, stride 1')}",
+        f"twice the width {told('twice the width minus once, stride 1')}",
+        f"both {told(transposed)}",
+        f"{told('full minus stride 2')} over light",
+        f"{told('smp minus full', '.4f')} below smp's decoder",
+        f"bring nothing there** ({kept}",
+        f"brings {told('mixture: basic over a frozen Lite2 minus Lite0, stride 1', '.4f')}",
+    ):
+        assert sentence in text, sentence
+    test = {
+        (line["network"], line["decoder"], line["dataset"]): float(line["voted"]) for line in lines_of("decoder_trials")
+    }
+    larger = "stride 1: transposed convolution to 8 channels, a convolution"
+    for network, dataset, sentence in (
+        ("mixture", "retina", "{} for the mixture on test images"),
+        ("Lite2 U-Net", "retina", "{} for the single network"),
+        ("mixture", "glas", "The glands do not change ({},"),
+        ("mixture", "busi", "with a transposed convolution than without ({},"),
+    ):
+        difference = test[network, larger, dataset] - test[network, "stride 2", dataset]
+        assert sentence.format(f"{difference:+.4f}") in text, (network, dataset)
+
+
+def test_the_trials_of_no_lesion_are_those_of_the_file():
+    rows = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")]
+        for line in (DOCS / "reliability.md").read_text().splitlines()
+    ]
+    trials = lines_of("no_lesion_trials")
+    assert len(trials) == 5
+    for line in trials:
+        rounded = [f"{float(line[f'auroc_{split}']):.3f}" for split in ("training", "validation", "test")]
+        cells = [*rounded, f"{float(line['specificity_at_95_sensitivity_test']):.2f}"]
+        (row,) = (row for row in rows if row[0].removesuffix(" (until 0.8.0)") == line["score"] and row[2:] == cells)
+        assert line["fitted_to"].startswith(row[1])
+
+
+def test_how_no_lesion_is_learnt_is_said_as_in_the_file():
+    text = (DOCS / "reliability.md").read_text()
+    scores = ("peak", "appearance", "both, weights fitted to validation", "both, counted alike")
+    assert "| lesion-free training images | " + " | ".join(scores) + " |" in text.replace("**", "")
+    trials = {(line["lesion_free_training_images"], line["score"]): line for line in lines_of("no_lesion_appearance")}
+    numbers = list(dict.fromkeys(number for number, _ in trials))
+    assert numbers == ["72", "36", "18", "9"]
+    for number in numbers:
+        found = [trials[number, score] for score in scores]
+        cells = [
+            ", ".join(f"{float(of[f'auroc_{split}']):.3f}" for split in ("left_out_training", "validation"))
+            for of in found
+        ]
+        assert f"| {number} | {' | '.join(cells)} |" in text
+
+
+def test_what_is_said_of_no_lesion_on_ultrasound_is_in_the_file():
+    text = words_of("reliability.md").replace("**", "")
+    content = json.loads((DOCS / "results" / "no_lesion_busi_all.json").read_text())
+    normal, without = content["with normal images"], content["without"]
+    folds = content["ensemble of three folds with normal images, calibrated out of fold"]
+    columns = [normal["no_lesion_by_peak_alone"], normal["no_lesion"], folds["no_lesion"]]
+
+    def rate(of: dict, name: str) -> str:
+        low, high = of[f"{name}_interval"]
+        return f"{of[name]:.2f} ({low:.2f} to {high:.2f})"
+
+    (peak,) = (line for line in lines_of("no_lesion_trials") if line["score"] == "peak")
+    own = [float(peak["specificity_at_95_sensitivity_test"]), *(of["specificity_at_sensitivity"] for of in columns[1:])]
+    calibration, loss = folds["calibration"], content["dice_of_lesions_with_minus_without"]
+    trial = content["trial: threshold of training lesions, their appearance by cross-validation"]
+    for sentence in (
+        "| AUROC (at least 0.90 was wanted) | " + " | ".join(f"{of['auroc']:.3f}" for of in columns),
+        "(at least 0.60) | " + " | ".join(f"{value:.2f}" for value in own),
+        "found, for 0.95 | " + " | ".join(rate(of, "sensitivity") for of in columns),
+        "| specificity there | " + " | ".join(rate(of, "specificity") for of in columns),
+        f"calibration has {calibration['num_with_lesion']} lesions and {calibration['num_lesion_free']} lesion-free",
+        f"sensitivity is {rate(calibration, 'sensitivity')} and specificity {rate(calibration, 'specificity')}",
+        f"on test images {columns[2]['sensitivity']:.2f} and {columns[2]['specificity']:.2f}, "
+        f"{0.6 - columns[2]['specificity']:.2f} below what was wanted",
+        f"{trial['num_training_lesions']} training lesions",
+        f"keeps {trial['sensitivity_of_validation']:.2f} of the validation's lesions",
+        f"made {normal['empty_masks_of_normal_images']:.2f} of the normal test images' masks empty, where "
+        f"{without['empty_masks_of_normal_images']:.2f} were without them",
+        f"was {normal['dice_of_lesions']:.3f} and {without['dice_of_lesions']:.3f} ({loss['mean']:.3f}, "
+        f"{loss['interval'][0]:.3f} to {loss['interval'][1]:.3f};",
+    ):
+        assert sentence in text, sentence
+
+
 def rows_of_encoders(name: str) -> list[str]:
     rows = []
     for setting, encoders in json.loads((DOCS / "results" / f"{name}.json").read_text())["results"].items():
@@ -99,6 +228,18 @@ def test_the_table_of_reliability_is_that_of_the_files():
     """Mended by `python -m benchmarks.reliability.table`."""
     assert reliability_table.main(["--check", "--docs", str(DOCS)]) == 0
     assert "| calibration error, after |" in (DOCS / "reliability.md").read_text()
+
+
+def test_a_table_of_reliability_without_intervals_says_why(tmp_path):
+    found = json.loads((DOCS / "results" / "reliability_busi.json").read_text())
+    for part, name in (("control", "interval"), ("area", "interval"), ("out_of_distribution", "interval"),
+                       ("predicted_dice", "gain_interval"), ("predicted_dice", "spearman_interval")):  # fmt: skip
+        found[part][name] = None
+    (tmp_path / "reliability_one.json").write_text(json.dumps(found | {"num_groups": 1}))
+    shutil.copy(DOCS / "results" / "risk_control_busi.json", tmp_path / "risk_control_one.json")
+    text = reliability_table.table(tmp_path)
+    assert text.count(" (-) |") == 5
+    assert text.endswith("\n\n(-): no interval can be given where all test images of a set are of one group (one).\n")
 
 
 def test_the_tables_of_suggestions_are_those_of_the_files():

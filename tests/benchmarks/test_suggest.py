@@ -177,6 +177,16 @@ def test_groups_are_kept_and_their_intervals_are_of_groups(bench, tmp_path):
     assert "| random | +0.200 (+0.200 to +0.200) | +0.200 (+0.200 to +0.200) | 1 |" in table.tables(folder)
 
 
+def test_images_of_one_group_have_no_interval_and_show_nothing(tmp_path):
+    dice = {"suggest": {"0": [0.5, 0.9]}, "random": {"0": [0.4, 0.8]}}
+    one = {"dataset": "one", "cases": ["a", "b"], "groups": ["p", "p"], "dice": dice}
+    write_json(tmp_path / "suggest_one.json", one)
+    text = table.tables(tmp_path)
+    assert "| random | +0.100 (-) | +0.100 (-) | 1 |" in text
+    assert "(-): no interval can be given where all test images of a set are of one group (one)." in text
+    assert "**It is not shown that `suggest` beats chance**: no interval can be given." in text
+
+
 @pytest.mark.parametrize(
     ("others", "sentence"),
     [

@@ -112,6 +112,27 @@ def test_a_studys_groups_are_read_and_told(tmp_path):
     assert tables.read_results(path.parent).groups["set"] is None  # of one image it is not known
 
 
+def test_images_of_one_group_have_no_interval_and_the_caption_says_why(tmp_path):
+    put_study(tmp_path)
+    folder = tmp_path / "tiny"
+    assert "(-)" not in tables.tables_of(tables.read_results(folder))
+    lines = [{"case": line["case"], "group": "p", **line} for line in read_csv(folder / "set_dice.csv")]
+    write_csv(folder / "set_dice.csv", lines)
+    write_csv(folder / "later_dice.csv", [line | {"group": f"p{i}"} for i, line in enumerate(lines)])
+    text = tables.tables_of(tables.read_results(folder)._replace(runs=several_sets(folder)))
+    alone, _, rest = text.partition("### later")
+    assert re.fullmatch(r"-0\.0\d\d \(-\)", line_of(alone, "unet")[3])
+    assert len(numbers(line_of(rest.partition("###")[0], "unet")[3])) == 3
+    assert [cell[-3:] for cell in line_of(text, "set")[8:10]] == ["(-)", "(-)"]
+    assert line_of(text.partition("### All data sets")[2], "unet")[1].endswith(" (-)")  # set would seem certain
+    assert "(-): no interval can be given where all test images of a set are of one group (set)." in text
+
+
+def several_sets(folder: Path) -> list[dict[str, str]]:
+    runs = read_csv(folder / "runs.csv")
+    return runs + [run | {"dataset": "later"} for run in runs]
+
+
 def test_a_rows_numbers_are_those_of_its_columns(tmp_path):
     columns = put_study(tmp_path)
     text = tables.tables_of(tables.read_results(tmp_path / "tiny"))

@@ -52,6 +52,15 @@ def test_intervals_are_over_groups_where_these_are_known(calibration: Calibratio
         assert width("four times", part, interval) < 0.75 * width("groups", part, interval)
 
 
+def test_images_of_one_group_are_evaluated_without_intervals(calibration: Calibration, tmp_path: Path) -> None:
+    result = evaluate(tmp_path, [item | {"group": "a"} for item in cases(30, empty=6, seed=5)], calibration)
+    assert result["num_groups"] == 1
+    quality = result["predicted_dice"]
+    assert quality["spearman"] > 0.5
+    assert [quality["spearman_interval"], quality["gain_interval"], result["control"]["interval"]] == [None] * 3
+    assert result["area"]["interval"] is None
+
+
 def test_a_calibrated_evaluation(calibration: Calibration, tmp_path: Path) -> None:
     items = cases(30, empty=6, seed=5)
     result = evaluate(tmp_path, items, calibration)

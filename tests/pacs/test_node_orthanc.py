@@ -32,12 +32,15 @@ pytestmark = [
 ]
 
 
-def routing() -> str:
-    """Return the script of docs/pacs.md that routes studies to the node."""
+def write_routing(folder: Path) -> Path:
+    """Write the script of docs/pacs.md that routes studies to the node, for an archive that may write into a folder."""
     document = (ROOT / "docs" / "pacs.md").read_text()
     (script,) = re.findall(r"```lua\n(.*?)```", document, re.DOTALL)
     assert "'ICMOE'" in script
-    return str(script)
+    assert "'/var/lib/orthanc/" in script
+    path = folder / "route.lua"
+    path.write_text(script.replace("/var/lib/orthanc/", f"{folder}/"))
+    return path
 
 
 @contextmanager
@@ -88,8 +91,7 @@ def results(archive: Orthanc) -> list[Dataset]:
 @pytest.mark.parametrize("peer", ["dicom", "web"])
 def test_a_stable_study_is_routed_and_its_result_returns_once(peer: str, tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    script = tmp_path / "route.lua"
-    script.write_text(routing())
+    script = write_routing(tmp_path)
     modalities: dict[str, Any] = {"icmoe": [NODE, "127.0.0.1", port]}
     with running_orthanc(tmp_path / "orthanc", DicomModalities=modalities, LuaScripts=[str(script)]) as archive:
         peers = {
@@ -123,8 +125,7 @@ def test_a_stable_study_is_routed_and_its_result_returns_once(peer: str, tmp_pat
 
 def test_a_study_that_found_no_node_is_sent_once_it_runs(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    script, log = tmp_path / "route.lua", tmp_path / "orthanc" / "log.txt"
-    script.write_text(routing())
+    script, log = write_routing(tmp_path), tmp_path / "orthanc" / "log.txt"
     modalities: dict[str, Any] = {"icmoe": [NODE, "127.0.0.1", port]}
     with running_orthanc(tmp_path / "orthanc", DicomModalities=modalities, LuaScripts=[str(script)]) as archive:
         missed, deleted, later = (image_of(generate_uid(), number) for number in (1, 2, 3))
@@ -140,3 +141,27 @@ def test_a_study_that_found_no_node_is_sent_once_it_runs(tmp_path: Path) -> None
             add(archive, later, tmp_path)
             wait_until(lambda: len(results(archive)) == 2, 120)
         assert {one.StudyInstanceUID for one in results(archive)} == {missed.StudyInstanceUID, later.StudyInstanceUID}
+
+
+def test_a_study_that_found_no_node_is_sent_once_it_runs_by_an_archive_that_was_killed_meanwhile(
+    tmp_path: Path,
+) -> None:
+    (port,) = free_ports(1)
+    log = tmp_path / "orthanc" / "log.txt"
+    settings: dict[str, Any] = {
+        "DicomModalities": {"icmoe": [NODE, "127.0.0.1", port]},
+        "LuaScripts": [str(write_routing(tmp_path))],
+    }
+    missed, later = (image_of(generate_uid(), number) for number in (1, 2))
+    with running_orthanc(tmp_path / "orthanc", **settings) as archive:
+        add(archive, missed, tmp_path)
+        wait_until(lambda: log.read_text().count("URI: /modalities/icmoe/store") == 1, 60)
+        archive.process.kill()
+    with running_orthanc(tmp_path / "orthanc", **settings) as archive:
+        callers = [{"ae": archive.ae_title, "address": "127.0.0.1"}]
+        peers = {"dicom": {"ae": archive.ae_title, "host": "127.0.0.1", "port": archive.port}}
+        given: dict[str, Any] = {"callers": callers, "peers": peers, "to": ["dicom"], "quiet_seconds": 2}
+        with running_node(tmp_path / "node", write_config(tmp_path / "node.yaml", port=port, store=1, **given), port):
+            add(archive, later, tmp_path)
+            wait_until(lambda: len(results(archive)) == 2, 120)
+            wait_until(lambda: (tmp_path / "icmoe-waiting").read_text() == "", 60)

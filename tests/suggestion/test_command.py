@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from shipped import NETWORK_WORDS, write_restless
 from icmoe_monai.__main__ import main
 from icmoe_monai.data.cases import find_cases
 from icmoe_monai.data.phantoms import draw_dermoscopy
+from icmoe_monai.suggestion.looking import as_picture
 from icmoe_monai.utils.files import read_csv
 
 # MONAI warns of configs being code at every workflow
@@ -188,11 +190,29 @@ def test_what_is_labelled_is_never_suggested_whatever_its_split_name_and_kind_of
     Image.fromarray(lesion(0)).save(tmp_path / "pool" / "other name.bmp")
     Image.fromarray(lesion(2)).save(tmp_path / "pool" / "of the test images.tif")
     Image.fromarray(lesion(3)).save(tmp_path / "pool" / "new.png")
+    (tmp_path / "pool" / "broken.png").write_bytes(b"none")  # whether it is labelled cannot be known
     words = ["--labelled", str(labelled), "--by", by, "--checkpoint", str(place / "model.pt"), *SMALL]
-    assert main(["suggest", str(tmp_path / "pool"), "--output", str(tmp_path / "out"), *words]) == 0
+    assert main(["suggest", str(tmp_path / "pool"), "--output", str(tmp_path / "out"), *words]) == 3
     assert [image["name"] for image in images_of(tmp_path / "out")] == ["new.png"]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [case["name"] for case in report["cases"]] == ["broken.png", "new.png"]  # no labelled one was segmented
+    assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["new.png"]
     assert main(["suggest", str(labelled), "--output", str(tmp_path / "none"), *words]) == 1
     assert "All images of the pool are labelled already" in capsys.readouterr().err
+    assert not list((tmp_path / "none").rglob("*.png"))
+
+
+def test_a_stack_of_which_a_slice_is_labelled_is_written_as_no_volume(place, tmp_path):
+    labelled = labelled_set(tmp_path / "labelled", ["0", "1"])
+    (tmp_path / "pool").mkdir()
+    stack = tmp_path / "pool" / "stack.nii.gz"
+    slices = np.stack([stripes(pixels).T for pixels in (4, 8, 16)], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(slices, np.eye(4)), stack)
+    Image.fromarray(as_picture(str(stack), 1)).save(labelled / "images" / "1.png")
+    words = ["--labelled", str(labelled), "--checkpoint", str(place / "model.pt"), *SMALL]
+    assert main(["suggest", str(tmp_path / "pool"), "--output", str(tmp_path / "out"), *words]) == 0
+    assert len(images_of(tmp_path / "out")) == 2
+    assert not list((tmp_path / "out" / "volumes").rglob("*"))
 
 
 def test_drafts_put_beside_the_labelled_images_replace_none_of_them(place, tmp_path):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.utils import children as room
@@ -67,6 +70,37 @@ def test_a_process_that_does_not_stop_is_ended(tmp_path, monkeypatch):
     )
     stop_when_ready(children, code, tmp_path, ended)
     assert ended == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.2], ids=["saves", "is stubborn"])
+def test_a_process_ends_soon_after_the_one_that_started_it_was_killed(patience):
+    child = python(
+        "import signal, time",
+        "print('ready', flush=True)",
+        "try:",
+        "    time.sleep(60)",
+        "except KeyboardInterrupt:",
+        "    print('saved', flush=True)",
+        f"    time.sleep({0 if patience > 1 else 60})",
+    )
+    parent = python(  # the file alone, for its package takes seconds to import
+        "from importlib import util",
+        f"spec = util.spec_from_file_location('children', {room.__file__!r})",
+        "children = util.module_from_spec(spec)",
+        "spec.loader.exec_module(children)",
+        f"children._SECONDS_TO_SAVE = {patience}",
+        f"children.Children().execute({child})",
+    )
+    with subprocess.Popen(parent, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        told, _ = process.communicate(timeout=300)  # until nobody is left who could write
+    assert told == "saved\n"
+
+
+def test_a_command_that_cannot_start_says_why_and_fails(tmp_path):
+    assert Children().execute(["no such program"], tmp_path / "log") == 1
+    assert "no such program: No such file or directory" in (tmp_path / "log").read_text()
 
 
 def test_failures_are_in_the_order_of_the_tasks_whichever_is_first():

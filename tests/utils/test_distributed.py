@@ -1,10 +1,12 @@
 """Several processes as one: what they share, by two forked processes over gloo, without a network or an engine."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from processes import in_two
 from torch import nn
 
@@ -19,6 +21,7 @@ from icmoe_monai.utils.distributed import (
     by_first,
     check_torchrun,
     gathered,
+    leave_at_exit,
     share_cases,
     share_volumes,
     total,
@@ -33,6 +36,20 @@ SHARES = {"alike": (slice(0, 2), slice(2, 4)), "unlike": (slice(0, 1), slice(1, 
 def second_of_three(monkeypatch):
     monkeypatch.setattr(distributed, "num_processes", lambda: 3)
     monkeypatch.setattr(distributed, "process_index", lambda: 1)
+
+
+def test_a_process_that_ends_by_an_error_leaves_the_others_in_order(monkeypatch, tmp_path: Path):
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(distributed.atexit, "register", at_exit.append)
+    leave_at_exit()
+    (leave,) = at_exit
+    leave()  # there is nothing to leave
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        leave()
+        assert not dist.is_initialized()
+    finally:
+        leave()
 
 
 def test_sums_and_means_are_those_of_all_with_a_gradient_to_each(tmp_path):

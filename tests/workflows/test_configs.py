@@ -121,9 +121,10 @@ def test_nothing_in_initialize_needs_a_file_or_this_package():
         assert read(name)["initialize"] == [
             "$monai.utils.set_determinism(seed=@seed if @seed.__class__ is int else None)"
         ]
-    for name in MULTI_GPU:  # whose first entry says that torchrun is missing
-        first, *others = read(name)["initialize"]
+    for name in MULTI_GPU:  # whose first entries say that torchrun is missing, and see to the end
+        first, second, *others = read(name)["initialize"]
         assert first == {"_target_": "icmoe_monai.utils.check_torchrun"}
+        assert second == {"_target_": "icmoe_monai.utils.leave_at_exit"}
         assert not any("icmoe" in text or "bundle_root" in text for _, text in strings(others))
 
 
