@@ -218,7 +218,7 @@ class PyramidUNet(nn.Module):
         torch.Size([2, 1, 32, 48])
     """
 
-    def __init__(self, *, detail: ImagePyramid, out_channels: int, decoder: str = "full") -> None:
+    def __init__(self, *, detail: ImagePyramid, out_channels: int, decoder: str = "light") -> None:
         super().__init__()
         self.detail = detail
         self.decoder = ExpertDecoder(

@@ -94,7 +94,7 @@ class ICMoE(nn.Module):
         detail: ImagePyramid | DetailStem | NoDetail | None = None,
         own_from: Mapping[str, int] | None = None,
         own_network: Mapping[str, str] | None = None,
-        decoder: str = "full",
+        decoder: str = "light",
         hear_vote: bool = True,
         voting: str = "adaptive",
         best_expert: int = 0,

@@ -28,10 +28,12 @@ _BATCHES = (4, 2, 1)
 _GPU_BATCH = 8  # as the published studies have it
 # Bytes of a training: at batch 8 3.0 GB at 256 pixels and 1.3 to 1.6 GB at 128 (docs/results.md, columns "peak").
 _FIXED, _OF_IMAGE = 0.9 * GB, 0.29 * GB
+_OF_FULL = 2.2  # times as many bytes of an image with full decoders: 1.8 to 2.0 GB at 128 pixels (study full)
 _READER = 0.25 * GB  # of a process that reads images
 CACHED = 16  # bytes of a pixel in the cache: three channels and the label, float32
 _THIN = 6.0  # pixels; targets that are thinner are shown larger
 _THINNEST = 3.0  # pixels, at twice the window
+_FINE = 8.0  # pixels as planned; study full: full decoders draw vessels (3) and nuclei (7) better, larger things alike
 _MANY = 4  # targets of an image, from which on a window shows enough of them
 _MOST_OF_WINDOW = 0.5  # share of a window that the median of many targets may be wide
 _MOST_STEPS = 12_000  # some 30 passes over 1500 images; the schedule ends where a longer one would gain little
@@ -105,6 +107,8 @@ def choose(looks: Sequence[Look], classes: Classes, machine: Machine, given: Map
     train = [look for look in looks if look.split == "train"]
     sizes, batch = _choose_sizes(looks, machine, given)
     window = Window(sizes.settings["image_size"], sizes.settings["longest_side"])
+    decoder = _choose_decoder(looks, window, batch.settings["batch_size"], machine, given)
+    needed = bytes_of_training(batch.settings["batch_size"], window.image_size, decoder=decoder.settings["decoder"])
     num_epochs = _choose_steps(len(train), batch.settings["batch_size"], given)
     length = max(num_epochs.settings["min_steps"], math.ceil(len(train) / batch.settings["batch_size"]))
     passes = num_epochs.settings["max_epochs"] * length * batch.settings["batch_size"] / max(len(train), 1)
@@ -112,9 +116,10 @@ def choose(looks: Sequence[Look], classes: Classes, machine: Machine, given: Map
         Choice("classes", {"out_channels": classes.out_channels}, f"Classes: {classes.reason}"),
         sizes,
         batch,
+        decoder,
         num_epochs,
         _choose_augmentation(looks, passes, given),
-        *_choose_caches(looks, window, batch.settings["batch_size"], machine, given),
+        *_choose_caches(looks, window, needed, machine, given),
         _choose_readers(machine, given),
     ]
 
@@ -137,15 +142,17 @@ def choose_folds(looks: Sequence[Look]) -> tuple[int, str]:
     )
 
 
-def bytes_of_training(batch_size: int, image_size: int, num_workers: int = 0) -> float:
+def bytes_of_training(batch_size: int, image_size: int, num_workers: int = 0, *, decoder: str = "light") -> float:
     """Return the memory that a training is expected to take, without its cache, in bytes.
 
     Args:
         batch_size: Images in a step.
         image_size: Side of the window in pixels.
         num_workers: Processes that read images.
+        decoder: Size of the decoders.
     """
-    return _FIXED + _OF_IMAGE * batch_size * (image_size / 256) ** 2 + _READER * num_workers
+    of_image = _OF_IMAGE * (_OF_FULL if decoder == "full" else 1)
+    return _FIXED + of_image * batch_size * (image_size / 256) ** 2 + _READER * num_workers
 
 
 def _choose_sizes(looks: Sequence[Look], machine: Machine, given: Mapping[str, Any]) -> tuple[Choice, Choice]:
@@ -154,9 +161,11 @@ def _choose_sizes(looks: Sequence[Look], machine: Machine, given: Mapping[str, A
     batches = [_GPU_BATCH, *_BATCHES] if machine.is_gpu else list(_BATCHES)
     batches = [given["batch_size"]] if "batch_size" in given else batches
     pairs = [(window, batch) for window in windows for batch in batches]
-    room = machine.memory
-    window, batch = next((pair for pair in pairs if bytes_of_training(pair[1], pair[0]) <= room), pairs[-1])
-    needed = bytes_of_training(batch, window)
+    room, decoder = machine.memory, given.get("decoder", "light")
+    window, batch = next(
+        (pair for pair in pairs if bytes_of_training(pair[1], pair[0], decoder=decoder) <= room), pairs[-1]
+    )
+    needed = bytes_of_training(batch, window, decoder=decoder)
     if needed > room and not given.keys() & {"image_size", "batch_size"}:
         raise InputError(
             f"The memory of {machine.told} is too small: the smallest training takes about {needed / GB:.1f} GB. Free "
@@ -200,6 +209,27 @@ def _choose_longest_side(looks: Sequence[Look], window: int) -> tuple[int, str]:
             f"side of {side} still shows several, each of them larger."
         )
     return window, f"targets are {thin:.0f} pixels thick at {window} pixels, and an image shows few: all of it counts."
+
+
+def _choose_decoder(
+    looks: Sequence[Look], window: Window, batch_size: int, machine: Machine, given: Mapping[str, Any]
+) -> Choice:
+    """Choose the size of the decoders by how thick targets are as the network sees them."""
+    if "decoder" in given:
+        return Choice("decoder", {"decoder": given["decoder"]}, "The decoders are of the size that you have set.")
+    thin = thickness(looks, longest_side=window.longest_side)
+    needed = bytes_of_training(batch_size, window.image_size, decoder="full")
+    kind = "light"
+    if thin is None:
+        why = "there is no target to go by"
+    elif thin >= _FINE:
+        why = f"targets are {thin:.0f} pixels thick as planned, and full ones draw only what is thinner better"
+    elif needed > machine.memory:
+        why = f"full ones would draw targets of {thin:.1f} pixels better, and would take about {needed / GB:.1f} GB"
+    else:
+        kind = "full"
+        why = f"targets are {thin:.1f} pixels thick as planned, which these draw better, at every pixel"
+    return Choice("decoder", {"decoder": kind}, f"{kind.capitalize()} decoders: {why}.")
 
 
 def _choose_steps(num_images: int, batch_size: int, given: Mapping[str, Any]) -> Choice:
@@ -256,10 +286,10 @@ def _are_upright(looks: Sequence[Look]) -> bool:
 
 
 def _choose_caches(
-    looks: Sequence[Look], window: Window, batch_size: int, machine: Machine, given: Mapping[str, Any]
+    looks: Sequence[Look], window: Window, of_training: float, machine: Machine, given: Mapping[str, Any]
 ) -> list[Choice]:
     """Choose how many images stay in memory, which is the CPU's also where the network is on a GPU."""
-    room = (1.0 if machine.is_gpu else 0.8) * machine.memory - bytes_of_training(batch_size, window.image_size)
+    room = (1.0 if machine.is_gpu else 0.8) * machine.memory - of_training
     train = [look for look in looks if look.split == "train" and look.size[0]]
     val = [look for look in looks if look.split == "val" and look.size[0]]
     needed = sum(CACHED * pixels_of(look, window) for look in train)

@@ -60,6 +60,30 @@ def test_thin_targets_are_seen_larger_and_not_shrunk_further():
     assert not [name for name in settings if name.startswith("augmentation")]
 
 
+@pytest.mark.parametrize(
+    ("thickness", "machine", "given", "decoder"),
+    [
+        (6.0, CPU, {}, "full"),  # at 512 pixels, as planned
+        (3.9, CPU, {}, "full"),
+        (100.0, CPU, {}, "light"),
+        (6.0, CPU, {"decoder": "light"}, "light"),
+        (100.0, CPU, {"decoder": "full"}, "full"),
+        (6.0, Machine(2.1e9, 2, is_gpu=False, is_given=True), {}, "light"),  # full ones take 3.5 GB
+    ],
+)
+def test_decoders_are_full_where_targets_are_thin_and_the_memory_takes_them(thickness, machine, given, decoder):
+    found = looks(40, thickness=thickness, num_targets=30, diameter=10)
+    assert settings_of(found, machine, **given)["decoder"] == decoder
+
+
+def test_a_user_who_wants_full_decoders_gets_windows_that_fit_the_memory():
+    machine = Machine(3e9, 2, is_gpu=False, is_given=True)
+    kept, full = settings_of(looks(), machine), settings_of(looks(), machine, decoder="full")
+    assert (kept["image_size"], kept["batch_size"]) == (256, 4)
+    assert bytes_of_training(4, 256, decoder="full") > 3e9
+    assert bytes_of_training(full["batch_size"], full["image_size"], decoder="full") <= 3e9
+
+
 def test_many_targets_are_seen_in_windows():
     assert settings_of(looks(num_targets=9, diameter=70))["longest_side"] == 512
     assert settings_of(looks(num_targets=2, diameter=70))["longest_side"] == 256
