@@ -26,7 +26,7 @@ from benchmarks.command import tell
 from benchmarks.cost.measure import hardware, peak_memory, time_in_turn
 from benchmarks.cost.rows import (
     DEFAULT,
-    LIGHT,
+    FULL_DECODERS,
     LITE2,
     ROWS,
     SMP,
@@ -45,7 +45,7 @@ BEST = (SMP, LITE2)  # the first that is measured is the best of the single riva
 
 
 def compare(runs: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, Any]:
-    """Time runs in turns, and tell how many times as long as each the default takes, and the light default.
+    """Time runs in turns, and tell how many times as long as each the default takes, and the default with full decoders.
 
     Args:
         runs: What is timed, by the name of its network.
@@ -56,7 +56,7 @@ def compare(runs: Mapping[str, Callable[[], object]], repeats: int, device: str)
     if torch.device(device).type == "cuda":
         for name, run in runs.items():
             rows[name] |= peak_memory(run, device)
-    takes = {one: times_of(rows, one) for one in (DEFAULT, LIGHT) if one in rows}
+    takes = {one: times_of(rows, one) for one in (DEFAULT, FULL_DECODERS) if one in rows}
     return {"rows": rows, "takes_times": takes}
 
 

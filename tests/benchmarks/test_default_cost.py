@@ -105,10 +105,10 @@ def test_the_parts_of_the_default_are_counted_as_by_hand():
     counter = Counter()
     default_parts.take_step(row, image, label, counter)
     cells = 2 * 8 * 8  # at stride 4, of two images of 32 pixels
-    gate = 2 * cells * (9 * 3 * 64 * 32 + 32 * 3)
+    gate = 2 * cells * (9 * 3 * 32 * 32 + 32 * 3)
     assert counter.counts["gate, forward"]["flops"] == gate
     assert counter.counts["gate, backward"]["flops"] == 2 * gate
-    assert counter.counts["embeddings, forward"]["flops"] == 2 * cells * 64 * 32
+    assert counter.counts["embeddings, forward"]["flops"] == 2 * cells * 32 * 32
     assert counter.counts["loss: balance, forward"]["flops"] == 0
     pyramids = [counter.counts[f"{name}, forward"]["flops"] for name in ("frozen pyramid", "semantic expert's pyramid")]
     assert pyramids[0] == pyramids[1] > 0  # of one size here
@@ -134,13 +134,13 @@ def test_a_copy_moves_what_is_read_and_what_is_written():
 
 
 def test_a_ratio_is_the_median_of_the_rounds(monkeypatch):
-    seconds = {rows.DEFAULT: [2.0, 3.0, 10.0], rows.LIGHT: [1.0, 1.0, 1.0], rows.LITE2: [1.0, 2.0, 4.0]}
+    seconds = {rows.DEFAULT: [2.0, 3.0, 10.0], rows.FULL_DECODERS: [1.0, 1.0, 1.0], rows.LITE2: [1.0, 2.0, 4.0]}
     monkeypatch.setattr(
         rivals, "time_in_turn", lambda runs, *_: {name: {"all_seconds": seconds[name]} for name in runs}
     )
     found = rivals.compare(dict.fromkeys(seconds, lambda: None), 3, "cpu")["takes_times"]
-    assert found[rows.DEFAULT] == {rows.DEFAULT: 1, rows.LIGHT: 3, rows.LITE2: 2}
-    assert found[rows.LIGHT][rows.LITE2] == 0.5
+    assert found[rows.DEFAULT] == {rows.DEFAULT: 1, rows.FULL_DECODERS: 3, rows.LITE2: 2}
+    assert found[rows.FULL_DECODERS][rows.LITE2] == 0.5
 
 
 def test_a_rival_whose_library_is_missing_is_named(monkeypatch):
@@ -151,12 +151,12 @@ def test_a_rival_whose_library_is_missing_is_named(monkeypatch):
 
 
 def test_rows_are_the_networks_of_the_configs():
-    default, light = rows.build(rows.DEFAULT, "cpu"), rows.build(rows.LITE2_LIGHT, "cpu")
+    default, full = rows.build(rows.DEFAULT, "cpu"), rows.build(rows.LITE2_FULL, "cpu")
     assert default.network.expert_names == ["basic", "semantic", "adaptive"]
     assert default.network.views["adaptive"].pyramid.size == "lite2"
-    assert default.network.decoders["basic"].draws_every_pixel
+    assert not default.network.decoders["basic"].draws_every_pixel
     assert default.loss.weights["mutual"] == 1.5
-    assert not light.network.network.decoder.draws_every_pixel
+    assert full.network.network.decoder.draws_every_pixel
     groups = default.optimizer.param_groups
     assert groups[1]["lr"] == pytest.approx(0.2 * groups[0]["lr"])
     pyramid = default.network.detail  # begins with ImageNet's weights, which tell a picture from noise
@@ -167,8 +167,8 @@ def test_rows_are_the_networks_of_the_configs():
 def test_goals_are_told_beside_each_single_network_and_beside_three():
     three = rows.THREE + rows.LITE2
     takes = {
-        rows.DEFAULT: {rows.LITE2: 1.7, three: 0.59, rows.LITE2_LIGHT: 9.0},
-        rows.LIGHT: {rows.LITE2: 1.1, three: 0.4, rows.LITE2_LIGHT: 9.0},
+        rows.DEFAULT: {rows.LITE2: 1.7, three: 0.59, rows.LITE2_FULL: 9.0},
+        rows.FULL_DECODERS: {rows.LITE2: 1.1, three: 0.4, rows.LITE2_FULL: 9.0},
     }
     result = {"rows": dict.fromkeys(takes[rows.DEFAULT]), "takes_times": takes}
     settings = {"training step, 64 pixels, batch 2": result, "one window, 64 pixels": result}
@@ -176,10 +176,10 @@ def test_goals_are_told_beside_each_single_network_and_beside_three():
     assert [row[2] for row in found] == ["**no**", "yes", "yes", "yes"]
     assert found[0][:2] == (
         "training step, 64 pixels, batch 2: at most 1.6 times as long as Lite2 U-Net",
-        "1.70 times; with light decoders 1.10",
+        "1.70 times; with full decoders 1.10",
     )
     assert found[3][:2] == (
-        "one window, 64 pixels: at most 60% of three of Lite2 U-Net", "59%; with light decoders 40%"
+        "one window, 64 pixels: at most 60% of three of Lite2 U-Net", "59%; with full decoders 40%"
     )  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def test_the_default_is_measured_beside_its_rivals_and_its_limits(tmp_path):
     found = json.loads((tmp_path / "rivals.json").read_text())
     assert list(found["results"]) == ["training step, 32 pixels, batch 2", "one window, 32 pixels"]
     for result in found["results"].values():
-        assert {rows.DEFAULT, rows.LIGHT, rows.LITE2, rivals.THREE + found["best"]} <= result["rows"].keys()
+        assert {rows.DEFAULT, rows.FULL_DECODERS, rows.LITE2, rivals.THREE + found["best"]} <= result["rows"].keys()
     small = ["--side", "32", "--window", "32", "--image", "64", "--product", "64", "--megabytes", "1"]
     roofline.main([*small, *shared, str(tmp_path / "roofline.json")])
     found = json.loads((tmp_path / "roofline.json").read_text())
