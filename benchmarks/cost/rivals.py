@@ -45,7 +45,7 @@ BEST = (SMP, LITE2)  # the first that is measured is the best of the single riva
 
 
 def compare(runs: Mapping[str, Callable[[], object]], repeats: int, device: str) -> dict[str, Any]:
-    """Time runs in turns, and tell how many times as long as each the default takes, and the default with full decoders.
+    """Time runs in turns, and tell how many times as long as each the default takes, with light and full decoders.
 
     Args:
         runs: What is timed, by the name of its network.
