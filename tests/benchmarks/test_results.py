@@ -82,6 +82,16 @@ def test_the_trials_of_decoders_are_those_of_the_file():
         assert f"| {network} | {decoder} | {' | '.join(cells)} |" in text
 
 
+def test_what_full_decoders_bring_the_mixture_is_that_of_the_file():
+    text = (DOCS / "method.md").read_text()
+    found = [line for line in lines_of("decoder_differences") if "full minus light" in line["difference"]]
+    assert len(found) == 7
+    for line in found:
+        mean, low, high = (float(line[key]) for key in ("mean", "low", "high"))
+        seeds = line["difference"].removeprefix("mixture: full minus light").strip(", seeds")
+        assert f"| {line['dataset']} | {mean:+.4f} ({low:+.4f} to {high:+.4f}) | {seeds} |" in text
+
+
 def test_what_is_said_of_decoders_differences_is_in_the_files():
     text = words_of("method.md")
     ends = {
