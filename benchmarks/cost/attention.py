@@ -9,7 +9,6 @@ PyTorch chooses by itself in float32. A back end that has no kernel for these in
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -21,10 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.cost.encoder import DTYPES, build, encode
 from benchmarks.cost.inference_workflow import draw
-from benchmarks.cost.measure import hardware
+from benchmarks.cost.measure import give, hardware
 from benchmarks.cost.switches import compare
 from icmoe_monai.networks.sam import BACKBONES
-from icmoe_monai.utils.files import write_json
 
 BACK_ENDS = {
     "math": SDPBackend.MATH,
@@ -65,9 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
         "backbone": options.backbone, "image_size": options.size, "repeats": options.repeats,
         "hardware": hardware(options.device), "ways": rows,
     }  # fmt: skip
-    if options.output:
-        write_json(options.output, content)
-    print(json.dumps(content))  # noqa: T201
+    give(content, options.output)
 
 
 if __name__ == "__main__":

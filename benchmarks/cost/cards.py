@@ -23,11 +23,10 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.cost.measure import hardware
+from benchmarks.cost.measure import give, hardware
 from benchmarks.cost.rows import DEFAULT, Row, build, draw_batch, step_of
 from icmoe_monai.settings import trainable_parameters
 from icmoe_monai.training.batch_norm import share_batch_norms
-from icmoe_monai.utils.files import write_json
 
 _PATIENCE = datetime.timedelta(minutes=2)
 
@@ -117,9 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         setting = (number, kind, options.side, options.batch_size, options.repeats, place)
         torch.multiprocessing.spawn(run_process, args=setting, nprocs=number)
         content = {**json.loads(Path(place, "found.json").read_text()), "hardware": hardware(options.device)}
-    if options.output:
-        write_json(options.output, content)
-    print(json.dumps(content))  # noqa: T201
+    give(content, options.output)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ skin model, and with that model, whose time counts as often as there are folds.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -23,12 +22,11 @@ import torch
 from PIL import Image
 
 from benchmarks.cost.inference_workflow import build, draw
-from benchmarks.cost.measure import hardware, time_in_turn
+from benchmarks.cost.measure import give, hardware, time_in_turn
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.networks.folds import FoldEnsemble
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
-from icmoe_monai.utils.files import write_json
 from icmoe_monai.weights.folds import join_folds
 
 ROOT = Path(__file__).parents[2]
@@ -119,9 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
             backbone = None if name == "default" else name
             content["networks"].append(compare(backbone, int(side), options.folds, options.repeats, options.device))
     content["from_files"] = compare_commands(options.images, options.folds, options.repeats, options.device)
-    if options.output:
-        write_json(options.output, content)
-    print(json.dumps(content))  # noqa: T201
+    give(content, options.output)
 
 
 if __name__ == "__main__":

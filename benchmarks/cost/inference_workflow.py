@@ -24,6 +24,7 @@ from torch import Tensor
 from benchmarks.cost.measure import (
     Stopwatch,
     fit_line,
+    give,
     hardware,
     in_own_process,
     medians,
@@ -36,7 +37,6 @@ from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
 from icmoe_monai.networks.voting import to_probabilities
-from icmoe_monai.utils.files import write_json
 
 _OVERLAPS = (0.0, 0.25, 0.5, 0.75)
 _PATIENCE = 20.0  # seconds after which a size is not repeated again
@@ -204,9 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
             ],
             "overlaps": compare_overlaps(*setting), "growth": _grow(options),
         }  # fmt: skip
-    if options.output:
-        write_json(options.output, content)
-    print(json.dumps(content))  # noqa: T201
+    give(content, options.output)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from icmoe_monai.utils.files import write_json
+
 MEGABYTE = 1e6
 T = TypeVar("T")
+
+
+def give(content: Mapping[str, Any], output: Path | None) -> None:
+    """Print a result, and write it to a file if one is asked for."""
+    if output is not None:
+        write_json(output, content)
+    print(json.dumps(content))  # noqa: T201
 
 
 def now(device: str) -> float:

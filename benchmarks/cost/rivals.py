@@ -13,7 +13,6 @@ The U-Net of segmentation_models_pytorch is measured where that library is insta
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.command import tell
-from benchmarks.cost.measure import hardware, peak_memory, time_in_turn
+from benchmarks.cost.measure import give, hardware, peak_memory, time_in_turn
 from benchmarks.cost.rows import (
     DEFAULT,
     FULL_DECODERS,
@@ -39,7 +38,6 @@ from benchmarks.cost.rows import (
     three_of,
     window_of,
 )
-from icmoe_monai.utils.files import write_json
 
 BEST = (SMP, LITE2)  # the first that is measured is the best of the single rivals, by study *mixture*
 
@@ -130,9 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
         "repeats": options.repeats, "hardware": hardware(options.device),
         **measure(options.sides, options.batch_size, options.window, options.repeats, options.device),
     }  # fmt: skip
-    if options.output:
-        write_json(options.output, content)
-    print(json.dumps(content))  # noqa: T201
+    give(content, options.output)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ come out. A part's limit is the longer of its operations at the matrix product's
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,9 +25,8 @@ from benchmarks.command import tell
 from benchmarks.cost.counting import Counter, beside_limit
 from benchmarks.cost.default_parts import Watch, segment, take_step
 from benchmarks.cost.inference import build_workflow, make_images
-from benchmarks.cost.measure import Stopwatch, hardware, medians
+from benchmarks.cost.measure import Stopwatch, give, hardware, medians
 from benchmarks.cost.rows import DEFAULT, build, draw_batch
-from icmoe_monai.utils.files import write_json
 
 T = TypeVar("T")
 PRODUCT, COPY = "matrix product", "copy"
@@ -206,9 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
         "repeats": options.repeats, "hardware": hardware(options.device),
         **measure(step, options.window, options.image, machine, options.repeats, options.device),
     }  # fmt: skip
-    if options.output:
-        write_json(options.output, content)
-    print(json.dumps(content))  # noqa: T201
+    give(content, options.output)
 
 
 if __name__ == "__main__":
