@@ -46,8 +46,8 @@ def test_processes_that_are_stopped_may_save(tmp_path):
     code = python(
         "import signal, sys, time",
         "signal.signal(signal.SIGINT, signal.default_int_handler)",
-        f"open({str(tmp_path / 'ready')!r}, 'w')",
         "try:",
+        f"    open({str(tmp_path / 'ready')!r}, 'w')",
         "    time.sleep(60)",
         "except KeyboardInterrupt:",
         f"    open({str(saved)!r}, 'w')",
@@ -76,8 +76,8 @@ def test_a_process_that_does_not_stop_is_ended(tmp_path, monkeypatch):
 def test_a_process_ends_soon_after_the_one_that_started_it_was_killed(patience):
     child = python(
         "import signal, time",
-        "print('ready', flush=True)",
         "try:",
+        "    print('ready', flush=True)",
         "    time.sleep(60)",
         "except KeyboardInterrupt:",
         "    print('saved', flush=True)",
