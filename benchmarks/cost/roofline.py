@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from monai.bundle import ConfigWorkflow
+from monai.data import decollate_batch
 from torch import Tensor
 
 from benchmarks.command import tell
@@ -80,7 +81,7 @@ class ImageParts:
         network, inferer = part("network").eval(), part("inferer")
         ready = part("preprocessing")(dict(self.case))
         with torch.no_grad():
-            self.pred: Tensor = inferer(ready["image"][None].to(part("device")), network)[0]
+            (self.pred,) = decollate_batch(inferer(ready["image"][None].to(part("device")), network))
         self.bytes: dict[str, int] = {}
 
     def run(self, watch: Watch) -> None:
