@@ -88,21 +88,25 @@ def results(archive: Orthanc) -> list[Dataset]:
     return [one for one in stored(archive) if one.SOPClassUID == SEGMENTATION]
 
 
+def write_node(folder: Path, archive: Orthanc, port: int, peer: str = "dicom") -> Path:
+    """Write the config of a node that an archive may call, and that sends its results back to it."""
+    peers = {
+        "dicom": {"ae": archive.ae_title, "host": "127.0.0.1", "port": archive.port},
+        "web": {"url": archive.dicomweb},
+    }
+    callers = [{"ae": archive.ae_title, "address": "127.0.0.1"}]
+    return write_config(
+        folder / "node.yaml", port=port, store=1, callers=callers, peers=peers, to=[peer], quiet_seconds=2
+    )
+
+
 @pytest.mark.parametrize("peer", ["dicom", "web"])
 def test_a_stable_study_is_routed_and_its_result_returns_once(peer: str, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     script = write_routing(tmp_path)
     modalities: dict[str, Any] = {"icmoe": [NODE, "127.0.0.1", port]}
     with running_orthanc(tmp_path / "orthanc", DicomModalities=modalities, LuaScripts=[str(script)]) as archive:
-        peers = {
-            "dicom": {"ae": archive.ae_title, "host": "127.0.0.1", "port": archive.port},
-            "web": {"url": archive.dicomweb},
-        }
-        callers = [{"ae": archive.ae_title, "address": "127.0.0.1"}]
-        config = write_config(
-            tmp_path / "node.yaml", port=port, store=1, callers=callers, peers=peers, to=[peer], quiet_seconds=2
-        )
-        with running_node(tmp_path / "node", config, port):
+        with running_node(tmp_path / "node", write_node(tmp_path, archive, port, peer), port):
             images = slices(3)
             for image in images:
                 add(archive, image, tmp_path)
@@ -134,10 +138,7 @@ def test_a_study_that_found_no_node_is_sent_once_it_runs(tmp_path: Path) -> None
             wait_until(lambda number=number: log.read_text().count("URI: /modalities/icmoe/store") == number, 60)
         (gone,) = (one for one in archive.ask("/studies?expand") if study_of(one) == deleted.StudyInstanceUID)
         archive.ask(f"/studies/{gone['ID']}", method="DELETE")
-        callers = [{"ae": archive.ae_title, "address": "127.0.0.1"}]
-        peers = {"dicom": {"ae": archive.ae_title, "host": "127.0.0.1", "port": archive.port}}
-        given: dict[str, Any] = {"callers": callers, "peers": peers, "to": ["dicom"], "quiet_seconds": 2}
-        with running_node(tmp_path / "node", write_config(tmp_path / "node.yaml", port=port, store=1, **given), port):
+        with running_node(tmp_path / "node", write_node(tmp_path, archive, port), port):
             add(archive, later, tmp_path)
             wait_until(lambda: len(results(archive)) == 2, 120)
         assert {one.StudyInstanceUID for one in results(archive)} == {missed.StudyInstanceUID, later.StudyInstanceUID}
@@ -157,11 +158,10 @@ def test_a_study_that_found_no_node_is_sent_once_it_runs_by_an_archive_that_was_
         add(archive, missed, tmp_path)
         wait_until(lambda: log.read_text().count("URI: /modalities/icmoe/store") == 1, 60)
         archive.process.kill()
-    with running_orthanc(tmp_path / "orthanc", **settings) as archive:
-        callers = [{"ae": archive.ae_title, "address": "127.0.0.1"}]
-        peers = {"dicom": {"ae": archive.ae_title, "host": "127.0.0.1", "port": archive.port}}
-        given: dict[str, Any] = {"callers": callers, "peers": peers, "to": ["dicom"], "quiet_seconds": 2}
-        with running_node(tmp_path / "node", write_config(tmp_path / "node.yaml", port=port, store=1, **given), port):
-            add(archive, later, tmp_path)
-            wait_until(lambda: len(results(archive)) == 2, 120)
-            wait_until(lambda: (tmp_path / "icmoe-waiting").read_text() == "", 60)
+    with (
+        running_orthanc(tmp_path / "orthanc", **settings) as archive,
+        running_node(tmp_path / "node", write_node(tmp_path, archive, port), port),
+    ):
+        add(archive, later, tmp_path)
+        wait_until(lambda: len(results(archive)) == 2, 120)
+        wait_until(lambda: (tmp_path / "icmoe-waiting").read_text() == "", 60)
