@@ -162,6 +162,7 @@ def test_experts_come_back_onto_their_trunk(name, tmp_path):
     network = differ(ICMoE(**FROZEN))
     save_weights(network, tmp_path / name, trunk_source="/home/somebody/sam_vit_b_01ec64.pth")
     assert b"somebody" not in (tmp_path / name).read_bytes()
+    assert (tmp_path / name).stat().st_size < 0.25 * sum(4 * p.numel() for p in network.parameters())
     trained = sum(4 * p.numel() for key, p in network.named_parameters() if not key.startswith("encoder."))
     assert trained < (tmp_path / name).stat().st_size < 1.05 * trained  # names and the norms' statistics besides
     other = same_trunk(network)
