@@ -125,7 +125,7 @@ def _find_wrong_once_evaluated(parser: ConfigParser) -> Iterator[str]:
     """Yield a sentence for every expression whose value its schema does not allow."""
     config = parser.get()
     for path, schema, given in _places(config):
-        if _is_plain(given) or _needs_a_group(given, config, set()):
+        if _is_plain(given) or _needs_data(given, config, set()):
             continue
         try:
             value = parser.get_parsed_content(path)
@@ -227,11 +227,11 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float))
 
 
-def _needs_a_group(value: Any, config: Mapping[str, Any], seen: set[str]) -> bool:
-    """Return whether an expression rests on a part such as `@train#dataloader`, which would then be built."""
+def _needs_data(value: Any, config: Mapping[str, Any], seen: set[str]) -> bool:
+    """Return whether an expression rests on the data set, or on a part such as `@train#dataloader`, built for it."""
     for ref in references(value) - seen:
         seen.add(ref)
-        if _SEP in ref or _needs_a_group(config.get(ref), config, seen):
+        if ref == "dataset_dir" or _SEP in ref or _needs_data(config.get(ref), config, seen):
             return True
     return False
 

@@ -45,6 +45,22 @@ class Content(NamedTuple):
     share: float = 0.0
 
 
+class Listed(NamedTuple):
+    """Hold the cases of a dataset folder.
+
+    Attributes:
+        folder: The folder, of the phantoms where these were asked for.
+        layout: Name of the layout.
+        splits: Cases by split.
+        problems: What is wrong with the folder, a sentence each.
+    """
+
+    folder: str
+    layout: str
+    splits: dict[str, list[Case]]
+    problems: list[str]
+
+
 @by_first
 def find_cases(
     dataset_dir: str | None,
@@ -97,19 +113,11 @@ def find_cases(
     if unknown:
         raise InputError(f"split must be train, val, test or {OUT_OF_FOLD}, got {unknown[0]!r}.")
     check_fold(folds, fold, of_all=OUT_OF_FOLD in needed)
-    if dataset_dir is None or dataset_dir == "":
-        raise InputError(NO_IMAGES)
-    dataset_dir = as_path(dataset_dir, "dataset_dir")
-    if is_demo(dataset_dir) and demo_dir:
-        logger.info("These are computer-made phantoms, no patient data: %s.", demo_dir)
-        make_demo_set(demo_dir)
-        dataset_dir = demo_dir
-    found = find_layout(dataset_dir)
-    problems = found.problems
-    splits = cut_missing_splits(found.splits, seed=seed)
+    found = list_cases(dataset_dir, demo_dir=demo_dir, seed=seed)
+    splits, problems = found.splits, found.problems
     pooled = () if folds is None else ("train", "val", OUT_OF_FOLD)
     if not problems:
-        problems += _find_split_problems(dataset_dir, splits, [split for split in needed if split not in pooled])
+        problems += _find_split_problems(found.folder, splits, [split for split in needed if split not in pooled])
     contents: dict[str, Content] = {}
     if check or folds:
         more, contents = _look_into_files(splits, out_channels=out_channels)
@@ -119,14 +127,36 @@ def find_cases(
         shares = {name: content.share for name, content in contents.items()}
         splits = take_fold(splits, folds=folds, fold=fold, seed=seed, shares=shares)
     if divided := find_divided_group(splits):
-        logger.warning("%s: %s", dataset_dir, divided)
+        logger.warning("%s: %s", found.folder, divided)
     if check:
         looked_at = [split for split in needed if splits[split] or split not in pooled]
         _check_content(splits, contents, looked_at, out_channels=out_channels)
     counts = ", ".join(f"{len(cases)} {split}" for split, cases in splits.items())
     of_folds = "" if folds is None else f", {folds} folds" if fold is None else f", fold {fold} of {folds}"
-    logger.info("%s (%s layout%s): %s.", dataset_dir, found.layout, of_folds, counts)
+    logger.info("%s (%s layout%s): %s.", found.folder, found.layout, of_folds, counts)
     return splits
+
+
+def list_cases(dataset_dir: str | None, *, demo_dir: str | None = None, seed: int = 0) -> Listed:
+    """List the cases of a dataset folder by split, without a look into the files.
+
+    Args:
+        dataset_dir: As of `find_cases`.
+        demo_dir: As of `find_cases`.
+        seed: Seed of the splits that are cut.
+
+    Raises:
+        InputError: The folder is missing, or holds no dataset of a known layout, or several.
+    """
+    if dataset_dir is None or dataset_dir == "":
+        raise InputError(NO_IMAGES)
+    dataset_dir = as_path(dataset_dir, "dataset_dir")
+    if is_demo(dataset_dir) and demo_dir:
+        logging.getLogger(__name__).info("These are computer-made phantoms, no patient data: %s.", demo_dir)
+        make_demo_set(demo_dir)
+        dataset_dir = demo_dir
+    found = find_layout(dataset_dir)
+    return Listed(dataset_dir, found.layout, cut_missing_splits(found.splits, seed=seed), found.problems)
 
 
 def _find_split_problems(dataset_dir: str, splits: dict[str, list[Case]], needed: Sequence[str]) -> list[str]:

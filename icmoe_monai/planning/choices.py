@@ -18,6 +18,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.planning.classes import Classes
 from icmoe_monai.planning.facts import target_diameters, thickness
 from icmoe_monai.planning.looks import Look
+from icmoe_monai.training.decoders import FINE
 from icmoe_monai.utils.memory import free_bytes
 
 GB = 1e9
@@ -33,7 +34,6 @@ _READER = 0.25 * GB  # of a process that reads images
 CACHED = 16  # bytes of a pixel in the cache: three channels and the label, float32
 _THIN = 6.0  # pixels; targets that are thinner are shown larger
 _THINNEST = 3.0  # pixels, at twice the window
-_FINE = 8.0  # pixels as planned; study full: full decoders draw vessels (3) and nuclei (7) better, larger things alike
 _MANY = 4  # targets of an image, from which on a window shows enough of them
 _MOST_OF_WINDOW = 0.5  # share of a window that the median of many targets may be wide
 _MOST_STEPS = 12_000  # some 30 passes over 1500 images; the schedule ends where a longer one would gain little
@@ -219,12 +219,12 @@ def _choose_decoder(
     """Choose the size of the decoders by how thick targets are as the network sees them."""
     if "decoder" in given:
         return Choice("decoder", {"decoder": given["decoder"]}, "The decoders are of the size that you have set.")
-    thin = thickness(looks, longest_side=window.longest_side)
+    thin = thickness(looks, longest_side=window.longest_side, percentile=50)
     needed = bytes_of_training(batch_size, window.image_size, decoder="full")
     kind = "light"
     if thin is None:
         why = "there is no target to go by"
-    elif thin >= _FINE:
+    elif thin >= FINE:
         why = f"targets are {thin:.0f} pixels thick as planned, and full ones draw only what is thinner better"
     elif needed > machine.memory:
         why = f"full ones would draw targets of {thin:.1f} pixels better, and would take about {needed / GB:.1f} GB"

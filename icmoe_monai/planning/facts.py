@@ -68,18 +68,19 @@ def shown_scale(look: Look, *, longest_side: int) -> float:
     return min(longest_side / max(look.longest, 1), 1.0)
 
 
-def thickness(looks: Sequence[Look], *, longest_side: int) -> float | None:
-    """Return how wide targets are in the images where they are thin: the lower quartile over the images, in pixels.
+def thickness(looks: Sequence[Look], *, longest_side: int, percentile: float = 25) -> float | None:
+    """Return how thick targets are in the images where they are thin, in pixels.
 
     Args:
         looks: What was seen of the cases.
         longest_side: Longest side of the images as the network sees them, in pixels.
+        percentile: Percentile over the images; 50 for the typical image.
 
     Returns:
-        The width, or None if there is no target.
+        The thickness, or None if there is no target.
     """
     found = [longest_side * look.mask.thickness / look.longest for look in looks if look.mask and look.mask.thickness]
-    return float(np.percentile(found, 25)) if found else None
+    return float(np.percentile(found, percentile)) if found else None
 
 
 def summary(values: Iterable[float]) -> dict[str, float] | None:

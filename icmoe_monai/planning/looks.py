@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import distance_transform_edt  # type: ignore[attr-defined]
 from skimage.measure import label as label_objects
 from tqdm import tqdm
 
+from icmoe_monai.data.thickness import thickness_of
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.masks import LOSSY_THRESHOLD
 from icmoe_monai.imageio.read import merged, see_image, stored_values
@@ -31,7 +31,6 @@ MOST_VALUES = 64  # of a mask that are told apart; more are no class numbers
 _THUMBNAIL_SIDES = (256, 128, 64)
 _MOST_BYTES = 300e6  # of all thumbnails
 _UNKNOWN = Header()
-_THICKNESS_OF_MEDIAN = 4  # a band's thickness as a multiple of the median distance to its edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +182,7 @@ def _look_at_mask(label: str | Sequence[str], *, is_numbered: bool, side: int) -
         values=tuple(map(float, known[:MOST_VALUES])),
         pixels=tuple(map(int, pixels[:MOST_VALUES])),
         areas=np.bincount(objects.ravel())[1:],
-        thickness=_thickness(foreground),
+        thickness=thickness_of(foreground),
         key=hashlib.sha256(f"{values.shape}".encode() + _ranked(values).tobytes()).hexdigest(),
         share=_shrunk(foreground, side),
         at_border=float(edge.mean()),
@@ -202,14 +201,6 @@ def _ranked(values: np.ndarray) -> np.ndarray:
     is_background = known == 0
     offset = 0 if is_background[:1].any() else 1
     return (ranks.reshape(values.shape) + offset).astype(np.int32)
-
-
-def _thickness(foreground: np.ndarray) -> float:
-    """Return how wide the foreground is: of a band its width, of a disc some six tenths of its diameter."""
-    if not foreground.any():
-        return 0.0
-    depth = distance_transform_edt(foreground)
-    return float(_THICKNESS_OF_MEDIAN * (np.median(depth[foreground]) - 0.5)) + 1.0
 
 
 def _shrunk(foreground: np.ndarray, side: int) -> np.ndarray:

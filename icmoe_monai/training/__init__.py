@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from icmoe_monai.training.batch_norm import share_batch_norms
 from icmoe_monai.training.checkpoints import BestCheckpoint, LastCheckpoint
+from icmoe_monai.training.decoders import choose_decoder
 from icmoe_monai.training.feature_cache import CacheFeatures, FrozenFeatures, PrepareFeatures, training_set
 from icmoe_monai.training.federated import TrainedWeights
 from icmoe_monai.training.folder import begin_training
@@ -31,6 +32,7 @@ __all__ = [
     "SeedSteps",
     "TrainedWeights",
     "begin_training",
+    "choose_decoder",
     "evaluation_command",
     "export_trunk",
     "find_sets",

@@ -23,7 +23,7 @@ ROUNDS = 2
 
 def client(name: str, seed: int, folder: Path) -> MonaiAlgo:
     settings = {
-        "output_dir": str(folder / name), "dataset_dir": "demo", "seed": seed, "image_size": 32,
+        "output_dir": str(folder / name), "dataset_dir": "demo", "seed": seed, "image_size": 32, "decoder": "light",
         "min_steps": 1, "epoch_length": 1, "total_steps": ROUNDS, "batch_size": 2, "num_workers": 0, "cache_rate": 0.0,
         "device": "cpu", "val_interval": 100,
     }  # fmt: skip

@@ -77,7 +77,6 @@ def test_network_and_normalisation_are_the_same_in_training_and_inference():
             "backbone",
             "own_from",
             "own_network",
-            "decoder",
             "deference",
             "out_channels",
             "longest_side",
@@ -90,6 +89,8 @@ def test_network_and_normalisation_are_the_same_in_training_and_inference():
         "checkpoint",
     }:
         assert train[knob] == inference[knob], knob
+    assert train["decoder"]["decoder"] == "$@trained.setting('decoder', None)"  # a training chooses it, if it is new
+    assert inference["decoder"] == "$@trained.setting('decoder', 'light')"
     validation = train["validate"]["preprocessing"]["transforms"]
     assert validation[1:-1] == inference["preprocessing"]["transforms"][1:]
     training = train["train"]["preprocessing"]["transforms"]

@@ -1,0 +1,55 @@
+"""The choice of how finely experts draw, by how thick the targets of a training set are."""
+
+from __future__ import annotations
+
+import logging
+
+from icmoe_monai.data.cases import list_cases
+from icmoe_monai.data.thickness import median_thickness
+from icmoe_monai.utils.distributed import by_first
+
+# Pixels as the network sees them: full decoders draw vessels (3) and nuclei (7) better, and larger things, from breast
+# lesions (11) on, alike (docs/results/decoder_differences.csv).
+FINE = 8.0
+
+
+@by_first
+def choose_decoder(
+    decoder: str | None,
+    *,
+    dataset_dir: str | None,
+    demo_dir: str | None = None,
+    longest_side: int,
+    out_channels: int = 1,
+    seed: int = 0,
+) -> str:
+    """Choose the size of the experts' decoders: full ones where targets are thin, and light ones elsewhere.
+
+    The masks of training and validation images decide together, so that all folds of a cross-validation have one size.
+
+    Args:
+        decoder: The size, if it is known already, as that of a network which is trained further; None chooses.
+        dataset_dir: The dataset folder; None: light ones.
+        demo_dir: Folder of the computer-made phantoms.
+        longest_side: Longest side of the images as the network sees them, in pixels.
+        out_channels: Output channels of the network, which decide which values a mask may hold.
+        seed: Seed of the splits that the set does not name.
+
+    Returns:
+        One of `icmoe_monai.networks.decoder.DECODERS`. With several processes, the first one reads the masks.
+
+    Raises:
+        InputError: If the folder is missing, or holds no dataset of a known layout, or several.
+    """
+    if decoder is not None or not dataset_dir:
+        return decoder or "light"
+    splits = list_cases(dataset_dir, demo_dir=demo_dir, seed=seed).splits
+    cases = sorted([*splits["train"], *splits["val"]], key=lambda case: case["name"])
+    thickness = median_thickness(cases, longest_side=longest_side, out_channels=out_channels)
+    if thickness is None or thickness >= FINE:
+        return "light"
+    logging.getLogger(__name__).info(
+        "Targets are %.1f pixels thick where images are %d long: full decoders draw them, which take twice the time of "
+        "light ones (--decoder light).", thickness, longest_side,
+    )  # fmt: skip
+    return "full"
