@@ -26,11 +26,12 @@ from benchmarks.study.collect import GROUP
 from benchmarks.study.file import REFERENCE, Run, Study
 from benchmarks.study.plan import Place, environment_of, state_of
 from benchmarks.study.run import Execute, RunFailedError, last_line, make_run
+from benchmarks.study.subsets import link_set
 from icmoe_monai.data.cases import find_cases
 from icmoe_monai.data.splits import shuffle_key
 from icmoe_monai.suggestion.drafts import DRAFTS
 from icmoe_monai.suggestion.suggestion import DISAGREEMENT, PREDICTED_DICE, RANDOM, SUGGEST, VALUES
-from icmoe_monai.utils.files import read_csv, write_json
+from icmoe_monai.utils.files import read_csv
 
 BEGIN = "start"
 ORDER = ((RANDOM, SUGGEST), (DISAGREEMENT,), (PREDICTED_DICE,))  # what is to be known first, over all sets and seeds
@@ -124,12 +125,7 @@ def _train(part: Part, name: str, execute: Execute) -> None:
 
 
 def _make_set(part: Part, name: str, splits: dict[str, list[str]], train: Sequence[str]) -> None:
-    folder = part.home / "sets" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for shared in ("images", "masks", "groups.json", "groups.csv"):
-        if (part.data / shared).exists() and not (folder / shared).is_symlink():
-            (folder / shared).symlink_to(part.data / shared)
-    write_json(folder / "splits.json", {**splits, "train": sorted(train)})
+    link_set(part.data, part.home / "sets" / name, {**splits, "train": train})
 
 
 def _suggested(part: Part, strategy: str, unlabelled: Sequence[str], execute: Execute) -> list[str]:
