@@ -30,6 +30,7 @@ import torch
 from benchmarks.command import names_in, sigterm_as_ctrl_c, tell
 from benchmarks.cost.measure import hardware
 from benchmarks.cost.rows import ROOT
+from icmoe_monai.utils.children import watched
 from icmoe_monai.utils.files import write_json
 
 MINUTES = 12.0
@@ -153,7 +154,12 @@ def run_part(part: Part, place: Path, *, device: str, quick: bool, limit: float)
     start = time.monotonic()
     with Path(place, "out").open("w") as out, Path(place, "err").open("w") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=ROOT, stdout=out, stderr=err, start_new_session=True
+            [*watched(seconds=0), sys.executable, "-m", *words],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
         )
         try:
             status = process.wait(timeout=limit)
@@ -180,7 +186,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process that is still there, and those that it began."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()  # its standard input is closed, too
 
 
 def _last_line(path: Path) -> str:

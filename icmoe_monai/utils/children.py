@@ -55,7 +55,7 @@ class Children:
                     return 1
                 # a session of its own, so that only `stop` passes Ctrl-C on, once: a second one would stop the saving
                 process = subprocess.Popen(
-                    [*_watched(), *command],
+                    [*watched(_SECONDS_TO_SAVE), *command],
                     cwd=folder,
                     env=None if environment is None else dict(environment),
                     stdin=subprocess.PIPE,
@@ -86,9 +86,15 @@ class Children:
                 time.sleep(0.1)
 
 
-def _watched() -> list[str]:
-    """Return the words that, before those of a command, let it end with this process."""
-    return [sys.executable, "-I", "-S", str(_ORPHANS), str(_SECONDS_TO_SAVE)] if hasattr(os, "fork") else []
+def watched(seconds: float) -> list[str]:
+    """Return the words that, before those of a command, let it end with this process; none on Windows.
+
+    The command's standard input must be a pipe to which nobody writes.
+
+    Args:
+        seconds: How long the command may take to save.
+    """
+    return [sys.executable, "-I", "-S", str(_ORPHANS), str(seconds)] if hasattr(os, "fork") else []
 
 
 def run_side_by_side(

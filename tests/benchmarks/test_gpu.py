@@ -2,6 +2,9 @@
 
 import json
 import shlex
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,25 @@ def test_a_part_that_fails_or_hangs_is_named_and_the_rest_goes_on(tmp_path, monk
 def test_what_no_time_is_left_for_is_named(tmp_path):
     gpu.measure([part("late", "json.tool")], {"minutes": 0.0}, tmp_path / "gpu.json", device="cpu", quick=False)
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"]["late"]["status"] == "not run"
+
+
+@pytest.mark.slow
+def test_a_part_ends_with_the_measurement_that_was_killed(tmp_path):
+    hangs = "import os, threading; print(os.getpid(), flush=True); threading.Event().wait()"
+    measurement = (
+        "from pathlib import Path; from benchmarks.cost import gpu; "
+        f"words = 'timeit -n 1 ' + repr({hangs!r}); "
+        "part = gpu.Part('hangs', words, words, 600, takes_device=False); "
+        f"gpu.run_part(part, Path({str(tmp_path)!r}), device='cpu', quick=False, limit=600)"
+    )
+    out = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", measurement], cwd=gpu.ROOT) as process:
+        while not (out.is_file() and out.read_text().endswith("\n")):
+            time.sleep(0.05)
+        process.kill()
+    part_of_it = Path("/proc", out.read_text().strip())
+    while part_of_it.exists():  # or the test hangs
+        time.sleep(0.05)
 
 
 def measurements() -> list[str]:
