@@ -7,6 +7,7 @@ import re
 import shutil
 from decimal import Decimal
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -14,6 +15,7 @@ from benchmarks.cost import tables as cost_tables
 from benchmarks.reliability import table as reliability_table
 from benchmarks.study import tables
 from benchmarks.suggest import table as suggest_table
+from icmoe_monai.training.decoders import FINE
 from icmoe_monai.utils.files import digest_of
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -130,6 +132,32 @@ def test_what_is_said_of_decoders_differences_is_in_the_files():
     ):
         difference = test[network, larger, dataset] - test[network, "stride 2", dataset]
         assert sentence.format(f"{difference:+.4f}") in text, (network, dataset)
+
+
+def test_the_votes_cast_again_are_those_of_the_file():
+    text = (DOCS / "method.md").read_text()
+    trials = lines_of("revote_trials")
+    sets = sorted({line["dataset"] for line in trials})
+    assert f"| vote | {' | '.join(sets)} | all four |" in text
+    for vote in dict.fromkeys(line["vote"] for line in trials):
+        of_sets = [
+            [float(line["dice"]) for line in trials if (line["vote"], line["dataset"]) == (vote, name)] for name in sets
+        ]
+        assert [len(seeds) for seeds in of_sets] == [2] * 4
+        means = [mean(seeds) for seeds in of_sets]
+        assert f"| {vote} | {' | '.join(f'{value:.3f}' for value in means)} | {mean(means):.4f} |" in text
+
+
+def test_how_thick_targets_are_is_that_of_the_file():
+    text = words_of("method.md")
+    found = {line["dataset"]: line for line in lines_of("thickness")}
+    assert found["retina"]["longest_side"] == found["monuseg"]["longest_side"] == "512"
+    assert found["busi"]["longest_side"] == "128"
+    vessels, nuclei, lesions = (round(float(found[name]["pixels"])) for name in ("retina", "monuseg", "busi"))
+    assert f"At 512 pixels vessels are {vessels} and nuclei {nuclei}; " in text
+    assert f"at the study's 128, breast lesions are {lesions}" in text
+    for line in found.values():
+        assert (float(line["pixels"]) < FINE) == (line["dataset"] in ("retina", "monuseg"))
 
 
 def test_the_trials_of_no_lesion_are_those_of_the_file():
