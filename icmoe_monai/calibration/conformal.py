@@ -113,12 +113,13 @@ def miss_rate(mask: Tensor, label: Tensor) -> float | None:
     return float((lesion == 0).float().mean()) if lesion.numel() else None
 
 
-def check_alpha(alpha: float, *, num_images: int | None = None) -> None:
+def check_alpha(alpha: float, *, num_images: int | None = None, of_folds: bool = False) -> None:
     """Check that alpha is a rate, and that there are enough calibration images for it.
 
     Args:
         alpha: The largest false-negative rate that is accepted on average.
         num_images: n; None: not known yet.
+        of_folds: Whether they are the images of all folds, to which a list of the validation's would add none.
 
     Raises:
         InputError: If alpha is not between 0 and 1, or n is too small for it.
@@ -131,10 +132,12 @@ def check_alpha(alpha: float, *, num_images: int | None = None) -> None:
         enough = (
             f"--alpha {ceil(100 / (num_images + 1) - 1e-9) / 100:g} for these" if num_images else "masks that show one"
         )
+        more = f"list {needed} or more under val in a splits.json (without one, a tenth of the set is taken)"
+        if of_folds:
+            more = f"label {needed - num_images} or more further ones"
         raise InputError(
             f"alpha {alpha:g} needs at least {needed} validation images with foreground, and there are {num_images}: "
-            f"list {needed} or more under val in a splits.json (without one, a tenth of the set is taken), or give "
-            f"{enough}."
+            f"{more}, or give {enough}."
         )
 
 

@@ -40,6 +40,7 @@ from icmoe_monai.calibration.schema import FORMAT, SPLITS
 from icmoe_monai.calibration.score import Score, fit_score
 from icmoe_monai.calibration.shares import check_share
 from icmoe_monai.calibration.temperature import PixelSample, fit_temperature, sample_pixels
+from icmoe_monai.data.splits import OUT_OF_FOLD
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.pooling import FEATURES
 from icmoe_monai.transforms.vote_features import dice_overlap
@@ -69,7 +70,8 @@ def check_images(
             would do.
     """
     _check_split(split)
-    check_alpha(alpha, num_images=sum(shows_lesion(case, out_channels) for case in cases[split]))
+    num_images = sum(shows_lesion(case, out_channels) for case in cases[split])
+    check_alpha(alpha, num_images=num_images, of_folds=split == OUT_OF_FOLD)
 
 
 class FitCalibration(CaseHandler):

@@ -7,6 +7,7 @@ flipped views are worth their time, and calibrate the ensemble.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def make_ensemble(
         folders: The folds' folders, from the first to the last.
 
     Raises:
-        InputError: If the folds do not fit together, or the data cannot be used.
+        InputError: If the folds do not fit together, the data cannot be used, or the ensemble, which is there then,
+            cannot be calibrated.
     """
     file = output / ENSEMBLE
     training_set, cases = find_set(root, configs, overrides, folders)
@@ -92,8 +94,15 @@ def make_ensemble(
         join_folds(checkpoints, file, training_set=training_set, settings={"tta": chosen})
     report = scored.report(chosen, {tta: _seconds(output / name) for tta, name in _FOLDERS.items()})
     write_json(output / REPORT, report)  # before the calibration, which few images may not allow
-    _run(root, configs, {**overrides, "checkpoint": str(file)}, ["evaluate.json", "calibrate.yaml"])
     _tell(report, output)
+    try:
+        _run(root, configs, {**overrides, "checkpoint": str(file)}, ["evaluate.json", "calibrate.yaml"])
+    except InputError as error:
+        alone = ["icmoe", "calibrate", str(overrides["dataset_dir"]), "--checkpoint", str(file)]
+        raise InputError(
+            f"{file} is made and can be used, and has no calibration: {error} The command for it alone: "
+            f"{shlex.join([*alone, '--config', 'out_of_fold'])}"
+        ) from error
 
 
 def _workflow(root: Path, configs: Sequence[Path], overrides: Mapping[str, Any], own: Sequence[str]) -> Any:

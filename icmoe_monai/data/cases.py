@@ -160,8 +160,10 @@ def list_cases(dataset_dir: str | None, *, demo_dir: str | None = None, seed: in
 
 
 def _find_split_problems(dataset_dir: str, splits: dict[str, list[Case]], needed: Sequence[str]) -> list[str]:
+    groups = {case["group"] for cases in splits.values() for case in cases if "group" in case}
+    reason = f", as groups are not divided and {dataset_dir} has {len(groups)}" if len(groups) in (1, 2) else ""
     problems = [
-        f"The {split} split of {dataset_dir} is empty: list cases for it in splits.json or add images."
+        f"The {split} split of {dataset_dir} is empty{reason}: list cases for it in splits.json or add images."
         for split in needed
         if not splits[split]
     ]
@@ -204,7 +206,8 @@ def _look_into_case(case: Case, *, out_channels: int) -> tuple[str | None, Conte
 def _size_problem(case: Case, label: np.ndarray, height: int, width: int) -> str:
     mask = case["label"] if isinstance(case["label"], str) else case["label"][0]
     size = f"{label.shape[1]}x{label.shape[0]}"
-    return f"{mask} is {size} and {case['image']} is {width}x{height}: image and mask must have one size."
+    upright = ", both upright as their EXIF orientations say" if label.shape == (width, height) else ""
+    return f"{mask} is {size} and {case['image']} is {width}x{height}{upright}: image and mask must have one size."
 
 
 def _check_content(

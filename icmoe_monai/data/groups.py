@@ -17,7 +17,7 @@ from typing import Any
 
 from icmoe_monai.data.splits import Case
 from icmoe_monai.errors import InputError, kind_of
-from icmoe_monai.utils.files import unescaped
+from icmoe_monai.utils.files import composed, find_named, unescaped
 from icmoe_monai.utils.schema import shown
 
 GROUP_FILES = ("groups.csv", "groups.json")
@@ -39,9 +39,10 @@ def find_groups(folder: str, names: Collection[str], problems: list[str]) -> dic
         The group by the image's name, for all images; one that the file does not list is a group by itself. Empty
         without a file.
     """
-    paths = [path for path in (os.path.join(folder, name) for name in GROUP_FILES) if os.path.lexists(path)]
+    paths = find_named(folder, GROUP_FILES)
     if len(paths) > 1:
-        problems.append(f"{folder} holds both {' and '.join(GROUP_FILES)}: remove one of the two.")
+        names_of_two = " and ".join(map(os.path.basename, paths[:2]))
+        problems.append(f"{folder} holds both {names_of_two}: remove one of the two.")
     return read_groups(paths[0], names, problems) if len(paths) == 1 else {}
 
 
@@ -73,7 +74,7 @@ def read_groups(
         {'a': 'a', 'b': 'a', 'c': 'c'}
     """
     try:
-        pairs = _read_pairs(path, columns)
+        pairs = [(composed(name), group) for name, group in _read_pairs(path, columns)]
     except InputError as error:
         problems.append(str(error))
         return {}
@@ -127,7 +128,7 @@ def _read_pairs(path: str, columns: tuple[str, str]) -> Pairs:
 
 def _read_table(path: str, text: str, columns: tuple[str, str]) -> Pairs:
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header, *rows = [[unescaped(cell.strip()) for cell in line] for line in lines if any(line)] or [[]]
+    header, *rows = [[unescaped(cell.strip()) for cell in line] for line in lines if any(map(str.strip, line))] or [[]]
     if any(header.count(column) != 1 for column in columns):
         raise InputError(
             f"{path} must be a table whose first line names its columns, {columns[0]} and {columns[1]}, with a comma "

@@ -20,6 +20,7 @@ from icmoe_monai.data.groups import GROUP_FILES, find_groups, read_groups, with_
 from icmoe_monai.data.splits import Case, find_lock_problems, read_splits
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import PICTURE_SUFFIXES
+from icmoe_monai.utils.files import composed, find_named
 
 LAYOUTS = (
     "images/ and masks/ with equal names; the ISIC 2017 or 2018 archives; BUSI's benign/, malignant/ and normal/; "
@@ -101,11 +102,14 @@ def _read_plain(home: str) -> Found:
     images = _by_stem(_pictures(os.path.join(home, "images")), problems)
     mask_folder = os.path.join(home, "masks")
     masks = _by_stem(_pictures(mask_folder), problems) if os.path.isdir(mask_folder) else {}
-    listing = os.path.join(home, "splits.json")
-    if not os.path.exists(listing):
+    listings = find_named(home, ("splits.json",))
+    if not listings:
         problems += find_lock_problems(home, {})
         splits = {"train": _pair(images, masks, problems)}
         return Found("plain", with_groups(splits, find_groups(home, images, problems)), problems)
+    listing = listings[-1]
+    if len(listings) > 1:
+        problems.append(f"{home} holds {' and '.join(map(os.path.basename, listings))}: remove one of the two.")
     stems = read_splits(listing, images, problems)
     problems += find_lock_problems(home, stems) if not problems else []
     labelled = {stem for split, listed in stems.items() if split != "unlabelled" for stem in listed}
@@ -195,10 +199,10 @@ def _read_glas(home: str) -> Found:
 
 
 def _find_stray_groups(dataset_dir: str, home: str) -> list[str]:
-    if os.path.abspath(dataset_dir) == os.path.abspath(home):
-        return []
-    strays = [name for name in GROUP_FILES if os.path.lexists(os.path.join(dataset_dir, name))]
-    return [f"{os.path.join(dataset_dir, name)} is not in the data set's folder: move it to {home}." for name in strays]
+    folders = [dataset_dir, *(os.path.join(home, name) for name in _visible(home))]
+    elsewhere = [folder for folder in folders if os.path.abspath(folder) != os.path.abspath(home)]
+    strays = [path for folder in elsewhere for path in find_named(folder, GROUP_FILES)]
+    return [f"{path} is not in the data set's folder: move it to {home}." for path in strays]
 
 
 def _pair(images: dict[str, str], masks: dict[str, Any], problems: list[str]) -> list[Case]:
@@ -225,13 +229,12 @@ def _by_stem(paths: list[str], problems: list[str]) -> dict[str, str]:
 
 def _pictures(folder: str) -> list[str]:
     """List a folder's pictures, sorted; other entries are counted in a warning."""
-    nested = os.path.join(
-        folder, os.path.basename(os.path.abspath(folder))
-    )  # some archives unpack into a folder within a folder
-    folder = nested if os.path.isdir(nested) else folder
-    names = _visible(folder)
-    used = [name for name in names if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES]
-    others = sorted(set(names) - {*used, *GROUP_FILES, _GLAS_GRADES})
+    names, used = _visible_and_used(folder)
+    nested = os.path.join(folder, os.path.basename(os.path.abspath(folder)))
+    if not used and os.path.isdir(nested):  # some archives unpack into a folder within a folder
+        folder = nested
+        names, used = _visible_and_used(folder)
+    others = sorted({name for name in names if name.lower() not in (*GROUP_FILES, _GLAS_GRADES.lower())} - {*used})
     if others:
         logging.getLogger(__name__).warning(
             "%s: %d entries are no pictures and not used: %s%s.",
@@ -243,9 +246,14 @@ def _pictures(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in used]
 
 
+def _visible_and_used(folder: str) -> tuple[list[str], list[str]]:
+    names = _visible(folder)
+    return names, [name for name in names if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES]
+
+
 def _visible(folder: str) -> list[str]:
     return sorted(name for name in os.listdir(folder) if not name.startswith(".") and name.lower() not in _CLUTTER)
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+    return composed(os.path.splitext(os.path.basename(path))[0])

@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from icmoe_monai.errors import kind_of
+from icmoe_monai.utils.files import composed
 
 Case = dict[str, Any]
 
 SPLITS = ("train", "val", "test", "unlabelled")
 OUT_OF_FOLD = "out_of_fold"  # the images of all folds, each with the number of its own as `fold`
 SHARES = {"val": 0.1, "test": 0.2}
+# of names of files, also of those that are no text
+_AS_BYTES = {"encoding": "utf-8", "errors": "surrogatepass"}
 
 
 def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> dict[str, list[str]]:
@@ -35,8 +39,10 @@ def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> di
     """
     stems: dict[str, list[str]] = {split: [] for split in SPLITS}
     try:
-        with open(listing, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(Path(listing).read_bytes(), object_pairs_hook=_without_doubles)
+    except _TwiceError as error:
+        problems.append(f"{listing} has {json.dumps(error.name)} twice: put its names into one list.")
+        return stems
     except (ValueError, OSError, RecursionError) as error:  # nested too deeply
         problems.append(f"{listing} is not JSON ({kind_of(error)}): correct it, or remove it for a split by seed.")
         return stems
@@ -50,7 +56,7 @@ def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> di
         if split not in SPLITS:
             problems.append(f'{listing} has the split "{split}": name the splits {", ".join(SPLITS)}.')
             continue
-        for stem in listed:
+        for stem in map(composed, listed):
             if stem in seen:
                 problems.append(f'{listing} lists "{stem}" in {seen[stem]} and in {split}: remove one of the two.')
             elif stem not in images:
@@ -58,7 +64,23 @@ def read_splits(listing: str, images: dict[str, str], problems: list[str]) -> di
             else:
                 stems[split].append(stem)
             seen.setdefault(stem, split)
+    if not content:
+        problems.append(f"{listing} lists no image: list cases for train and val, or remove it for a split by seed.")
     return stems
+
+
+class _TwiceError(ValueError):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of its pairs, and refuse one that has a name twice, of which a dict would keep the last."""
+    for name, times in Counter(name for name, _ in pairs).items():
+        if times > 1:
+            raise _TwiceError(name)
+    return dict(pairs)
 
 
 def checksum(names: Iterable[str]) -> str:
@@ -71,7 +93,7 @@ def checksum(names: Iterable[str]) -> str:
         >>> checksum(["b", "a"])[:16]
         '911169ddaaf146af'
     """
-    return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{name}\n" for name in sorted(names)).encode(**_AS_BYTES)).hexdigest()
 
 
 def describe_training(
@@ -131,11 +153,10 @@ def find_lock_problems(folder: str, splits: Mapping[str, Sequence[str]]) -> list
         A list with one sentence; empty if the folder has no protocol.json, or no list has changed.
     """
     path = os.path.join(folder, "protocol.json")
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return []
     try:
-        with open(path, encoding="utf-8") as file:
-            locked = dict(json.load(file)["splits"])
+        locked = dict(json.loads(Path(path).read_bytes())["splits"])
     except (ValueError, OSError, TypeError, KeyError, RecursionError) as error:
         return [
             f"{path} is not what prepare wrote ({kind_of(error)}): prepare the set again, or remove it to use "
@@ -236,7 +257,7 @@ def shuffle_key(name: str, seed: int) -> str:
         name: The name.
         seed: Another seed gives another order.
     """
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}/{name}".encode(**_AS_BYTES)).hexdigest()
 
 
 def _take_groups(cases: Sequence[Case], wanted: float, seed: int, num_left: int) -> tuple[list[Case], list[Case]]:

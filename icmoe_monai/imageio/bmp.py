@@ -17,7 +17,7 @@ import numpy as np
 from icmoe_monai.errors import DamagedError, InputError, in_our_words
 from icmoe_monai.imageio.greys import opacity_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile, max_pixels
-from icmoe_monai.imageio.masks import flat_numbers
+from icmoe_monai.imageio.masks import check_palette, flat_numbers
 
 _CORE, _INFO = 12, 40  # bytes of the header of OS/2, and the least of Windows
 _NONE, _RLE8, _RLE4, _FIELDS, _ALPHA_FIELDS = 0, 1, 2, 3, 6
@@ -93,11 +93,12 @@ class BmpFile(ImageFile):
             The values, (H, W), 0 where transparent; and True, for BMP stores without loss.
 
         Raises:
-            InputError: It cannot be decoded, or its colour channels differ.
+            InputError: It cannot be decoded, its colour channels differ, or its palette contradicts its numbers.
         """
         with self._told():
             numbers = self._numbers(frame)
             if self._bits <= 8:
+                check_palette(self.path, numbers, self._palette)
                 return numbers, True
             colours, opacity = self._colours(numbers)
         return flat_numbers(self.path, colours, opacity), True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from icmoe_monai.errors import InputError
 
 _NUM_VALUES_NAMED = 6
 LOSSY_THRESHOLD = 128
+_LEAST_COLOUR = 64  # how far the channels of a colour lie apart; what loss does to a grey is less
 
 
 def to_classes(
@@ -18,7 +20,7 @@ def to_classes(
     Args:
         path: The file, for messages.
         values: What it stores, (H, W).
-        lossless: Whether it keeps every value, as JPEG does not.
+        lossless: Whether it keeps every value, as JPEG and lossy WebP do not.
         out_channels: 1: the file holds 0 and one other value, which becomes 1. K > 1: it holds 0..K-1.
         instances: The file numbers objects; every value above 0 becomes 1, whatever `out_channels`.
 
@@ -70,11 +72,11 @@ def flat_numbers(path: str, colours: np.ndarray, opacity: np.ndarray | None) -> 
     if opacity is not None and not opacity.any():
         opacity = None
     values = colours[..., 0]
-    if (values[..., None] != colours).any():
+    if colours.shape[2] > 1 and (values[..., None] != colours).any():
         # what is transparent has any colour
         shown = colours if opacity is None else np.where(opacity[..., None] == 0, 0, colours)
         if (shown[..., :1] != shown).any():
-            raise InputError(f"{path} is in colour, and a mask is not: save it in one channel, 0 for the background.")
+            raise _coloured(path)
         values = shown[..., 0]
     if opacity is None:
         return values
@@ -86,15 +88,59 @@ def flat_numbers(path: str, colours: np.ndarray, opacity: np.ndarray | None) -> 
     return np.where(opacity == 0, 0, values)
 
 
+def flat_greys(path: str, colours: np.ndarray) -> np.ndarray:
+    """Return the one grey of each pixel of a mask that was stored with loss, as JPEG does.
+
+    Args:
+        path: The file, for messages.
+        colours: RGB, uint8 (H, W, 3); transparent pixels black.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        InputError: It is in colour.
+    """
+    if (colours.max(axis=2) - colours.min(axis=2) >= _LEAST_COLOUR).any():
+        raise _coloured(path)
+    return np.asarray(Image.fromarray(colours).convert("L"))
+
+
+def check_palette(path: str, indices: np.ndarray, palette: np.ndarray) -> None:
+    """Refuse a mask whose palette shows a target black and the background not: one of the two was meant otherwise.
+
+    Args:
+        path: The file, for messages.
+        indices: What it stores, uint8 or uint16 (H, W).
+        palette: The colours of the indices, (N, 3).
+
+    Raises:
+        InputError: It is such a mask.
+    """
+    if not len(palette) or not palette[0].any():
+        return
+    black = ~palette.any(axis=1)
+    shown_black = next((k for k in np.flatnonzero(np.bincount(indices.ravel())) if k < len(black) and black[k]), None)
+    if shown_black is not None:
+        raise InputError(
+            f"{path} shows {shown_black} black, and 0 in another colour, so that it cannot be known which is the "
+            "background: save it in one channel without a palette, 0 for the background."
+        )
+
+
+def _coloured(path: str) -> InputError:
+    return InputError(f"{path} is in colour, and a mask is not: save it in one channel, 0 for the background.")
+
+
 def _from_lossy(path: str, values: np.ndarray, out_channels: int, instances: bool) -> np.ndarray:
-    """Cut a JPEG mask at half scale; what it cannot have kept is refused."""
+    """Cut a mask that was stored with loss at half scale; what it cannot have kept is refused."""
     if out_channels > 1 or instances:
-        raise InputError(f"{path} is a JPEG, which does not keep class numbers: save the mask as PNG.")
+        raise InputError(f"{path} is stored with loss, which keeps no class numbers: save the mask as PNG.")
     foreground = values >= LOSSY_THRESHOLD
     if values.any() and not foreground.any():
         raise InputError(
-            f"{path} is a JPEG mask with no value above {values.max()}, and JPEG masks are cut at {LOSSY_THRESHOLD}: "
-            "save it as PNG."
+            f"{path} is stored with loss and has no value above {values.max()}, and such masks are cut at "
+            f"{LOSSY_THRESHOLD}: save it as PNG."
         )
     return foreground
 

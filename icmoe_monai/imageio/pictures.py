@@ -19,7 +19,7 @@ from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.imageio import png
 from icmoe_monai.imageio.greys import show
 from icmoe_monai.imageio.image_file import TRANSPARENT, BoundedFile, ImageFile
-from icmoe_monai.imageio.masks import flat_numbers
+from icmoe_monai.imageio.masks import check_palette, flat_greys, flat_numbers
 
 # Named, so that Pillow tries no decoder that nobody asked for (EPS would start Ghostscript).
 _FORMATS = ("PNG", "JPEG", "WEBP")
@@ -99,17 +99,20 @@ class PictureFile(ImageFile):
             frame: 0.
 
         Returns:
-            The values, (H, W), 0 where transparent; and whether they were stored without loss (JPEG does not).
+            The values, (H, W), 0 where transparent; and whether they were stored without loss, as JPEG and one kind of
+            WebP do not.
 
         Raises:
-            InputError: It cannot be decoded, or its colour channels differ.
+            InputError: It cannot be decoded, or its colour channels differ, or its palette contradicts its numbers.
         """
         with self._asked():
             picture = self._decode(frame)
-            if picture.format in ("JPEG", "MPO"):
-                return np.asarray(picture.convert("L")), False
+            if picture.format in ("JPEG", "MPO") or _is_lossy_webp(self.file.head()):
+                return flat_greys(self.path, np.asarray(_to_rgb(picture))), False
             values = self._deep_samples() if self._png.is_deep_colour else np.asarray(picture)
             has_opacity = picture.getbands()[-1] in ("A", "a")
+        if picture.mode == "P":
+            check_palette(self.path, values, np.reshape(picture.getpalette() or [], (-1, 3)))
         if values.ndim == 2:
             # Pillow shows greys of fewer than 8 bits by multiples
             return values // self._png.multiple if picture.mode == "L" else values, True
@@ -224,6 +227,12 @@ def _unread_jpeg_kind(file: BoundedFile) -> str:
                 return _JPEG_KINDS.get(number, "" if bits == 8 else f"{bits}-bit")
             place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return ""
+
+
+def _is_lossy_webp(head: bytes) -> bool:
+    """Tell whether a file is a WebP with loss, by its first chunks; opacity has a chunk of its own only there."""
+    chunks = (head[12:16], head[30:34] if head[12:16] == b"VP8X" else b"")
+    return head[8:12] == b"WEBP" and not {b"VP8 ", b"ALPH"}.isdisjoint(chunks)
 
 
 def _check_kind(path: str, picture: Image.Image) -> None:

@@ -22,7 +22,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import split_suffix
 from icmoe_monai.inference.writing import write_png
 from icmoe_monai.suggestion.looking import as_picture
-from icmoe_monai.utils.files import inside, refusal, write_atomically
+from icmoe_monai.utils.files import composed, inside, refusal, write_atomically
 
 DRAFTS, IMAGES, MASKS = "drafts", "images", "masks"
 _PART = ".drafts.part"
@@ -84,7 +84,7 @@ def write_drafts(
 
 
 def stems_of(names: Sequence[str], taken: Collection[str] = ()) -> list[str]:
-    """Return a stem for each name, all in one folder and no two alike, whatever a file system makes of capitals.
+    """Return a stem for each name, all in one folder and no two alike, whatever a system makes of capitals and accents.
 
     Args:
         names: The names, POSIX paths.
@@ -95,9 +95,9 @@ def stems_of(names: Sequence[str], taken: Collection[str] = ()) -> list[str]:
         ['a_b', 'a_b_2', 'A_B_3']
     """
     stems: list[str] = []
-    in_use = {stem.lower() for stem in taken}
+    in_use = {composed(stem).lower() for stem in taken}
     for name in names:
-        stem = _shortened(split_suffix(name)[0].replace("/", "_"))
+        stem = _shortened(composed(split_suffix(name)[0]).replace("/", "_"))
         tries = chain([stem], (f"{stem}_{number}" for number in count(2)))
         stems.append(next(one for one in tries if one.lower() not in in_use))
         in_use.add(stems[-1].lower())

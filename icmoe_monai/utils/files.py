@@ -13,8 +13,9 @@ import json
 import math
 import os
 import re
+import unicodedata
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -62,6 +63,33 @@ def as_path(value: Any, setting: str) -> str:
     raise InputError(
         f"{setting} was read as {value!r}, and nothing is called so: write ./NAME for a name that reads as a number."
     )
+
+
+def composed(name: str) -> str:
+    r"""Return a name as most systems spell it; macOS writes an \u00e9 as an e and an accent, which is the same name.
+
+    Args:
+        name: A file's name, or part of it.
+
+    Example:
+        >>> composed("cafe\u0301") == "caf\u00e9"
+        True
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def find_named(folder: str | Path, names: Collection[str]) -> list[str]:
+    """Return the paths of the entries of a folder that have one of some names, whatever the capitals, sorted.
+
+    Links that lead nowhere are among them, so that they are not passed over.
+
+    Args:
+        folder: The folder; in what is none, there is nothing.
+        names: The names, in lower case.
+    """
+    if not os.path.isdir(folder):
+        return []
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.lower() in names]
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object], *, durable: bool = False) -> None:

@@ -107,6 +107,12 @@ def test_too_few_images_are_told_the_alpha_that_would_do(num_images):
         check_alpha(enough - 0.011, num_images=num_images)
 
 
+def test_too_few_images_of_folds_are_told_what_would_do_there():
+    """All images that are no test images are gone through: lists of a splits.json would add none."""
+    with pytest.raises(InputError, match=r"there are 7: label 2 or more further ones, or give --alpha 0\.13 for these"):
+        check_alpha(0.1, num_images=7, of_folds=True)
+
+
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, "0.1", None, True, float("nan")])
 def test_an_alpha_that_is_no_rate_is_refused(alpha):
     with pytest.raises(InputError, match="alpha must be a number between 0 and 1"):

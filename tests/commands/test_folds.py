@@ -15,7 +15,7 @@ from PIL import Image
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.calibration.file import read_calibration
-from icmoe_monai.commands import experts, folds
+from icmoe_monai.commands import experts, folds, out_of_fold
 from icmoe_monai.commands.out_of_fold import find_set
 from icmoe_monai.commands.words import read_words
 from icmoe_monai.data.splits import checksum
@@ -271,6 +271,28 @@ def test_who_stops_a_training_is_told_how_it_goes_on(monkeypatch, capsys, furthe
     monkeypatch.setattr("icmoe_monai.__main__.run_on_data", stop)
     assert main(["train", "D", "OUT", *further]) == 130
     assert f"stopped: {sentence}" in capsys.readouterr().err
+
+
+def test_an_ensemble_that_cannot_be_calibrated_is_told_of_all_the_same(tmp_path, monkeypatch, caplog):
+    def run(root, configs, overrides, own):
+        if "calibrate.yaml" in own:
+            raise InputError("alpha 0.1 needs at least 9 images: give --alpha 0.13 for these.")
+
+    cases = [{"name": name, "fold": 1 + number % 2} for number, name in enumerate("abcdefg")]
+    monkeypatch.setattr(out_of_fold, "find_set", lambda *arguments: ({}, cases))
+    monkeypatch.setattr(out_of_fold, "join_folds", lambda *arguments, **further: None)
+    monkeypatch.setattr(out_of_fold, "_dice", lambda folder: dict.fromkeys("abcdefg", 0.5))
+    monkeypatch.setattr(out_of_fold, "_run", run)
+    caplog.set_level("INFO")
+    with pytest.raises(InputError) as raised:
+        out_of_fold.make_ensemble(ROOT, [], {"dataset_dir": "my set"}, tmp_path, [tmp_path / "fold_1"])
+    file = tmp_path / "ensemble.pt"
+    assert str(raised.value) == (
+        f"{file} is made and can be used, and has no calibration: alpha 0.1 needs at least 9 images: give --alpha 0.13 "
+        f"for these. The command for it alone: icmoe calibrate 'my set' --checkpoint {file} --config out_of_fold"
+    )
+    assert "Dice of 7 unseen images 0.500" in caplog.text
+    assert (tmp_path / "folds.json").is_file()
 
 
 def test_one_fold_is_a_training_of_its_own(trainings, monkeypatch):

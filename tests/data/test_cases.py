@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -76,6 +78,46 @@ def test_clutter_is_ignored_and_other_files_are_counted(tmp_path: Path, caplog: 
     assert "images: 2 entries are no pictures and not used: case_0.xcf, notes.txt." in caplog.text
 
 
+def test_names_of_other_systems_are_the_same_names(tmp_path: Path) -> None:
+    """Systems spell an é as one letter, or as an e and an accent, as macOS does."""
+    folder = put_plain(tmp_path, 3)
+    put_image(folder / "images" / "caf\u00e9.png")
+    put_mask(folder / "masks" / "cafe\u0301.png")
+    put_image(folder / "images" / "the\u0301.png")
+    put_mask(folder / "masks" / "the\u0301.png")
+    (folder / "groups.csv").write_text("name,group\nth\u00e9,a\ncafe\u0301,a\n")
+    listed = {"train": ["cafe\u0301", "th\u00e9", "case_0"], "val": ["case_1"]}
+    (folder / "splits.json").write_text(json.dumps(listed))
+    train = find_cases(str(folder))["train"]
+    assert {case["name"]: case["group"] for case in train} == {
+        "case_0": "case_0", "caf\u00e9": "caf\u00e9", "th\u00e9": "caf\u00e9"
+    }  # fmt: skip
+    put_image(folder / "images" / "cafe\u0301.png")
+    with pytest.raises(InputError, match="have one name: rename or remove one of the two"):
+        find_cases(str(folder))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are no text")
+def test_names_that_are_no_text_are_used(tmp_path: Path) -> None:
+    folder = put_plain(tmp_path, 3)
+    name = os.fsdecode(b"caf\xe9")
+    put_image(folder / "images" / f"{name}.png")
+    put_mask(folder / "masks" / f"{name}.png")
+    splits = find_cases(str(folder), folds=2, fold=1)
+    assert name in {case["name"] for cases in splits.values() for case in cases}
+    assert len(describe_training(splits)["set_sha256"]) == 64
+
+
+def test_a_folder_within_its_namesake_is_read_where_that_holds_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = put_plain(tmp_path)
+    put_image(folder / "images" / "images" / "copy.png")
+    put_mask(folder / "masks" / "masks" / "copy.png")
+    assert sum(map(len, find_cases(str(folder)).values())) == 10
+    assert "images: 1 entries are no pictures and not used: images." in caplog.text
+
+
 def empty_file(folder: Path) -> None:
     (folder / "images" / "case_0.jpg").write_bytes(b"")
 
@@ -100,6 +142,8 @@ def splits_of(**stems: list[str]) -> Callable[[Path], None]:
         (lambda f: (f / "masks" / "case_0.png").unlink(), r"images.case_0.jpg has no mask: add it, remove the image"),
         (lambda f: (f / "images" / "case_0.jpg").unlink(), r"masks.case_0.png is a mask without an image: add the im"),
         (lambda f: put_mask(f / "masks" / "case_0.png", width=30), r"case_0.png is 30x20 and .*case_0.jpg is 24x20:"),
+        (lambda f: put_mask(f / "masks" / "case_0.png", height=24, width=20),
+         r"case_0.png is 20x24 and .*case_0.jpg is 24x20, both upright as their EXIF orientations say: image and mask"),
         (empty_file, r"images.case_0.jpg is empty \(0 bytes\): copy it again"),
         (truncated_mask, r"masks.case_0.png cannot be decoded \(.*\): copy it again"),
         (lambda f: Image.fromarray(np.arange(480).reshape(20, 24).astype(np.uint8)).save(f / "masks" / "case_0.png"),
@@ -116,8 +160,8 @@ def splits_of(**stems: list[str]) -> Callable[[Path], None]:
         (splits_text('["case_0"]'), r"splits.json must be an object of lists of names"),
         (splits_text('{"train": "case_0"}'), r"splits.json must be an object of lists of names"),
     ],
-    ids=["no-mask", "no-image", "sizes", "empty", "truncated", "values", "same-stem", "small", "two-splits", "no-file",
-         "suffix", "split-name", "no-val", "no-train", "not-json", "not-object", "not-lists"],
+    ids=["no-mask", "no-image", "sizes", "turned", "empty", "truncated", "values", "same-stem", "small", "two-splits",
+         "no-file", "suffix", "split-name", "no-val", "no-train", "not-json", "not-object", "not-lists"],
 )  # fmt: skip
 def test_problems_of_a_plain_folder(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(put_plain(tmp_path))

@@ -24,11 +24,13 @@ EXPECTED = {"case_0": "case_0", "case_1": "case_1", "case_2": "case_0", "case_3"
     [
         ("groups.csv", "name,group\ncase_2,Miller\ncase_0,Miller\ncase_3,Smith\n"),
         ("groups.csv", '\ufeffage,group,name\r\n70, Miller ,case_2\r\n\r\n"1,5",Miller,case_0,more\r\n,,\r\n'),
+        ("groups.csv", "name,group\n , \ncase_2,Miller\ncase_0,Miller\n"),
+        ("Groups.CSV", "name,group\ncase_2,Miller\ncase_0,Miller\n"),
         ("groups.json", '{"case_2": "Miller", "case_0": "Miller"}'),
         ("groups.json", '{"case_2": 7, "case_0": 7, "case_1": 8}'),
         ("groups.json", '{"Miller": ["case_2", "case_0"], "Smith": ["case_1"], "Doe": []}'),
     ],
-    ids=["table", "a spreadsheet's", "by name", "numbers", "by group"],
+    ids=["table", "a spreadsheet's", "blanks", "Windows'", "by name", "numbers", "by group"],
 )
 def test_files_of_groups(file: str, text: str, tmp_path: Path) -> None:
     (tmp_path / file).write_bytes(text.encode())
@@ -108,9 +110,20 @@ def test_other_faults_of_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "groups.csv").write_text("name,group\ncase_0,a\n")
     with pytest.raises(InputError, match=r"groups\.csv is not in the data set's folder: move it to .*set\."):
         find_cases(str(tmp_path))
+    (folder / "masks" / "Groups.csv").write_text("name,group\ncase_0,a\n")
+    with pytest.raises(InputError, match=r"Groups\.csv is not in the data set's folder: move it to .*set\."):
+        find_cases(str(folder))
+    (folder / "masks" / "Groups.csv").unlink()
     find_cases(str(folder))
     monkeypatch.setattr("icmoe_monai.data.groups._LARGEST", 1)
     with pytest.raises(InputError, match="it should hold names and groups only"):
+        find_cases(str(folder))
+
+
+def test_a_split_that_groups_leave_empty_is_told_with_its_reason(tmp_path: Path) -> None:
+    folder = put_plain(tmp_path, 4)
+    (folder / "groups.json").write_text(json.dumps({"Miller": NAMES}))
+    with pytest.raises(InputError, match=r"The val split of .* is empty, as groups are not divided and .* has 1:"):
         find_cases(str(folder))
 
 

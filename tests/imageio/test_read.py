@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, Invertd, LoadImaged, Resized, SpatialPadd
@@ -238,10 +240,62 @@ def test_unfit_masks(tmp_path: Path, stored: np.ndarray, out_channels: int, mess
 
 def test_unfit_jpeg_masks(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", grey_pattern() // 255)
-    with pytest.raises(InputError, match=r"a.jpg is a JPEG, which does not keep class numbers: save the mask as PNG"):
+    with pytest.raises(InputError, match=r"a.jpg is stored with loss, which keeps no class numbers: save the"):
         read_label(path, out_channels=2)
-    with pytest.raises(InputError, match=r"a.jpg is a JPEG mask with no value above \d+, and .* cut at 128"):
+    with pytest.raises(InputError, match=r"a.jpg is stored with loss and has no value above \d+, and .* cut at 128"):
         read_label(save(tmp_path / "a.jpg", grey_pattern() // 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.jpg", {"quality": 75}), ("a.webp", {"quality": 75}), ("a.tif", {"compression": "jpeg"})],
+    ids=["JPEG", "WebP", "TIFF"],
+)
+def test_masks_stored_with_loss(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    mask = grey_pattern() == 255
+    grey = repeated(mask.astype(np.uint8) * 255)
+    layers = {"grey": grey, "red": grey * (1, 0, 0), "green": grey * (0, 1, 0), "yellow": grey * (1, 1, 0)}
+    for colour, stored in layers.items():
+        Image.fromarray(stored.astype(np.uint8)).save(tmp_path / name, **options)
+        if colour == "grey":
+            assert np.mean(read_label(str(tmp_path / name)) == mask) > 0.99
+            continue
+        with pytest.raises(InputError, match="is in colour, and a mask is not: save it in one channel"):
+            read_label(str(tmp_path / name))
+
+
+def test_a_lossy_webp_with_opacity_is_cut_at_half_scale(tmp_path: Path) -> None:
+    mask = grey_pattern() == 255
+    layers = np.dstack([repeated(mask * np.uint8(255)), np.full(mask.shape, 255, np.uint8)])
+    layers[-1, -1, 3] = 0
+    Image.fromarray(layers).save(tmp_path / "a.webp", quality=75)
+    assert np.mean(read_label(str(tmp_path / "a.webp")) == mask) > 0.99
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif"])
+def test_a_palette_that_shows_the_background_white_and_a_target_black_is_refused(tmp_path: Path, name: str) -> None:
+    """As with white-is-zero TIFFs, programs disagree on which of the two was meant."""
+    corner = (grey_pattern() == 255).astype(np.uint8)
+    for colours, is_read in (
+        ([255, 255, 255, 0, 0, 0], False),
+        ([0, 0, 0, 255, 255, 255], True),
+        ([255, 255, 255, 200, 10, 10, 0, 0, 0], True),  # black is not used
+        ([0, 0, 0, 0, 0, 0], True),
+    ):
+        picture = Image.fromarray(corner).convert("P")
+        picture.putpalette(colours)
+        picture.save(tmp_path / name)
+        if is_read:
+            np.testing.assert_array_equal(read_label(str(tmp_path / name)), corner)
+            continue
+        with pytest.raises(InputError, match=rf"{name} shows 1 black, and 0 in another colour, so that it cannot be"):
+            read_label(str(tmp_path / name))
+
+
+def test_a_mask_of_floats_that_are_not_finite_is_told_by_its_values(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.where(grey_pattern() > 0, np.float32(1), np.float32(np.nan)))
+    with pytest.raises(InputError, match=r"a.tif holds the values 1, nan, and a binary mask holds 0 and one other"):
+        read_label(str(tmp_path / "a.tif"))
 
 
 def test_masks_of_one_image_must_have_one_size(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_no_two_stems_are_one_file_whatever_folders_and_capitals(tmp_path):
     stems = stems_of(names)
     assert len({stem.lower() for stem in stems}) == len(names)
     assert stems[0] == "a_b"
+    assert stems_of(["cafe\u0301.png"], taken=["caf\u00e9"]) == ["caf\u00e9_2"]
 
 
 def test_a_stem_of_many_folders_stays_a_files_name_and_keeps_its_end():

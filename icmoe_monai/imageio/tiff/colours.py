@@ -9,7 +9,7 @@ import numpy as np
 
 from icmoe_monai.errors import DamagedError, InputError
 from icmoe_monai.imageio.greys import opacity_of, show
-from icmoe_monai.imageio.masks import flat_numbers
+from icmoe_monai.imageio.masks import check_palette, flat_numbers
 from icmoe_monai.imageio.tiff.page import CMYK, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Page, UnsupportedError
 
 _TRANSPARENT = 2  # the extra sample is opacity, and the colours are not multiplied by it yet (unassociated alpha)
@@ -101,6 +101,8 @@ def to_numbers(samples: np.ndarray, page: Page) -> np.ndarray:
     values = flat_numbers(page.path, samples[..., :num_colours], opacity)
     if page.photometric == CMYK:
         raise InputError(f"{page.path} is in inks, and a mask is not: save it in one channel, 0 for the background.")
+    if page.photometric == PALETTE:
+        check_palette(page.path, values, _palette(page))
     if page.photometric == WHITE_IS_ZERO:
         _check_sense(values, page)
     return values

@@ -19,6 +19,7 @@ from PIL import Image
 
 from icmoe_monai.errors import DamagedError, InputError, kind_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
+from icmoe_monai.imageio.masks import flat_greys
 from icmoe_monai.imageio.tiff.chunks import read_page
 from icmoe_monai.imageio.tiff.colours import check_colours, to_numbers, to_opacity, to_rgb
 from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page, check_size
@@ -109,8 +110,7 @@ class TiffFile(ImageFile):
             page = self._turn_to(frame)
             check_colours(page)
             if page.is_lossy:
-                grey = self.rgb(frame).round().astype(np.uint8)
-                return np.asarray(Image.fromarray(grey).convert("L")), False
+                return flat_greys(self.path, self.rgb(frame).round().astype(np.uint8)), False
             return _upright(to_numbers(read_page(page, self._read), page), page.orientation), True
 
     def check_pixels(self) -> None:
