@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import put_demo_set
 from ignite.engine import Engine, Events
 from modes import Brightness
 from monai.bundle import ConfigWorkflow, create_workflow, load
 from PIL import Image
 
-from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -69,8 +69,7 @@ def assert_refused(flow: ConfigWorkflow, sentence: str) -> None:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
-    make_demo_set(str(folder), num_images=18, seed=1)
-    return folder
+    return put_demo_set(folder)
 
 
 @pytest.fixture(scope="module")
