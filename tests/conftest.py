@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,19 @@ def pytest_collection_finish() -> None:
     """Keep all that the tests have imported out of later searches for garbage, which would read it each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def quick_start(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of a command to which MLflow and transformers are not installed.
+
+    The package needs neither, and MONAI takes seconds to import them wherever it finds them.
+    """
+    folder = tmp_path_factory.mktemp("absent")
+    for name in ("mlflow", "transformers"):
+        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError({name!r})\n")
+    path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 @pytest.fixture(autouse=True)
