@@ -191,8 +191,9 @@ def _find_gap(config: Mapping[str, Any], name: str, refs: Collection[str]) -> It
 
 def _find_unread(config: Mapping[str, Any], refs: Collection[str], steps: Collection[str]) -> Iterator[str]:
     """Yield a sentence for every name at the top that nobody reads."""
+    known = shipped()
     for name, value in config.items():
-        is_read = name in _OF_MONAI or name in steps or _is_used(name, refs) or name in shipped()
+        is_read = name in _OF_MONAI or name in steps or _is_used(name, refs) or name in known
         if not is_read and not _are_steps(value) and not _is_copied(name, config):
             yield f"No setting is called {name}, and nothing refers to @{name}{_nearest(name, _settings_of(config))}"
 
@@ -202,9 +203,10 @@ def _find_abbreviated(config: Mapping[str, Any]) -> Iterator[str]:
 
     Other parts may be replaced by a plain value, as the path that is the `bundle_root`.
     """
+    known, settings = shipped(), _settings_of(config)
     for name, value in config.items():
-        longer = [other for other in _settings_of(config) if other.startswith(f"{name}_")]
-        found = [one for one in shipped().get(name, []) if one is not None]
+        longer = [other for other in settings if other.startswith(f"{name}_")]
+        found = [one for one in known.get(name, []) if one is not None]
         if longer and found and all(_is_part(one) for one in found) and _is_plain(value):
             yield f"{name} is a part of the config and no setting, got {value!r}: did you mean {longer[0]}?"
 
@@ -318,8 +320,9 @@ def _is_plain(value: Any) -> bool:
 
 def _settings_of(config: Mapping[str, Any]) -> list[str]:
     """Return the settings of a config that the bundle knows, or all if it knows none."""
+    known = shipped()
     names = [name for name, value in config.items() if not _is_part(value)]
-    return [name for name in names if name in shipped()] or names
+    return [name for name in names if name in known] or names
 
 
 def _has_no(path: str, name: str, node: Any) -> str:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.config_item import ComponentLocator
 from monai.transforms import Compose
 
 from icmoe_monai.__main__ import main
@@ -123,6 +124,8 @@ RIGHT: dict[str, list[Any]] = {
     "learning_rate": [1, 1e-6],
 }  # fmt: skip
 
+LOCATOR = ComponentLocator()  # which every parser would else make anew
+
 
 @cache
 def loaded(*files: str) -> dict[str, Any]:
@@ -131,6 +134,7 @@ def loaded(*files: str) -> dict[str, Any]:
 
 def config_of(*files: str, **overrides: object) -> ConfigParser:
     parser = ConfigParser(deepcopy(loaded(*files)))
+    parser.locator = LOCATOR
     parser.update(overrides)
     return parser
 

@@ -289,9 +289,9 @@ def test_a_mask_is_saved_as_a_file_or_into_a_folder(predict, tmp_path):
         found.save(tmp_path / "new" / "mine.PNG" / "below")
 
 
-def test_importing_the_package_does_not_import_the_predictor():
+def test_importing_the_package_does_not_import_the_predictor(quick_start):
     code = "import icmoe_monai, sys; assert 'icmoe_monai.predictor' not in sys.modules; icmoe_monai.Predictor"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=quick_start)
     with pytest.raises(AttributeError, match="has no attribute 'Predicter'"):
         _ = icmoe_monai.Predicter
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import put_demo_set
 from ignite.engine import Engine
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from icmoe_monai.analysis.experts import ExpertAnalysis, read_training
 from icmoe_monai.analysis.shift_metrics import ShiftMetrics
-from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -35,8 +35,8 @@ METRICS = """epoch,iteration,train_loss,val_mean_dice,val_vote_entropy,val_disag
 def dataset(tmp_path_factory) -> Path:
     """The demo set; its test masks alone hold two classes, in a second folder."""
     folder = tmp_path_factory.mktemp("data")
-    make_demo_set(str(folder / "set"), num_images=18, seed=1)
-    make_demo_set(str(folder / "classes"), num_images=18, seed=1)
+    put_demo_set(folder / "set")
+    put_demo_set(folder / "classes")
     for path in (folder / "classes" / "masks").iterdir():
         mask = np.asarray(Image.open(path)) > 0
         right = np.arange(mask.shape[1]) >= mask.shape[1] // 2

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import put_demo_set
 from ignite.engine import Engine
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import MetaTensor
@@ -18,7 +19,6 @@ from scipy.stats import spearmanr
 from icmoe_monai.analysis.shift_metrics import ShiftMetrics, case_quality, summarise
 from icmoe_monai.analysis.shifts import SHIFTS, STRENGTHS
 from icmoe_monai.calibration.file import Calibration
-from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -171,7 +171,7 @@ def test_a_case_without_a_label_is_refused(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_workflow_evaluates_all_shifts(tmp_path):
-    make_demo_set(str(tmp_path / "set"), num_images=18, seed=1)
+    put_demo_set(tmp_path / "set")
     save_weights(ICMoE(train_trunk=True, detail=ImagePyramid()), tmp_path / "best.pt")
     flow = ConfigWorkflow(
         config_file=CONFIGS, workflow_type="train", logging_file=False, run_id="evaluating", pretrained=None,

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import put_demo, put_demo_set
 from ignite.engine import Engine, Events
 from modes import Brightness
 from monai.bundle import ConfigWorkflow, create_workflow, load
 from PIL import Image
 
-from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -69,8 +69,7 @@ def assert_refused(flow: ConfigWorkflow, sentence: str) -> None:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
-    make_demo_set(str(folder), num_images=18, seed=1)
-    return folder
+    return put_demo_set(folder)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +259,7 @@ def bundle_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "monai.bundle", "run", *arguments]
 
 
-def test_command_line_from_another_folder_without_installation(dataset, tmp_path):
+def test_command_line_from_another_folder_without_installation(dataset, quick_start, tmp_path):
     """A copy of the bundle runs by its own files, not by an installed package, and writes beside them.
 
     Its log is of whole lines, one an epoch, and ends with what is best and what comes next.
@@ -273,7 +272,7 @@ def test_command_line_from_another_folder_without_installation(dataset, tmp_path
         "training", "--config_file", str(copy / "configs" / "train.json"), "--dataset_dir", str(dataset),
         "--image_size", "64", "--max_epochs", "1", "--min_steps", "1", "--num_workers", "0", "--device", "cpu",
     )  # fmt: skip
-    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=elsewhere, env=quick_start, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     shipped = ImagePyramid()
     load_pyramid_weights(SHIPPED_PYRAMID, shipped)
@@ -289,7 +288,7 @@ def test_command_line_from_another_folder_without_installation(dataset, tmp_path
     assert "icmoe" in following.partition("Next: ")[2]
 
 
-def test_python_api_from_another_folder_without_installation(dataset, tmp_path):
+def test_python_api_from_another_folder_without_installation(dataset, quick_start, tmp_path):
     """With the bundle on the path, as README says; -P and -S would hide what an editable installation adds."""
     copy, elsewhere = tmp_path / "bundle", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -305,7 +304,8 @@ for kind, name in (("train", "train"), ("infer", "inference")):
     assert flow.check_properties() == []
     assert flow.bundle_root == {str(copy)!r}
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=elsewhere, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=elsewhere, env=quick_start, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -324,10 +324,10 @@ def test_a_split_without_cases_is_not_evaluated(split, sentence, dataset, traine
     assert_refused(flow, sentence)
 
 
-def test_command_line_says_a_mistake_in_one_sentence(tmp_path):
+def test_command_line_says_a_mistake_in_one_sentence(quick_start, tmp_path):
     command = bundle_command("training", "--config_file", TRAIN, "--dataset_dir", str(tmp_path))
     command += ["--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=quick_start, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: No images were found in {tmp_path}. ")
@@ -388,8 +388,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_good_weights(dataset, tmp_pat
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
-def test_a_stopped_training_leaves_a_checkpoint_to_go_on_from(number, status, dataset, tmp_path):
+def test_a_stopped_training_leaves_a_checkpoint_to_go_on_from(number, status, quick_start, tmp_path):
     """By either signal, of MONAI's command and of this package's."""
+    dataset = put_demo(tmp_path / "set", train=3, val=1, test=1)
+    root = f"{ROOT}{os.pathsep}{quick_start['PYTHONPATH']}"
     begin = {
         signal.SIGINT: bundle_command(
             "training", "--config_file", TRAIN, "--dataset_dir", str(dataset), "--output_dir", str(tmp_path / "out")
@@ -398,10 +400,10 @@ def test_a_stopped_training_leaves_a_checkpoint_to_go_on_from(number, status, da
     }
     settings = [
         "--image_size", "64", "--batch_size", "1", "--min_steps", "1", "--max_epochs", "500", "--num_workers", "2",
-        "--device", "cpu", "--backbone", "vit_t", "--own_network", "{}", "--deference", "0",
+        "--device", "cpu", "--backbone", "vit_t", "--own_network", "{}", "--deference", "0", "--patience", "500",
     ]  # fmt: skip
     process = subprocess.Popen(
-        [*begin[number], *settings], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        [*begin[number], *settings], cwd=tmp_path, env={**quick_start, "PYTHONPATH": root}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )  # fmt: skip
@@ -414,12 +416,12 @@ def test_a_stopped_training_leaves_a_checkpoint_to_go_on_from(number, status, da
     assert "Traceback" not in output
     assert f"go on with --checkpoint {tmp_path / 'out' / 'last.pt'}" in output
     before = torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"]
-    epochs = before // 12 + 2  # of 12 images
+    epochs = before // 3 + 2  # of 3 images
     run(
         TRAIN, "train", dataset_dir=str(dataset), output_dir=str(tmp_path / "out"), pretrained=str(SHIPPED_TRUNK),
         **{**SHORT, "batch_size": 1, "max_epochs": epochs}, checkpoint=str(tmp_path / "out" / "last.pt"),
     )  # fmt: skip
-    assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"] == 12 * epochs
+    assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["trainer"]["iteration"] == 3 * epochs
 
 
 class FullDisk(io.BytesIO):

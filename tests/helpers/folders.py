@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
@@ -34,9 +37,21 @@ def put_plain(folder: Path, num_cases: int = 10, splits: object = None) -> Path:
     return folder
 
 
+def put_demo_set(folder: Path) -> Path:
+    """Make a demo set of 18 phantoms, which are drawn once in each process of the tests and then copied."""
+    return Path(shutil.copytree(f"{_phantoms().name}/set", folder))
+
+
+@cache
+def _phantoms() -> TemporaryDirectory:
+    folder = TemporaryDirectory()
+    make_demo_set(f"{folder.name}/set", num_images=18, seed=1)
+    return folder
+
+
 def put_demo(folder: Path, *, train: int, val: int, test: int) -> Path:
     """Make a demo set of 18 phantoms, of which the splits hold few, and which no longer counts as the demo set."""
-    make_demo_set(str(folder), num_images=18, seed=1)
+    put_demo_set(folder)
     names = sorted(name for split in json.loads((folder / "splits.json").read_text()).values() for name in split)
     ends = {"train": (0, train), "val": (train, train + val), "test": (train + val, train + val + test)}
     (folder / "splits.json").write_text(json.dumps({split: names[a:b] for split, (a, b) in ends.items()}))

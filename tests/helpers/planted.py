@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,18 @@ def put_phantoms(folder: Path, num_images: int = 24) -> Path:
         split = "train" if n < 0.75 * num_images else ("val" if n < 0.875 * num_images else "test")
         name = f"{split}_{n:02d}"
         lists[split].append(name)
-        image, mask = draw_dermoscopy(np.random.default_rng(n), (110, 150))
-        top, left = (int(place) for place in np.random.default_rng(n).integers(0, (110 - HEIGHT, 150 - WIDTH)))
-        part = slice(top, top + HEIGHT), slice(left, left + WIDTH)  # so that lesions lie anywhere
-        put(folder, name, image[part], 255 * mask[part].astype(np.uint8))
+        put(folder, name, *phantom(n))
     (folder / "splits.json").write_text(json.dumps(lists))
     return folder
+
+
+@cache
+def phantom(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return image and mask of a phantom, which each process of the tests draws once."""
+    image, mask = draw_dermoscopy(np.random.default_rng(n), (110, 150))
+    top, left = (int(place) for place in np.random.default_rng(n).integers(0, (110 - HEIGHT, 150 - WIDTH)))
+    part = slice(top, top + HEIGHT), slice(left, left + WIDTH)  # so that lesions lie anywhere
+    return image[part], 255 * mask[part].astype(np.uint8)
 
 
 def put(folder: Path, name: str, image: np.ndarray | None, mask: np.ndarray | None) -> None:

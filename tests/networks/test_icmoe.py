@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -315,11 +316,19 @@ def test_shipped_network_can_be_scripted() -> None:
         torch.testing.assert_close(torch.jit.script(network)(image), network(image), rtol=0, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def scripted(network: ICMoE, tmp_path_factory: pytest.TempPathFactory) -> torch.jit.ScriptModule:
+    """Return the network as TorchScript, from a file."""
+    path = tmp_path_factory.mktemp("script") / "network.ts"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+        torch.jit.script(network).save(path)
+        return torch.jit.load(path)
+
+
 @jit
 @pytest.mark.parametrize("method", ["forward", "expert_maps"])
-def test_eager_and_script_agree(network: ICMoE, method: str, tmp_path: Path) -> None:
-    torch.jit.script(network).save(tmp_path / "network.ts")
-    scripted = torch.jit.load(tmp_path / "network.ts")
+def test_eager_and_script_agree(network: ICMoE, scripted: torch.jit.ScriptModule, method: str) -> None:
     for size in [(32, 48), (16, 16)]:
         image = torch.randn(1, 3, *size)
         expected = getattr(network, method)(image)

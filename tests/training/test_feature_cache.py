@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import put_demo_set
 from modes import in_training, randomise
 from monai.bundle import ConfigWorkflow
 from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised, ResizeWithPadOrCropd
 from torch import Tensor
 
 from icmoe_monai.data.cases import find_cases
-from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.decoder import NoDetail
 from icmoe_monai.networks.icmoe import ICMoE
@@ -41,8 +41,7 @@ HOW = {"device": CPU, "amp": False, "batch_size": 4, "num_workers": 0}
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "set"
-    make_demo_set(str(folder), num_images=18, seed=1)
-    return folder
+    return put_demo_set(folder)
 
 
 @pytest.fixture

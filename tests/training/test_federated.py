@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import put_demo
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
@@ -21,9 +22,15 @@ ROOT = Path(__file__).parents[2]
 ROUNDS = 2
 
 
-def client(name: str, seed: int, folder: Path) -> MonaiAlgo:
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return put_demo(tmp_path_factory.mktemp("data") / "set", train=4, val=2, test=1)
+
+
+def client(name: str, seed: int, dataset: Path, folder: Path) -> MonaiAlgo:
     settings = {
-        "output_dir": str(folder / name), "dataset_dir": "demo", "seed": seed, "image_size": 32, "decoder": "light",
+        "output_dir": str(folder / name), "dataset_dir": str(dataset), "seed": seed, "image_size": 32,
+        "decoder": "light",
         "min_steps": 1, "epoch_length": 1, "total_steps": ROUNDS, "batch_size": 2, "num_workers": 0, "cache_rate": 0.0,
         "device": "cpu", "val_interval": 100,
     }  # fmt: skip
@@ -40,13 +47,13 @@ def size_of(weights: dict[str, Tensor]) -> int:
 
 
 @pytest.mark.filterwarnings("ignore")  # MONAI's, on what a config may run
-def test_two_clients_train_for_two_rounds_and_exchange_only_what_they_trained(tmp_path):
+def test_two_clients_train_for_two_rounds_and_exchange_only_what_they_trained(dataset, tmp_path):
     own = {"semantic": "lite1", "adaptive": "lite2"}
     network = ICMoE(backbone=None, own_network=own, detail=ImagePyramid())
     trained = {name for name in network.state_dict() if not name.startswith(tuple(f"{p}." for p in FROZEN))}
     shared = {name: weight.clone() for name, weight in network.state_dict().items() if name in trained}
     first = {name: weight.clone() for name, weight in shared.items()}
-    clients = [client(f"clinic_{seed}", seed, tmp_path) for seed in (0, 1)]
+    clients = [client(f"clinic_{seed}", seed, dataset, tmp_path) for seed in (0, 1)]
     for _ in range(ROUNDS):
         sent = []
         for algo in clients:
@@ -66,9 +73,9 @@ def test_two_clients_train_for_two_rounds_and_exchange_only_what_they_trained(tm
 
 
 @pytest.mark.filterwarnings("ignore")  # MONAI's, on what a config may run
-def test_an_evaluation_is_of_the_weights_that_were_sent_on_the_frozen_parts_of_the_files(tmp_path):
+def test_an_evaluation_is_of_the_weights_that_were_sent_on_the_frozen_parts_of_the_files(dataset, tmp_path):
     settings = {
-        "output_dir": str(tmp_path / "out"), "dataset_dir": "demo", "image_size": 32, "longest_side": 32,
+        "output_dir": str(tmp_path / "out"), "dataset_dir": str(dataset), "image_size": 32, "longest_side": 32,
         "num_workers": 0, "device": "cpu", "split": "val", "num_bootstrap": 10,
     }  # fmt: skip
     algo = MonaiAlgo(

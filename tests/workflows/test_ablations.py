@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from monai.bundle import ConfigParser
+from monai.bundle.config_item import ComponentLocator
 
 from icmoe_monai.networks.baselines import Baseline
 from icmoe_monai.networks.icmoe import EXPERTS, ICMoE
@@ -25,6 +26,7 @@ TRUNK = {"pretrained": "some trunk"}  # as such a study gives it, before the row
 UNUSED = {"unet_plus_plus": ("network.final_conv_0_1.", "network.final_conv_0_2.", "network.final_conv_0_3.")}
 # over the image pyramid, which they take pretrained; rows of mixture.yaml
 RIVALS = {"pyramid_unet", "pyramid_unet_lite2", "pyramid_unet_frozen", "pyramid_unet_ensemble"}
+LOCATOR = ComponentLocator()  # which every parser would else make anew
 SINGLE = {"decoder_only", "semantic_only", "adaptive_only", "lora_all", "full_finetuning"}
 
 
@@ -32,6 +34,7 @@ def parser_of(overlay: Path | None, *more: str) -> ConfigParser:
     over_encoder = overlay in (*OVER_ENCODER, ENCODER)
     files = [str(CONFIGS / "train.json"), *([str(ENCODER)] if over_encoder else [])]
     parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.locator = LOCATOR
     if over_encoder:
         parser.update(TRUNK)
     for file in (overlay, *more):
@@ -92,8 +95,11 @@ def test_an_overlay_serves_training_and_evaluation_alike(overlay):
     trained = parser_of(overlay)
     evaluated = parser_of(overlay, str(CONFIGS / "evaluate.json"))
     evaluated["recipe"] = "none"  # the default checkpoint is of another network
-    states = [parser.get_parsed_content("network_def").state_dict() for parser in (trained, evaluated)]
-    assert {k: v.shape for k, v in states[0].items()} == {k: v.shape for k, v in states[1].items()}
+    # names and shapes alone are compared, and MONAI's SwinUNETR alone needs values
+    with torch.device("cpu" if overlay.stem == "swin_unetr" else "meta"):
+        state = trained.get_parsed_content("network_def").state_dict()
+    found = evaluated.get_parsed_content("network_def").state_dict()
+    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in state.items()}
     methods = evaluated.get_parsed_content("validate#additional_metrics")
     names = {f"{name}_dice" for name in evaluated.get_parsed_content("experts")}
     assert names <= methods.keys()  # not val_: it may be the test split

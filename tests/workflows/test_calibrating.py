@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from folders import put_demo_set
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 from report_schema import VALIDATOR
 
 from icmoe_monai.__main__ import main
-from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.pyramid import ImagePyramid
@@ -53,7 +53,7 @@ def sentence_of(error: BaseException) -> str:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo set with ten validation images."""
     folder = tmp_path_factory.mktemp("data") / "set"
-    make_demo_set(str(folder), num_images=18, seed=1)
+    put_demo_set(folder)
     splits = json.loads((folder / "splits.json").read_text())
     names = splits["train"] + splits["val"]
     (folder / "splits.json").write_text(json.dumps({**splits, "train": names[:5], "val": names[5:]}))

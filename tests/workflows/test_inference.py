@@ -207,9 +207,9 @@ def test_front_door_runs_the_same_workflow(
     assert capsys.readouterr().err.strip().endswith("error: --overlays needs a value: --overlays VALUE.")
 
 
-def test_command_exits_with_a_sentence(tmp_path: Path) -> None:
+def test_command_exits_with_a_sentence(quick_start: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "icmoe_monai", "predict", str(tmp_path / "nowhere"), str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**quick_start, "PYTHONPATH": f"{ROOT}{os.pathsep}{quick_start['PYTHONPATH']}"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import put_demo_set
 from nibabel import Nifti1Image, save
 from PIL import Image
 from processes import ROOT, run_workflow, torchrun
 from shipped import NETWORK
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from icmoe_monai.data.demo import make_demo_set
 
 # Python 3.12 warns of every fork of a process with threads
 pytestmark = [
@@ -65,7 +64,7 @@ def losses_of(folder: Path) -> list[float]:
 def dataset(tmp_path_factory):
     """Twelve images for training, three for validation, three for test: no even number."""
     folder = tmp_path_factory.mktemp("data") / "set"
-    make_demo_set(str(folder), num_images=18, seed=1)
+    put_demo_set(folder)
     return folder
 
 
