@@ -31,7 +31,7 @@ def draw_figures(done: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> li
     drawings = (_draw_amounts, _draw_reliability, _draw_seconds)
     figures = []
     for drawing in drawings if len(done) > 1 else ():
-        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+        figure = Figure(figsize=(4.6, 3.1))
         axes = figure.subplots()
         title = drawing(axes, done, labels)
         if title is not None:

@@ -33,7 +33,7 @@ def draw_facts(looks: Sequence[Look], *, longest_side: int) -> list[tuple[str, s
 
 
 def _histogram(title: str, x: str, y: str, values: Sequence[float] | np.ndarray) -> str:
-    figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+    figure = Figure(figsize=(4.6, 2.6))
     axes = figure.subplots()
     axes.hist(values, bins=_BINS, color=MARK, edgecolor=INK, linewidth=0.6)
     axes.set_xlabel(x)

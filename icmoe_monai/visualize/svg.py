@@ -19,7 +19,7 @@ def svg_of(figure: Figure, axes: Axes, *, salt: str) -> str:
     """Return a figure as SVG, to stand in a page among others.
 
     Args:
-        figure: The figure, drawn in `INK` and `MARK`.
+        figure: The figure, drawn in `INK` and `MARK`, without a layout of its own.
         axes: Its axes, whose lines and labels take the page's colour.
         salt: Makes its ids unlike those of the page's other figures.
     """
@@ -34,6 +34,7 @@ def svg_of(figure: Figure, axes: Axes, *, salt: str) -> str:
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # The page's own font, not matplotlib's, draws the letters.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        _make_room(figure, axes)
         figure.savefig(file, format="svg", transparent=True, dpi=160, metadata=nothing)
     text = file.getvalue()
     text = re.sub(
@@ -41,3 +42,14 @@ def svg_of(figure: Figure, axes: Axes, *, salt: str) -> str:
     )  # it would reach the whole page
     # Several figures in a page must not share ids; nothing refers to those of groups.
     return re.sub(r'<g id="[^"]*"', "<g", text).replace(INK, "currentColor").replace(MARK, "var(--mark)")
+
+
+def _make_room(figure: Figure, axes: Axes) -> None:
+    """Leave room for the labels, by their signs: a layout that measures them takes as long as all the rest.
+
+    What it would measure are the letters of matplotlib's font, and those that a reader sees are of the page's.
+    """
+    across, down = (72 * float(inches) for inches in figure.get_size_inches())
+    figure.subplots_adjust(left=50 / across, right=1 - 12 / across, bottom=38 / down, top=1 - 14 / down)
+    widest = max(len(label.get_text()) for label in axes.get_yticklabels())
+    figure.subplots_adjust(left=(26 + 6.4 * widest) / across)

@@ -21,7 +21,7 @@ from benchmarks.study import __main__ as study_command
 from benchmarks.study import run as study_run
 from benchmarks.study.collect import METHODS, rate_of
 from benchmarks.study.file import Run, read_study, runs_of, settings_of, trials_of
-from benchmarks.study.plan import Place, commands_of
+from benchmarks.study.plan import Place, commands_of, configs_of
 from benchmarks.study.run import last_line
 from icmoe_monai.data.demo import make_demo_set
 from icmoe_monai.errors import InputError
@@ -120,14 +120,23 @@ def option(command: list[str], name: str) -> str:
     return command[command.index(name) + 1] if name in command else ""
 
 
+@pytest.fixture(scope="module")
+def networks() -> dict[tuple[str, ...], dict]:
+    return {}
+
+
 @pytest.fixture
-def bench(tmp_path, data, monkeypatch) -> Bench:
+def bench(tmp_path, data, networks, monkeypatch) -> Bench:
     of_network, known = study_run._of_network, {}
 
     def once(study, run, place):
-        """Building a network takes longer than the rest of a faked run."""
+        """Building a network takes longer than the rest of a faked run, and equal configs build equal networks."""
         if run.row not in known:
-            known[run.row] = of_network(study, run, place)
+            texts = [(ROOT / file).read_text() for file in configs_of(study, run, place)]
+            key = tuple(text.replace(str(tmp_path), "") for text in texts)
+            if key not in networks:
+                networks[key] = of_network(study, run, place)
+            known[run.row] = networks[key]
         return known[run.row]
 
     monkeypatch.setattr(study_run, "_of_network", once)
