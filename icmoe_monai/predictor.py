@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import groupby
+from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
 
@@ -179,6 +180,8 @@ def _parse(model: str | os.PathLike[str], device: str | torch.device | None, set
 
 def _case(image: Any, name: str, frame: int | None) -> dict[str, Any]:
     """Return an image as a case of the workflow: a file by its path, and all else by its pixels."""
+    if frame is not None and (isinstance(frame, bool) or not isinstance(frame, Integral)):
+        raise InputError(f"frame must be a whole number, from 0, got {frame!r}.")
     if not isinstance(image, (str, os.PathLike)):
         held = read_memory(image, frame=frame)
         return {"image": held.rgb, "scale": held.scale, "name": name}

@@ -160,6 +160,9 @@ def test_the_frame_of_a_file_of_several_is_named(predict, tmp_path):
         predict(pydicom.dcmread(path))
     with pytest.raises(InputError, match="frame names a frame of a file or a data set, and arrays and pictures"):
         predict(noise(40, 50), frame=0)
+    for frame in (1.0, "1", True):
+        with pytest.raises(InputError, match=rf"frame must be a whole number, from 0, got {frame!r}"):
+            predict(tmp_path / "pages.tif", frame=frame)
 
 
 def test_where_there_is_nothing_to_see_review_is_advised(predict, tmp_path):

@@ -119,8 +119,8 @@ def check_palette(path: str, indices: np.ndarray, palette: np.ndarray) -> None:
     """
     if not len(palette) or not palette[0].any():
         return
-    black = ~palette.any(axis=1)
-    shown_black = next((k for k in np.flatnonzero(np.bincount(indices.ravel())) if k < len(black) and black[k]), None)
+    black = set(np.flatnonzero(~palette.any(axis=1)).tolist())
+    shown_black = next((k for k in np.flatnonzero(np.bincount(indices.ravel())).tolist() if k in black), None)
     if shown_black is not None:
         raise InputError(
             f"{path} shows {shown_black} black, and 0 in another colour, so that it cannot be known which is the "

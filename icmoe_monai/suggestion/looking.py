@@ -78,12 +78,12 @@ def leave_out_labelled(cases: Sequence[Mapping[str, Any]], labelled: Labelled | 
     sizes, pictures = set(), set()
     for image in labelled.images:
         with suppress(InputError):
-            pictures.add(_digest(as_picture(image, 0)))
+            pictures.add(digest_of_picture(image, 0))
             sizes.add(read_size(image))
 
     def is_labelled(case: Mapping[str, Any]) -> bool:
         with suppress(InputError):
-            return read_size(case["source"]) in sizes and _digest(as_picture(case["source"], case["frame"])) in pictures
+            return read_size(case["source"]) in sizes and digest_of_picture(case["source"], case["frame"]) in pictures
         return False
 
     left = [case for case in cases if not is_labelled(case)]
@@ -99,7 +99,9 @@ def as_picture(path: str, frame: int) -> np.ndarray:
     return np.asarray(read_image(path, frame=frame).round().astype(np.uint8))
 
 
-def _digest(picture: np.ndarray) -> bytes:
+def digest_of_picture(path: str, frame: int) -> bytes:
+    """Return the digest of an image as the network sees it, by which it is known again pixel for pixel."""
+    picture = as_picture(path, frame)
     return hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).digest()
 
 

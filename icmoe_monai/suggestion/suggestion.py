@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from icmoe_monai.errors import FailedCasesError, InputError
 from icmoe_monai.inference.journal import CASE, Journal
 from icmoe_monai.inference.run import run_missing
 from icmoe_monai.suggestion.drafts import DRAFTS, IMAGES, MASKS, check_no_drafts, write_drafts
-from icmoe_monai.suggestion.looking import FrozenLook, Labelled
+from icmoe_monai.suggestion.looking import FrozenLook, Labelled, digest_of_picture
 from icmoe_monai.suggestion.page import render_suggestion
 from icmoe_monai.suggestion.ranking import Ranking, rank_images
 from icmoe_monai.suggestion.reasons import Figures, percentile
@@ -128,7 +129,8 @@ class Suggestion:
             figures, ranking, num_known = self._rank(figures)
             places, further = ranking.places, _further(ranking)
         else:
-            places = order(figures, self.by, seed=self.seed)[: self.number]
+            ordered = order(figures, self.by, seed=self.seed)
+            places = list(islice(self._without_doubles(ordered, figures), self.number))
             further = [dict(_NOT_RANKED, score=score_of(figures[place], self.by)) for place in places]
         disagreements = [figure.disagreement for figure in figures]
         images = [
@@ -149,6 +151,16 @@ class Suggestion:
             "images": images,
         }
         return content, [figures[place] for place in places]
+
+    def _without_doubles(self, places: Sequence[int], figures: Sequence[Figures]) -> Iterator[int]:
+        """Go through places, and pass over an image whose picture is, pixel for pixel, that of an earlier one."""
+        seen = set()
+        for place in places:
+            case = self.cases[figures[place].name]
+            digest = digest_of_picture(case["source"], case["frame"])
+            if digest not in seen:
+                seen.add(digest)
+                yield place
 
     def _rank(self, figures: Sequence[Figures]) -> tuple[list[Figures], Ranking, int]:
         """Return the images whose features are known, their ranking, and how many images are known."""

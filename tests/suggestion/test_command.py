@@ -48,7 +48,7 @@ def place(tmp_path_factory) -> Path:
     (root / "labelled" / "splits.json").write_text(json.dumps({"train": ["0", "1", "2"], "val": [], "test": []}))
     exif = Image.Exif()
     exif[0x010E] = "patient Miller"
-    Image.fromarray(stripes(4)).save(root / "pool" / "patient Miller" / "stripes.jpg", quality=95, exif=exif)
+    Image.fromarray(stripes(4)).save(root / "pool" / "patient Miller" / "stripes.jpg", quality=60, exif=exif)
     Image.fromarray(stripes(4)).save(root / "pool" / "stripes.png")
     (root / "pool" / "broken.png").write_bytes(b"none")
     write_restless(root / "model.pt")
@@ -200,6 +200,16 @@ def test_what_is_labelled_is_never_suggested_whatever_its_split_name_and_kind_of
     assert main(["suggest", str(labelled), "--output", str(tmp_path / "none"), *words]) == 1
     assert "All images of the pool are labelled already" in capsys.readouterr().err
     assert not list((tmp_path / "none").rglob("*.png"))
+
+
+def test_an_image_that_the_pool_holds_twice_is_suggested_once(place, tmp_path):
+    (tmp_path / "pool").mkdir()
+    for name, seed in (("a.png", 3), ("copy of a.bmp", 3), ("b.png", 4), ("copy of b.tif", 4)):
+        Image.fromarray(lesion(seed)).save(tmp_path / "pool" / name)
+    words = ["--number", "3", "--checkpoint", str(place / "model.pt"), *SMALL]
+    assert main(["suggest", str(tmp_path / "pool"), "--output", str(tmp_path / "out"), *words]) == 0
+    assert sorted(image["name"][-5] for image in images_of(tmp_path / "out")) == ["a", "b"]
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 4  # all are segmented
 
 
 def test_a_stack_of_which_a_slice_is_labelled_is_written_as_no_volume(place, tmp_path):
