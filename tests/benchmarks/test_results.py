@@ -349,3 +349,11 @@ def test_a_page_that_differs_names_the_command_that_renews_it(command, page, tmp
     assert command.main(["--check", "--docs", str(tmp_path / "docs")]) == 1
     named = re.search(r"python -m (\S+)", capsys.readouterr().err)[1]
     assert importlib.util.find_spec(named) is not None
+
+
+def test_breast_experts_that_saw_normal_images_are_those_of_the_file():
+    text = (DOCS / "reliability.md").read_text()
+    for line in lines_of("breast_with_normals"):
+        empty = f"{line['empty_masks']} of {line['lesion_free']}" if line["lesion_free"] != "0" else ""
+        cells = [line["weights"], line["test_images"], f"{float(line['dice_of_lesions']):.3f}"]
+        assert f"| {' | '.join(cells)} | {line['lesions_missed']} of {line['lesions']} | {empty} |" in text
