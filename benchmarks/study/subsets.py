@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from icmoe_monai.data.cases import list_cases
+from icmoe_monai.data.groups import GROUP_FILES
 from icmoe_monai.data.splits import shuffle_key
 from icmoe_monai.errors import InputError
-from icmoe_monai.utils.files import write_json
+from icmoe_monai.utils.files import find_named, write_json
 
-_SHARED = ("images", "masks", "groups.json", "groups.csv")
+_FOLDERS = ("images", "masks")
 
 
 def link_set(data: Path, folder: Path, splits: Mapping[str, Sequence[str]]) -> None:
@@ -28,11 +29,17 @@ def link_set(data: Path, folder: Path, splits: Mapping[str, Sequence[str]]) -> N
         data: The other's folder, of images/ and masks/.
         folder: The new folder.
         splits: Names of the cases by split.
+
+    Raises:
+        InputError: If the other's folder is none of images/ and masks/.
     """
+    missing = [name for name in _FOLDERS if not (data / name).is_dir()]
+    if missing:
+        raise InputError(f"{data} has no folder {missing[0]}: name a data set of images/ and masks/.")
     folder.mkdir(parents=True, exist_ok=True)
-    for shared in _SHARED:
-        if (data / shared).exists() and not (folder / shared).is_symlink():
-            (folder / shared).symlink_to((data / shared).resolve())
+    for shared in (*(data / name for name in _FOLDERS), *map(Path, find_named(data, GROUP_FILES))):
+        if not (folder / shared.name).is_symlink():
+            (folder / shared.name).symlink_to(shared.resolve())
     write_json(folder / "splits.json", {split: sorted(names) for split, names in splits.items()})
 
 
@@ -46,9 +53,12 @@ def make_subset(data: Path, folder: Path, number: int, *, seed: int = 0) -> None
         seed: Another seed draws others.
 
     Raises:
-        InputError: If there are not so many.
+        InputError: If there are not so many, or the other cannot be read.
     """
-    splits = {split: [case["name"] for case in cases] for split, cases in list_cases(str(data)).splits.items()}
+    listed = list_cases(str(data))
+    if listed.problems:
+        raise InputError(listed.problems[0])
+    splits = {split: [case["name"] for case in cases] for split, cases in listed.splits.items()}
     if len(splits["train"]) < number:
         raise InputError(f"{data} has {len(splits['train'])} training images, fewer than {number}: ask for fewer.")
     train = sorted(splits["train"], key=lambda name: shuffle_key(name, seed))[:number]

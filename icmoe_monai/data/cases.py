@@ -114,6 +114,8 @@ def find_cases(
         raise InputError(f"split must be train, val, test or {OUT_OF_FOLD}, got {unknown[0]!r}.")
     check_fold(folds, fold, of_all=OUT_OF_FOLD in needed)
     found = list_cases(dataset_dir, demo_dir=demo_dir, seed=seed)
+    if found.folder == demo_dir:
+        logger.info("These are computer-made phantoms, no patient data: %s.", demo_dir)
     splits, problems = found.splits, found.problems
     pooled = () if folds is None else ("train", "val", OUT_OF_FOLD)
     if not problems:
@@ -152,7 +154,6 @@ def list_cases(dataset_dir: str | None, *, demo_dir: str | None = None, seed: in
         raise InputError(NO_IMAGES)
     dataset_dir = as_path(dataset_dir, "dataset_dir")
     if is_demo(dataset_dir) and demo_dir:
-        logging.getLogger(__name__).info("These are computer-made phantoms, no patient data: %s.", demo_dir)
         make_demo_set(demo_dir)
         dataset_dir = demo_dir
     found = find_layout(dataset_dir)

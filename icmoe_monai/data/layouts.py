@@ -28,6 +28,7 @@ LAYOUTS = (
 )
 _CLUTTER = ("thumbs.db", "desktop.ini")
 _BUSI_CLASSES = ("benign", "malignant", "normal")
+_READ = ("images", "masks", *_BUSI_CLASSES)  # folders of a data set
 _BUSI_MASK = re.compile(r"(?P<stem>.+)_mask(_\d+)?")
 _GLAS_GRADES = "Grade.csv"
 _GLAS = re.compile(r"(?P<stem>(?P<part>train|test[AB])_\d+)(?P<anno>_anno)?")
@@ -199,7 +200,8 @@ def _read_glas(home: str) -> Found:
 
 
 def _find_stray_groups(dataset_dir: str, home: str) -> list[str]:
-    folders = [dataset_dir, *(os.path.join(home, name) for name in _visible(home))]
+    read = [name for name in _visible(home) if name.lower() in _READ or _ISIC.fullmatch(name)]
+    folders = [dataset_dir, *(os.path.join(home, name) for name in read)]
     elsewhere = [folder for folder in folders if os.path.abspath(folder) != os.path.abspath(home)]
     strays = [path for folder in elsewhere for path in find_named(folder, GROUP_FILES)]
     return [f"{path} is not in the data set's folder: move it to {home}." for path in strays]

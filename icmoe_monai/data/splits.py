@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from icmoe_monai.errors import kind_of
 from icmoe_monai.utils.files import composed
@@ -163,7 +164,9 @@ def find_lock_problems(folder: str, splits: Mapping[str, Sequence[str]]) -> list
             "lists of your own."
         ]
     found = lock(splits)
-    changed = [split for split in SPLITS if locked.get(split) != found.get(split)]
+    # as names were compared until 0.8.0, on macOS
+    spelt = lock({split: [normalize("NFD", stem) for stem in stems] for split, stems in splits.items()})
+    changed = [split for split in SPLITS if locked.get(split) not in (found.get(split), spelt.get(split))]
     if not changed:
         return []
     return [

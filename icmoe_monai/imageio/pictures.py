@@ -107,7 +107,7 @@ class PictureFile(ImageFile):
         """
         with self._asked():
             picture = self._decode(frame)
-            if picture.format in ("JPEG", "MPO") or _is_lossy_webp(self.file.head()):
+            if picture.format in ("JPEG", "MPO") or _is_lossy_webp(self.file):
                 return flat_greys(self.path, np.asarray(_to_rgb(picture))), False
             values = self._deep_samples() if self._png.is_deep_colour else np.asarray(picture)
             has_opacity = picture.getbands()[-1] in ("A", "a")
@@ -229,10 +229,19 @@ def _unread_jpeg_kind(file: BoundedFile) -> str:
     return ""
 
 
-def _is_lossy_webp(head: bytes) -> bool:
-    """Tell whether a file is a WebP with loss, by its first chunks; opacity has a chunk of its own only there."""
-    chunks = (head[12:16], head[30:34] if head[12:16] == b"VP8X" else b"")
-    return head[8:12] == b"WEBP" and not {b"VP8 ", b"ALPH"}.isdisjoint(chunks)
+def _is_lossy_webp(file: BoundedFile) -> bool:
+    """Tell whether a file is a WebP with loss, by its first chunk of pixels; opacity has one of its own only there."""
+    file.seek(0)
+    head = file.read(12)
+    if head[8:] != b"WEBP":
+        return False
+    kind, place = b"VP8X", 12
+    while kind in (b"VP8X", b"ICCP"):  # which come before it
+        file.seek(place)
+        chunk = file.read(8)
+        kind, length = chunk[:4], int.from_bytes(chunk[4:], "little")
+        place += 8 + length + length % 2
+    return kind in (b"VP8 ", b"ALPH")
 
 
 def _check_kind(path: str, picture: Image.Image) -> None:

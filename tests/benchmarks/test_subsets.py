@@ -40,3 +40,15 @@ def test_more_images_than_there_are_is_told(tmp_path):
     data = put_plain(tmp_path / "busi", splits=SPLITS)
     with pytest.raises(InputError, match="has 8 training images, fewer than 9"):
         subsets.make_subset(data, tmp_path / "more", 9)
+
+
+def test_groups_in_any_capitals_go_along_and_what_is_no_data_set_is_told(tmp_path):
+    data = put_plain(tmp_path / "busi", splits=SPLITS)
+    (data / "Groups.csv").write_text("name,group\ncase_0,a\ncase_1,a\n")
+    subsets.make_subset(data, tmp_path / "few", 8)
+    assert all("group" in case for case in find_cases(str(tmp_path / "few"))["train"])
+    with pytest.raises(InputError, match="has no folder images: name a data set of images/ and masks/"):
+        subsets.make_subset(put_plain(tmp_path / "outer" / "inner", splits=SPLITS).parent, tmp_path / "other", 2)
+    (data / "masks" / "case_3.png").unlink()
+    with pytest.raises(InputError, match="case_3"):
+        subsets.make_subset(data, tmp_path / "broken", 2)

@@ -114,6 +114,8 @@ def test_other_faults_of_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match=r"Groups\.csv is not in the data set's folder: move it to .*set\."):
         find_cases(str(folder))
     (folder / "masks" / "Groups.csv").unlink()
+    (folder / "raw").mkdir()
+    (folder / "raw" / "groups.csv").write_text("name,group\ncase_0,a\n")  # of something else
     find_cases(str(folder))
     monkeypatch.setattr("icmoe_monai.data.groups._LARGEST", 1)
     with pytest.raises(InputError, match="it should hold names and groups only"):

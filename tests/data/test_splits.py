@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from folders import put_plain
 
 from icmoe_monai.data.cases import find_cases
-from icmoe_monai.data.splits import find_lock_problems, read_splits
+from icmoe_monai.data.splits import find_lock_problems, lock, read_splits
 from icmoe_monai.errors import InputError
 
 DEEP = "[" * 100_000
@@ -32,6 +33,12 @@ def test_splits_that_are_none_are_one_problem(text: str, tmp_path: Path) -> None
 def test_a_lock_that_is_none_is_one_problem(text: str, tmp_path: Path) -> None:
     (tmp_path / "protocol.json").write_text(text)
     assert len(find_lock_problems(str(tmp_path), {"train": ["a"]})) == 1
+
+
+def test_a_lock_of_names_as_macos_spells_them_still_holds(tmp_path: Path) -> None:
+    (tmp_path / "protocol.json").write_text(json.dumps({"splits": lock({"train": ["cafe\u0301", "a"]})}))
+    assert not find_lock_problems(str(tmp_path), {"train": ["caf\u00e9", "a"]})
+    assert find_lock_problems(str(tmp_path), {"train": ["cafe", "a"]})
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

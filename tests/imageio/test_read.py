@@ -9,7 +9,7 @@ import tifffile
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, Invertd, LoadImaged, Resized, SpatialPadd
-from PIL import Image
+from PIL import Image, ImageCms
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import count_frames, read_image, read_label, read_size
@@ -270,6 +270,16 @@ def test_a_lossy_webp_with_opacity_is_cut_at_half_scale(tmp_path: Path) -> None:
     layers[-1, -1, 3] = 0
     Image.fromarray(layers).save(tmp_path / "a.webp", quality=75)
     assert np.mean(read_label(str(tmp_path / "a.webp")) == mask) > 0.99
+
+
+def test_a_lossy_webp_with_a_colour_profile_is_cut_at_half_scale(tmp_path: Path) -> None:
+    mask = grey_pattern() == 255
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = Image.fromarray(repeated(mask * np.uint8(255)))
+    picture.save(tmp_path / "a.webp", quality=75, icc_profile=profile)
+    assert np.mean(read_label(str(tmp_path / "a.webp")) == mask) > 0.99
+    picture.save(tmp_path / "b.webp", lossless=True, icc_profile=profile)
+    assert (read_label(str(tmp_path / "b.webp")) == mask).all()
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif"])

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.training import choose_decoder
+from icmoe_monai.weights import save_weights
 
 ROOT = Path(__file__).parents[2]
 SIDE = 64
@@ -82,3 +84,13 @@ def test_a_training_builds_and_records_what_it_has_chosen(tmp_path):
         assert network.decoders["basic"].draws_every_pixel == (decoder == "full")
     of_bundle = parser_of().get_parsed_content("network_def")  # as MONAI loads a bundle, without data
     assert not of_bundle.decoders["basic"].draws_every_pixel
+
+
+def test_a_network_that_is_trained_further_keeps_its_decoders(tmp_path):
+    thin, thick = put_set(tmp_path / "thin", 3), put_set(tmp_path / "thick", 21)
+    for name, recipe, decoder in (("full", {"settings": {"decoder": "full"}}, "full"), ("old", None, "light")):
+        checkpoint = str(tmp_path / f"{name}.pt")
+        save_weights(torch.nn.Linear(1, 1), checkpoint, recipe=recipe)
+        for folder in (thin, thick):
+            assert choose_decoder(None, dataset_dir=folder, checkpoint=checkpoint, longest_side=SIDE) == decoder
+        assert parser_of(dataset_dir=thin, checkpoint=checkpoint).get_parsed_content("settings")["decoder"] == decoder
