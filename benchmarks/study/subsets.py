@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from icmoe_monai.data.cases import list_cases
+from icmoe_monai.data.cases import find_cases
 from icmoe_monai.data.groups import GROUP_FILES
 from icmoe_monai.data.splits import shuffle_key
 from icmoe_monai.errors import InputError
@@ -55,10 +55,8 @@ def make_subset(data: Path, folder: Path, number: int, *, seed: int = 0) -> None
     Raises:
         InputError: If there are not so many, or the other cannot be read.
     """
-    listed = list_cases(str(data))
-    if listed.problems:
-        raise InputError(listed.problems[0])
-    splits = {split: [case["name"] for case in cases] for split, cases in listed.splits.items()}
+    cases = find_cases(str(data), check=False, needed=())
+    splits = {split: [case["name"] for case in of_split] for split, of_split in cases.items()}
     if len(splits["train"]) < number:
         raise InputError(f"{data} has {len(splits['train'])} training images, fewer than {number}: ask for fewer.")
     train = sorted(splits["train"], key=lambda name: shuffle_key(name, seed))[:number]

@@ -8,7 +8,7 @@ from icmoe_monai.data.cases import list_cases
 from icmoe_monai.data.thickness import median_thickness
 from icmoe_monai.utils.distributed import by_first
 from icmoe_monai.weights.checkpoint import read_recipe
-from icmoe_monai.weights.recipe import EARLIER
+from icmoe_monai.weights.recipe import EARLIER, Recipe
 
 # Pixels as the network sees them: full decoders draw vessels (3) and nuclei (7) better, and larger things, from breast
 # lesions (13) on, alike (docs/results/decoder_differences.csv, thickness.csv).
@@ -49,8 +49,7 @@ def choose_decoder(
     if decoder is not None:
         return decoder
     if checkpoint:
-        recipe = read_recipe(checkpoint)[0] or {}
-        return str(recipe.get("settings", {}).get("decoder", EARLIER["decoder"]))
+        return str(Recipe(read_recipe(checkpoint)[0], earlier=EARLIER).setting("decoder", "light"))
     if not dataset_dir:
         return "light"
     splits = list_cases(dataset_dir, demo_dir=demo_dir, seed=seed).splits
