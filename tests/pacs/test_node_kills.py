@@ -42,14 +42,15 @@ def run_node(folder: Path, config: Path, dies_at: int = 0, *, before: bool = Fal
 
     @contextmanager
     def dying(queue: Queue) -> Iterator[Any]:
-        is_outer, changes = not queue._db.in_transaction, queue._db.total_changes
-        with plain(queue) as db:
-            yield db
-            is_last = is_outer and db.total_changes > changes and next(numbers) == dies_at
-            if is_last and before:
+        with queue._lock:  # else another thread may be within a transaction
+            is_outer, changes = not queue._db.in_transaction, queue._db.total_changes
+            with plain(queue) as db:
+                yield db
+                is_last = is_outer and db.total_changes > changes and next(numbers) == dies_at
+                if is_last and before:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            if is_last:
                 os.kill(os.getpid(), signal.SIGKILL)
-        if is_last:
-            os.kill(os.getpid(), signal.SIGKILL)
 
     Queue._transaction = dying  # type: ignore[method-assign]
     folder.mkdir(exist_ok=True)
@@ -68,7 +69,9 @@ def test_a_node_killed_at_any_step_goes_on(answers: bool, tmp_path: Path) -> Non
             store = stack.enter_context(Store(answers=answers).running())
             (port,) = free_ports(1)
             config = write_config(folder / "node.yaml", port=port, store=store.port, timeout_seconds=30)
-            process = FORK.Process(target=run_node, args=(folder / "node", config, step), kwargs={"before": before})
+            arguments = (folder / "node", config, step)
+            # a daemon ends with the tests, also where one of them fails
+            process = FORK.Process(target=run_node, args=arguments, kwargs={"before": before}, daemon=True)
             process.start()
             runs.append((folder, config, port, store, process, new_study()))
         answered = []
@@ -82,7 +85,7 @@ def test_a_node_killed_at_any_step_goes_on(answers: bool, tmp_path: Path) -> Non
             assert process.exitcode == -signal.SIGKILL
         again = []
         for (folder, config, port, _, _, images), answer in zip(runs, answered, strict=True):
-            process = FORK.Process(target=run_node, args=(folder / "node", config))
+            process = FORK.Process(target=run_node, args=(folder / "node", config), daemon=True)
             process.start()
             again.append(process)
             wait_until(lambda port=port: is_open(port), 30)
