@@ -21,25 +21,22 @@ _MOST_MASKS = 64  # that are read; more change the median little
 _NUM_THREADS = 4
 
 
-def thickness_of(foreground: np.ndarray) -> float:
-    """Return how thick a mask's foreground is: of a band its width to 2 pixels, of a disc some 0.6 of its diameter.
+def thickness_of(label: np.ndarray) -> float:
+    """Return how thick a mask's thinnest class is: of a band its width to 2 pixels, of a disc some 0.6 of its diameter.
 
     Args:
-        foreground: True in the foreground, (H, W).
+        label: Class numbers, or True in the foreground, (H, W); 0 is the background.
 
     Returns:
         The thickness in pixels; 0 of an empty mask.
 
     Example:
-        >>> stripe = np.zeros((9, 40), bool)
-        >>> stripe[3:6] = True
-        >>> thickness_of(stripe), thickness_of(np.zeros((9, 40), bool))
-        (3.0, 0.0)
+        >>> layers = np.zeros((20, 40), int)
+        >>> layers[3:6], layers[6:15] = 1, 2
+        >>> thickness_of(layers), thickness_of(layers != 0), thickness_of(layers == 3)
+        (3.0, 13.0, 0.0)
     """
-    if not foreground.any():
-        return 0.0
-    depth = distance_transform_edt(foreground)
-    return float(_OF_MEDIAN * (np.median(depth[foreground]) - 0.5)) + 1.0
+    return min((_thickness_of_one(label == value) for value in np.unique(label) if value != 0), default=0.0)
 
 
 def median_thickness(cases: Sequence[Case], *, longest_side: int, out_channels: int = 1) -> float | None:
@@ -68,4 +65,11 @@ def _seen_thickness(case: Case, *, longest_side: int, out_channels: int) -> floa
         label = read_label(case["label"], out_channels=out_channels, instances=case.get("label_kind") == "instances")
     except InputError:  # which `find_cases` tells of, with all others
         return 0.0
-    return longest_side * thickness_of(label != 0) / max(label.shape)
+    return longest_side * thickness_of(label) / max(label.shape)
+
+
+def _thickness_of_one(region: np.ndarray) -> float:
+    rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
+    # with what is beside it, where the image has any
+    seen = region[max(rows[0] - 1, 0) : rows[-1] + 2, max(columns[0] - 1, 0) : columns[-1] + 2]
+    return float(_OF_MEDIAN * (np.median(distance_transform_edt(seen)[seen]) - 0.5)) + 1.0

@@ -43,7 +43,8 @@ class MaskLook:
         values: Values that the file holds, sorted, at most `MOST_VALUES`.
         pixels: Number of pixels of each of `values`.
         areas: Areas of the targets, in pixels; a target is a piece of one value.
-        thickness: How wide the foreground is in the middle of its distribution, in pixels; 0 of an empty mask.
+        thickness: How wide the thinnest of `values` is in the middle of its distribution, in pixels; of more than
+            `MOST_VALUES` the foreground; 0 of an empty mask.
         key: Of masks with the same pixels the same.
         share: Share of the foreground in every pixel of a thumbnail, float16 (S, S).
         at_border: Share of the image's outermost pixels that are foreground.
@@ -182,7 +183,7 @@ def _look_at_mask(label: str | Sequence[str], *, is_numbered: bool, side: int) -
         values=tuple(map(float, known[:MOST_VALUES])),
         pixels=tuple(map(int, pixels[:MOST_VALUES])),
         areas=np.bincount(objects.ravel())[1:],
-        thickness=thickness_of(foreground),
+        thickness=thickness_of(values if len(known) <= MOST_VALUES else foreground),
         key=hashlib.sha256(f"{values.shape}".encode() + _ranked(values).tobytes()).hexdigest(),
         share=_shrunk(foreground, side),
         at_border=float(edge.mean()),

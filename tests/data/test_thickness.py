@@ -62,3 +62,17 @@ def test_instances_are_one_foreground(tmp_path):
     Image.fromarray(mask).save(tmp_path / "glands.png")
     case = {"name": "glands", "label": str(tmp_path / "glands.png"), "label_kind": "instances"}
     assert median_thickness([case], longest_side=100) == 3
+
+
+def test_a_class_is_as_thick_as_it_is_beside_another(tmp_path):
+    mask = np.zeros((50, 100), np.uint8)
+    mask[10:13], mask[13:34] = 1, 2
+    Image.fromarray(mask).save(tmp_path / "layers.png")
+    case = {"name": "layers", "label": str(tmp_path / "layers.png")}
+    assert median_thickness([case], longest_side=100, out_channels=3) == 3
+
+
+def test_where_an_image_ends_a_target_does_not():
+    mask = np.zeros((40, 100), bool)
+    mask[:, :10] = True  # 20 pixels wide, of which half are seen
+    assert thickness_of(mask) == pytest.approx(20, abs=2)
