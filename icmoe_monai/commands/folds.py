@@ -64,19 +64,23 @@ def train_folds(root: Path, given: argparse.Namespace, further: Mapping[str, Any
         "settings": sorted(word for word in given.further_words if not word.startswith("--overwrite=")),
     }
     begins_anew = bool(further.get("overwrite"))
-    if not begins_anew:
-        _check_begun(output, plan)
-    find_set(root, configs, overrides, [] if begins_anew else folders)
+    begun = {} if begins_anew else _read_begun(output, plan)
+    found = find_set(root, configs, overrides, [] if begins_anew else folders)
+    # once for all folds: masks that are corrected between two of them might choose another
+    decoder = str(begun.get("decoder") or found.decoder)
     if begins_anew:
         _remove_results(output)
-    write_json(output / BEGUN, plan)
+    write_json(output / BEGUN, plan | {"decoder": decoder})
     of_fold = [*configs, root / "configs" / "folds.yaml"]
-    _train(given, of_fold, [folder for folder in folders if not _is_trained(folder)], devices)
+    untrained = [folder for folder in folders if not _is_trained(folder)]
+    _train(given, of_fold, untrained, devices, decoder)
     make_ensemble(root, configs, overrides, output, folders)
     held.clear()
 
 
-def fold_command(given: argparse.Namespace, configs: Sequence[Path], folder: Path, device: str | None) -> list[str]:
+def fold_command(
+    given: argparse.Namespace, configs: Sequence[Path], folder: Path, device: str | None, decoder: str
+) -> list[str]:
     """Return the command that trains a fold, or goes on with it.
 
     Args:
@@ -84,12 +88,13 @@ def fold_command(given: argparse.Namespace, configs: Sequence[Path], folder: Pat
         configs: Its configs, and last the overlay of a fold.
         folder: Folder of the fold, which ends in its number.
         device: Where to train it; None: where a training goes by itself.
+        decoder: Size of the experts' decoders, as it was chosen for all folds.
     """
     number = folder.name.rpartition("_")[2]
     words = [sys.executable, "-m", "icmoe_monai", "train", images_path(given.data), str(folder)]
     words += [word for config in configs for word in ("--config", str(config))]
     words += [*given.further_words, f"--folds={given.folds}", f"--fold={number}"]
-    words += [f"--demo_dir={folder.parent / 'demo'}"]  # one for all folds
+    words += [f"--demo_dir={folder.parent / 'demo'}", f"--decoder={decoder}"]  # one for all folds
     words += ["--device", device] if device else []
     words += ["--log", "json"] if writes_json() else []
     if not (folder / LAST).is_file():
@@ -117,23 +122,24 @@ def _check(given: argparse.Namespace, further: Mapping[str, Any], configs: Seque
             raise InputError(f"{path} sets {taken[0]}, which is of one training and not of --folds: leave it out.")
 
 
-def _check_begun(output: Path, plan: Mapping[str, Any]) -> None:
-    """Check that what is trained already was begun with the same plan.
+def _read_begun(output: Path, plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the note of what is trained already, which was begun with the same plan; empty if nothing is.
 
     Raises:
-        InputError: If it was not.
+        InputError: If it was begun with another.
     """
     if not any(output.glob("fold_*/*.pt")):
-        return
+        return {}
     note = output / BEGUN
-    begun = read_json(note.read_bytes(), str(note)) if note.is_file() else None
-    changed = [name for name in plan if not isinstance(begun, dict) or begun.get(name) != plan[name]]
-    if changed:
-        was = begun.get(changed[0]) if isinstance(begun, dict) else begun
-        raise InputError(
-            f"The folds in {output} were begun with {changed[0]} {was}, and here it is {plan[changed[0]]}: give the "
-            "same command, another folder, or --overwrite True."
-        )
+    read = read_json(note.read_bytes(), str(note)) if note.is_file() else None
+    begun: dict[str, Any] = read if isinstance(read, dict) else {}
+    for name, value in plan.items():
+        if begun.get(name) != value:
+            raise InputError(
+                f"The folds in {output} were begun with {name} {begun.get(name)}, and here it is {value}: give the "
+                "same command, another folder, or --overwrite True."
+            )
+    return begun
 
 
 def _remove_results(output: Path) -> None:
@@ -144,7 +150,9 @@ def _remove_results(output: Path) -> None:
         begin_training(output_dir=str(folder), overwrite=True)
 
 
-def _train(given: argparse.Namespace, configs: Sequence[Path], folders: Sequence[Path], devices: Sequence[str]) -> None:
+def _train(
+    given: argparse.Namespace, configs: Sequence[Path], folders: Sequence[Path], devices: Sequence[str], decoder: str
+) -> None:
     """Train folds, as many at a time as jobs, or as devices.
 
     Raises:
@@ -163,7 +171,7 @@ def _train(given: argparse.Namespace, configs: Sequence[Path], folders: Sequence
         device = free.get()
         try:
             log = folder / "train.log" if jobs > 1 else None
-            command = fold_command(given, configs, folder, device)
+            command = fold_command(given, configs, folder, device, decoder)
             folder.mkdir(parents=True, exist_ok=True)
             if children.execute(command, log, environment) or not _is_trained(folder):
                 where = f"see {log}" if log else "see above"

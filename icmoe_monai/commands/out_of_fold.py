@@ -10,7 +10,7 @@ import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,9 +29,21 @@ ENSEMBLE, REPORT = "ensemble.pt", "folds.json"
 _FOLDERS = {"none": "out_of_fold", "flips": "out_of_fold_flips"}
 
 
-def find_set(
-    root: Path, configs: Sequence[Path], overrides: Mapping[str, Any], folders: Sequence[Path]
-) -> tuple[dict[str, Any], list[Case]]:
+class FoldedSet(NamedTuple):
+    """Hold a set that is dealt into folds.
+
+    Attributes:
+        identity: What identifies the images of all folds.
+        cases: These, each with its `fold`.
+        decoder: Size of the experts' decoders that is chosen for them.
+    """
+
+    identity: dict[str, Any]
+    cases: list[Case]
+    decoder: str
+
+
+def find_set(root: Path, configs: Sequence[Path], overrides: Mapping[str, Any], folders: Sequence[Path]) -> FoldedSet:
     """Deal the set into folds, and check that no network that is trained, or begun, has seen its own fold.
 
     Args:
@@ -39,9 +51,6 @@ def find_set(
         configs: The configs that the folds are trained with, beside the command's own.
         overrides: Settings by name, as the folds are trained with them, and `folds`.
         folders: The folds' folders, from the first to the last; of one without weights nothing is checked.
-
-    Returns:
-        What identifies the images of all folds, and these, each with its `fold`.
 
     Raises:
         InputError: If the data or a setting cannot be used, or the set has changed since a fold was begun.
@@ -60,7 +69,7 @@ def find_set(
                 "own: the images, masks or groups have changed since. Give the set as it was, another folder, or "
                 "--overwrite True."
             )
-    return parser.get_parsed_content("training_set"), cases
+    return FoldedSet(parser.get_parsed_content("training_set"), cases, parser.get_parsed_content("decoder"))
 
 
 def make_ensemble(
@@ -80,7 +89,7 @@ def make_ensemble(
             cannot be calibrated.
     """
     file = output / ENSEMBLE
-    training_set, cases = find_set(root, configs, overrides, folders)
+    training_set, cases, _ = find_set(root, configs, overrides, folders)
     checkpoints = [folder / BEST for folder in folders]
     join_folds(checkpoints, file, training_set=training_set, settings={"tta": "none"})
     given = {**overrides} | {"checkpoint": str(file), "calibration": "none"}

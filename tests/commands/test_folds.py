@@ -16,7 +16,7 @@ from PIL import Image
 from icmoe_monai.__main__ import main
 from icmoe_monai.calibration.file import read_calibration
 from icmoe_monai.commands import experts, folds, out_of_fold
-from icmoe_monai.commands.out_of_fold import find_set
+from icmoe_monai.commands.out_of_fold import FoldedSet, find_set
 from icmoe_monai.commands.words import read_words
 from icmoe_monai.data.splits import checksum
 from icmoe_monai.errors import InputError
@@ -35,6 +35,7 @@ class Trainings:
         self.commands: list[list[str]] = []
         self.failing: set[str] = set()
         self.joined: list[list[str]] = []
+        self.decoder = "light"  # what the set's masks choose
         monkeypatch.setattr(Children, "execute", lambda children, command, *further: self.train(command))
         monkeypatch.setattr(folds, "make_ensemble", self.join)
         monkeypatch.setattr(folds, "find_set", self.find)
@@ -49,9 +50,10 @@ class Trainings:
             (folder / name).write_text(" ".join(command))
         return 0
 
-    def find(self, root, configs, overrides, folders) -> None:
+    def find(self, root, configs, overrides, folders) -> FoldedSet:
         if overrides.get("max_epoch"):
             raise InputError("no such setting")
+        return FoldedSet({}, [], overrides.get("decoder", self.decoder))
 
     def join(self, root, configs, overrides, output, folders) -> None:
         self.joined.append([folder.name for folder in folders])
@@ -112,6 +114,24 @@ def test_a_fold_that_was_stopped_goes_on_and_one_at_its_end_is_not_trained_again
     (command,) = trainings.commands
     assert option(command, "--checkpoint") == str(trainings.output / "fold_1" / "last.pt")
     assert option(command, "--overwrite") is None
+
+
+def test_all_folds_have_the_decoders_of_the_first(trainings):
+    trainings.failing = {"fold_2"}
+    with pytest.raises(InputError, match="fold_2 could not be trained"):
+        trainings.run("--folds", "2")
+    trainings.failing, trainings.decoder = set(), "full"  # someone has corrected the masks since
+    trainings.run("--folds", "2")
+    assert [option(command, "--decoder") for command in trainings.commands] == ["light"] * 3
+    trainings.commands = []
+    trainings.run("--folds", "2", "--overwrite", "True")
+    assert [option(command, "--decoder") for command in trainings.commands] == ["full"] * 2
+
+
+def test_decoders_that_are_given_stay(trainings):
+    trainings.run("--folds", "2", "--decoder", "full")
+    for command in trainings.commands:
+        assert read_words(command[3:], ("skin",))[1]["decoder"] == "full"
 
 
 def test_a_training_that_ends_without_weights_is_told(trainings, monkeypatch):
@@ -227,11 +247,11 @@ def add_image(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("file", ["best.pt", "last.pt"])
 def test_no_network_is_taken_that_may_have_seen_its_fold(tmp_path, overrides, file):
     folders = [tmp_path / "fold_1", tmp_path / "fold_2"]
-    _, cases = find_set(ROOT, [], overrides, folders)
+    cases = find_set(ROOT, [], overrides, folders).cases
     others = [case["name"] for case in cases if case["fold"] != 2]
     recipe = {"settings": {}, "training_set": {"num_images": len(others), "sha256": checksum(others)}}
     save_checkpoint({"model": {}, "recipe": recipe}, folders[1] / file)
-    assert find_set(ROOT, [], overrides, folders)[1] == cases
+    assert find_set(ROOT, [], overrides, folders).cases == cases
     add_image(tmp_path / "data", "added")
     with pytest.raises(InputError, match="fold_2 was not trained on what the set's other folds hold now"):
         find_set(ROOT, [], overrides, folders)
@@ -279,7 +299,7 @@ def test_an_ensemble_that_cannot_be_calibrated_is_told_of_all_the_same(tmp_path,
             raise InputError("alpha 0.1 needs at least 9 images: give --alpha 0.13 for these.")
 
     cases = [{"name": name, "fold": 1 + number % 2} for number, name in enumerate("abcdefg")]
-    monkeypatch.setattr(out_of_fold, "find_set", lambda *arguments: ({}, cases))
+    monkeypatch.setattr(out_of_fold, "find_set", lambda *arguments: FoldedSet({}, cases, "light"))
     monkeypatch.setattr(out_of_fold, "join_folds", lambda *arguments, **further: None)
     monkeypatch.setattr(out_of_fold, "_dice", lambda folder: dict.fromkeys("abcdefg", 0.5))
     monkeypatch.setattr(out_of_fold, "_run", run)
