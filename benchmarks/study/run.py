@@ -64,7 +64,7 @@ def make_run(study: Study, run: Run, place: Place, learning_rate: float | None, 
     write_settings(study, run, place)
     commands = commands_of(study, run, place, learning_rate)
     environment = environment_of(study, place)
-    commit = place.commit or _commit()
+    commit = place.commit or commit_of_code()
     if not (folder / "trained.json").is_file():
         if not (is_half and _is_trained(folder, study, run)):
             goes_on = is_half and _can_go_on(folder)
@@ -162,7 +162,7 @@ def _inference_seconds(path: Path) -> float | None:
     return json.loads(path.read_text())["inference_seconds"] if path.is_file() else None
 
 
-def _commit() -> str:
+def commit_of_code() -> str:
     """Return the code's commit, with "-dirty" if the code has changes; changes in docs/ do not count."""
     try:
         commit = _git("rev-parse", "HEAD")
