@@ -12,6 +12,7 @@ from icmoe_monai.commands.info import describe_file
 from icmoe_monai.commands.listen import listen
 from icmoe_monai.commands.plan import plan
 from icmoe_monai.commands.predict import predict
+from icmoe_monai.commands.quantize import quantize
 from icmoe_monai.commands.suggest import suggest
 from icmoe_monai.commands.words import read_words, take_log
 from icmoe_monai.commands.workflow import find_bundle, names_of_packs
@@ -96,7 +97,7 @@ def _run(words: Sequence[str]) -> None:
     if given.command == "info":
         sys.stdout.write("".join(f"{line}\n" for line in describe_file(given.file)))
     else:
-        own = {"predict": predict, "suggest": suggest, "plan": plan, "listen": listen}
+        own = {"predict": predict, "suggest": suggest, "plan": plan, "listen": listen, "quantize": quantize}
         own.get(given.command, run_on_data)(root, given, overrides)
 
 

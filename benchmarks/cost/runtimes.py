@@ -1,4 +1,4 @@
-"""Measure a window of the default network in PyTorch, onnxruntime and OpenVINO.
+"""Measure a window of the default network in PyTorch, onnxruntime, in 8 bits too, and OpenVINO.
 
     python -m benchmarks.cost.runtimes --output docs/results/runtimes_cost.json
 
@@ -14,6 +14,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from benchmarks.cost.measure import hardware, time_in_turn
 from benchmarks.cost.rows import DEFAULT, ROOT, build
 from icmoe_monai import Predictor
 from icmoe_monai.data.phantoms import draw_dermoscopy
-from icmoe_monai.inferers.runtimes import Runtime
+from icmoe_monai.inferers.runtimes import INT8, Runtime
 from icmoe_monai.utils.files import write_json
 
 RUNTIMES = {"torch": ("torch", False), "onnx": ("onnx", False), "openvino": ("openvino", False),
-            "openvino, bfloat16": ("openvino", True)}  # fmt: skip
+            "openvino, bfloat16": ("openvino", True), INT8: (INT8, False)}  # fmt: skip
 
 
 def runtimes_on(device: str) -> dict[str, tuple[str, bool]]:
@@ -51,12 +52,28 @@ def compare(network: nn.Module, folder: Path, batch: int, side: int, repeats: in
     """
     windows = torch.randn(batch, 3, side, side, device=device)
     runs = {}
+    if torch.device(device).type == "cpu":
+        plain = Runtime("onnx", checkpoint=folder / "network.pt")
+        write_int8(plain, partial(plain.seen(network), windows))
     for runtime, (kind, amp) in runtimes_on(device).items():
         seen = Runtime(kind, checkpoint=folder / "network.pt", amp=amp).seen(network)
         runs[f"icmoe by {runtime}"] = partial(network.expert_maps if seen is None else seen, windows)
     rows = time_in_turn(runs, repeats, device)
     faster = {name: round(rows["icmoe by torch"]["seconds"] / row["seconds"], 2) for name, row in rows.items()}
     return {"batch": batch, "side": side, "rows": rows, "times_as_fast_as_torch": faster}
+
+
+def write_int8(plain: Runtime, run: Callable[[], Any]) -> None:
+    """Write the graph of 8 bits of what is run, with its windows for ranges.
+
+    Args:
+        plain: Runtime onnx.
+        run: Runs a network's windows there.
+    """
+    shown: list[tuple[nn.Module, torch.Tensor]] = []
+    plain.watch = lambda module, windows: shown.append((module, windows))
+    run()
+    plain.write_int8(shown[0][0], [windows for _, windows in shown])
 
 
 def differing(folder: Path, num_images: int, side: int, device: str) -> dict[str, Any]:
@@ -71,6 +88,9 @@ def differing(folder: Path, num_images: int, side: int, device: str) -> dict[str
     pictures = [draw_dermoscopy(np.random.default_rng(seed), (side, side))[0] for seed in range(num_images)]
     model = shutil.copy(ROOT / "models" / "model.pt", folder)
     masks = {}
+    if torch.device(device).type == "cpu":
+        plain = Predictor(model, device=device, settings={"runtime": "onnx", "calibration": "none"})
+        write_int8(plain.inferer.runtime, partial(plain, pictures))
     for runtime, (kind, amp) in runtimes_on(device).items():
         predictor = Predictor(model, device=device, settings={"runtime": kind, "amp": amp, "calibration": "none"})
         masks[runtime] = [predictor(picture).mask for picture in pictures]

@@ -96,7 +96,7 @@ def make_ensemble(
     scores = {}
     for tta, name in _FOLDERS.items():
         _run(root, configs, given | {"tta": tta, "output_dir": str(output / name)}, ["evaluate.json"])
-        scores[tta] = _dice(output / name)
+        scores[tta] = read_dice(output / name)
     scored = _Scores(scores, {case["name"]: case for case in cases})
     chosen = scored.chosen_views()
     if chosen != "none":
@@ -114,6 +114,20 @@ def make_ensemble(
         ) from error
 
 
+def read_dice(folder: Path) -> dict[str, float]:
+    """Return the Dice score of every case's voted mask, of several classes the mean, by the case's name.
+
+    Args:
+        folder: The folder of an evaluation.
+    """
+    rows = read_csv(folder / "cases.csv")
+    return {
+        row["case"]: float(row["dsc"])
+        for row in rows
+        if row["method"] == "voted" and row.get("class") in (None, "mean")
+    }
+
+
 def _workflow(root: Path, configs: Sequence[Path], overrides: Mapping[str, Any], own: Sequence[str]) -> Any:
     """Build an evaluation or a calibration, each image by the network that has not seen it."""
     names = [root / "configs" / name for name in ("train.json", *own)]
@@ -125,16 +139,6 @@ def _run(root: Path, configs: Sequence[Path], overrides: Mapping[str, Any], own:
     flow = _workflow(root, configs, overrides, own)
     flow.run()
     flow.finalize()
-
-
-def _dice(folder: Path) -> dict[str, float]:
-    """Return the Dice score of every case's voted mask, of several classes the mean, by the case's name."""
-    rows = read_csv(folder / "cases.csv")
-    return {
-        row["case"]: float(row["dsc"])
-        for row in rows
-        if row["method"] == "voted" and row.get("class") in (None, "mean")
-    }
 
 
 def _seconds(folder: Path) -> float | None:

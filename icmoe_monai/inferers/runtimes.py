@@ -1,5 +1,7 @@
 """Run a network's windows in another library than PyTorch: onnxruntime or OpenVINO, which are faster on a CPU.
 
+Runtime int8 is onnxruntime in numbers of 8 bits, of a graph that was made beforehand, with images to measure ranges.
+
 A network is exported to ONNX once for each size of its windows. The file is kept beside the checkpoint, under a name
 that holds the digest of everything that the graph depends on, so that it is found again, and never used for others.
 """
@@ -13,7 +15,7 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -23,14 +25,17 @@ import torch
 from torch import Tensor, nn
 
 from icmoe_monai.errors import InputError, kind_of
+from icmoe_monai.inferers.int8 import in_8_bits
 from icmoe_monai.networks.baselines import as_mixture
 from icmoe_monai.networks.blueprint import blueprint_of
 from icmoe_monai.networks.pooling import SeenMaps
 from icmoe_monai.utils.files import write_atomically
 from icmoe_monai.version import __version__
 
-RUNTIMES = ("torch", "onnx", "openvino")
-_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+INT8 = "int8"
+RUNTIMES = ("torch", "onnx", "openvino", INT8)
+_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", INT8: "onnxruntime"}
+_OF_TRAINING = ("train_trunk",)  # what a network is built with and no graph depends on
 _Graph = Callable[[Tensor], list[Tensor]]
 Seen: TypeAlias = "Callable[[Tensor], tuple[Any, Tensor | None]]"
 _logger = logging.getLogger(__name__)
@@ -40,6 +45,9 @@ class Runtime:
     """Compile networks for a library, each at its first windows, and run them there.
 
     May be used by several threads.
+
+    Attributes:
+        watch: Called with a module and its windows before they are run; None: nothing is.
 
     Args:
         name: One of `RUNTIMES`; with "torch" a network runs as it is.
@@ -58,13 +66,14 @@ class Runtime:
     def __init__(self, name: str = "torch", *, checkpoint: str | Path | None = None, amp: bool = False) -> None:
         if name not in RUNTIMES:
             raise InputError(f"runtime must be one of {', '.join(RUNTIMES)}, got {name!r}.")
-        if name == "onnx" and amp:
-            raise InputError("amp is bfloat16, which runtime onnx cannot compute in on a CPU: leave out one of them.")
+        if name in ("onnx", INT8) and amp:
+            raise InputError(f"amp is bfloat16, which runtime {name} does not compute in: leave out one of them.")
         for package in (_PACKAGES[name], "onnxscript") if name != "torch" else ():
             _import(package, name)
         self.name = name
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.amp = amp
+        self.watch: Callable[[nn.Module, Tensor], None] | None = None
         self._graphs: dict[tuple[nn.Module, torch.Size], _Graph] = {}
         self._seen: dict[int, SeenMaps] = {}  # by the network's identity, which it keeps alive
         self._lock = threading.Lock()
@@ -99,16 +108,50 @@ class Runtime:
             return _tuple(module(windows))
         if windows.device.type != "cpu":
             raise InputError(f"runtime {self.name} computes on the CPU: add --device cpu, or leave out --runtime.")
+        if self.watch is not None:
+            self.watch(module, windows)
         key = (module, windows.shape[1:])
         with self._lock:
             if key not in self._graphs:
                 self._graphs[key] = self._open(module, windows)
         return tuple(self._graphs[key](windows.float().contiguous()))
 
-    def _open(self, module: nn.Module, windows: Tensor) -> _Graph:
+    def write_int8(self, module: nn.Module, windows: Sequence[Tensor]) -> Path:
+        """Write a module's graph in 8 bits beside the checkpoint, where runtime int8 finds it; return its path.
+
+        Args:
+            module: As of `compiled`.
+            windows: Windows of one size, (B, 3, H, W) each, whose ranges are taken for those of all.
+
+        Raises:
+            InputError: If there is no checkpoint, its folder cannot be written, or the module cannot be exported.
+        """
+        path = self._place(module, windows[0], bits=8)
+        if path is None:
+            raise InputError("A graph of 8 bits is kept beside a checkpoint: name one.")
+        quantization = _import("onnxruntime.quantization", INT8)
+        content = in_8_bits(self._content(module, windows[0]), [each.float().cpu() for each in windows], quantization)
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+        return path
+
+    def _content(self, module: nn.Module, windows: Tensor) -> bytes:
+        """Return a module's graph of 32 bits, which is made where it is not there."""
         path = self._place(module, windows)
-        content = path.read_bytes() if path and path.is_file() else self._export(module, windows, path)
-        opened = {"onnx": _open_onnxruntime, "openvino": _open_openvino}[self.name]
+        return path.read_bytes() if path and path.is_file() else self._export(module, windows, path)
+
+    def _open(self, module: nn.Module, windows: Tensor) -> _Graph:
+        path = self._place(module, windows, bits=8 if self.name == INT8 else 32)
+        if self.name != INT8:
+            content = self._content(module, windows)
+        elif path and path.is_file():
+            content = path.read_bytes()
+        else:
+            raise InputError(
+                f"There is no graph of 8 bits of this network for windows of {windows.shape[-1]} x {windows.shape[-2]} "
+                f"pixels beside {self.checkpoint}: make it, icmoe quantize DATA --checkpoint FILE, or give another "
+                "--runtime."
+            )
+        opened = _open_openvino if self.name == "openvino" else _open_onnxruntime
         try:
             return opened(content, self.amp)
         except Exception as error:  # of the library's own kinds
@@ -117,11 +160,12 @@ class Runtime:
                 "it, so that it is made again."
             ) from error
 
-    def _place(self, module: nn.Module, windows: Tensor) -> Path | None:
+    def _place(self, module: nn.Module, windows: Tensor, *, bits: int = 32) -> Path | None:
         """Return the file of a module's graph, or None where none is kept."""
         if self.checkpoint is None:
             return None
-        return self.checkpoint.with_name(f"{self.checkpoint.stem}.{_digest(module, windows)[:16]}.onnx")
+        suffix = ".int8.onnx" if bits == 8 else ".onnx"
+        return self.checkpoint.with_name(f"{self.checkpoint.stem}.{_digest(module, windows)[:16]}{suffix}")
 
     def _export(self, module: nn.Module, windows: Tensor, path: Path | None) -> bytes:
         """Export a module, and keep the graph if there is a place that can be written."""
@@ -139,11 +183,19 @@ def _digest(module: nn.Module, windows: Tensor) -> str:
     """Return the SHA-256 of what a graph depends on: weights, structure, size of the windows, versions."""
     digest = hashlib.sha256(f"{__version__} {torch.__version__} {tuple(windows.shape[1:])}".encode())
     for name, part in module.named_modules():
-        digest.update(f"{name} {json.dumps(blueprint_of(part), sort_keys=True, default=str)}".encode())
+        built = _without(blueprint_of(part), _OF_TRAINING)
+        digest.update(f"{name} {json.dumps(built, sort_keys=True, default=str)}".encode())
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _without(value: Any, names: Collection[str]) -> Any:
+    """Return plain values without some keys of the dictionaries among them."""
+    if isinstance(value, Mapping):
+        return {key: _without(each, names) for key, each in value.items() if key not in names}
+    return [_without(each, names) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _onnx_of(module: nn.Module, windows: Tensor) -> bytes:

@@ -322,6 +322,16 @@ def test_what_is_said_of_the_exported_files_is_in_the_exports_own():
             assert line in page
 
 
+def test_what_is_said_of_8_bits_is_in_the_files():
+    text = " ".join((DOCS / "cost.md").read_text().split())
+    found = json.loads((DOCS / "results" / "int8_isic2017.json").read_text())
+    masks = json.loads((DOCS / "results" / "runtimes_cost.json").read_text())["masks"]
+    assert f"which change {100 * masks['differing']['int8'] / masks['pixels']:.1f} %;" in text
+    interval = "({:+.4f} to {:+.4f})".format(*found["interval"])
+    assert f"the Dice of the {found['images']} validation images by {found['difference']:+.4f} {interval}" in text
+    assert f"that of one image by {found['largest_change']:.2f}" in text
+
+
 def test_what_is_said_of_large_images_is_in_the_files():
     text = " ".join((DOCS / "slides.md").read_text().split())
     slide, widths = (json.loads((DOCS / "results" / f"{name}.json").read_text()) for name in ("large", "large_widths"))

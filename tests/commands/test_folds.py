@@ -301,7 +301,7 @@ def test_an_ensemble_that_cannot_be_calibrated_is_told_of_all_the_same(tmp_path,
     cases = [{"name": name, "fold": 1 + number % 2} for number, name in enumerate("abcdefg")]
     monkeypatch.setattr(out_of_fold, "find_set", lambda *arguments: FoldedSet({}, cases, "light"))
     monkeypatch.setattr(out_of_fold, "join_folds", lambda *arguments, **further: None)
-    monkeypatch.setattr(out_of_fold, "_dice", lambda folder: dict.fromkeys("abcdefg", 0.5))
+    monkeypatch.setattr(out_of_fold, "read_dice", lambda folder: dict.fromkeys("abcdefg", 0.5))
     monkeypatch.setattr(out_of_fold, "_run", run)
     caplog.set_level("INFO")
     with pytest.raises(InputError) as raised:

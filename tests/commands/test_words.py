@@ -88,7 +88,7 @@ def test_help_names_every_command_and_the_packs(capsys):
             read(line)
         assert raised.value.code == 0
     told = capsys.readouterr().out
-    for command in ("predict", "train", "evaluate", "calibrate", "analyze", "prepare", "info"):
+    for command in ("predict", "train", "evaluate", "calibrate", "quantize", "analyze", "prepare", "info"):
         assert f"\n    {command}" in told, command
     assert "such as breast,skin, runs all" in " ".join(told.split())
     assert told.endswith(f"icmoe_monai {__version__}\n")

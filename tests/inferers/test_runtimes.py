@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers import runtimes
 from icmoe_monai.inferers.runtimes import RUNTIMES, Runtime
+from icmoe_monai.networks import ICMoE, ImagePyramid
+from icmoe_monai.networks.pooling import SeenMaps
 
 COMPILING = [name for name in RUNTIMES if name != "torch"]
 # newer Pythons warn of a fork of a process with threads
@@ -140,6 +142,17 @@ def test_a_graph_of_another_network_is_not_used(tmp_path, quick_exports, other):
     torch.testing.assert_close(found[1], run(Runtime(), other, windows)[1], atol=1e-5, rtol=1e-5)
 
 
+def test_the_graph_of_an_evaluation_serves_a_prediction():
+    digests = set()
+    for train_trunk in (False, True):  # which the two build differently, of the same weights
+        torch.manual_seed(0)
+        network = ICMoE(
+            backbone=None, detail=ImagePyramid(), own_network={"semantic": "lite0"}, train_trunk=train_trunk
+        )
+        digests.add(runtimes._digest(SeenMaps(network), torch.zeros(1, 3, 32, 32)))
+    assert len(digests) == 1
+
+
 def test_where_nothing_can_be_written_the_graph_serves_one_run(tmp_path, quick_exports, caplog):
     (tmp_path / "file").write_text("no folder")
     runtime = Runtime("onnx", checkpoint=tmp_path / "file" / "best.pt")
@@ -198,8 +211,8 @@ def test_threads_share_a_runtime(tmp_path, exports):
 @pytest.mark.parametrize(
     ("name", "amp", "sentence"),
     [
-        ("tensorrt", False, "runtime must be one of torch, onnx, openvino, got 'tensorrt'"),
-        ("onnx", True, "amp is bfloat16, which runtime onnx cannot compute in"),
+        ("tensorrt", False, "runtime must be one of torch, onnx, openvino, int8, got 'tensorrt'"),
+        ("onnx", True, "amp is bfloat16, which runtime onnx does not compute in"),
     ],
 )
 def test_what_cannot_work_is_refused(name, amp, sentence):

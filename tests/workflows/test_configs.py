@@ -199,6 +199,7 @@ def test_the_zoo_installs_all_that_the_package_needs():
 def test_evaluation_overrides_only_what_training_has():
     train, evaluate = read("train.json"), read("evaluate.json")
     new = {"split", "num_bootstrap", "num_pictures", "evaluating", "calibration", "calibrated", "recipe", "num_folds"}
+    new |= {"runtime", "validate#inferer#runtime"}
     for key in evaluate.keys() - new:
         section, _, name = key.partition("#")
         assert name in train[section] if name else section in train, key
