@@ -21,7 +21,7 @@ from icmoe_monai.calibration.file import calibration_path
 from icmoe_monai.commands.out_of_fold import ENSEMBLE, REPORT, find_set, make_ensemble
 from icmoe_monai.commands.workflow import find_config, images_path
 from icmoe_monai.errors import InputError
-from icmoe_monai.training.folder import BEST, LAST, begin_training
+from icmoe_monai.training.folder import BEST, LAST, replace_training
 from icmoe_monai.utils.children import Children, run_side_by_side
 from icmoe_monai.utils.files import digest_of, write_json
 from icmoe_monai.utils.locks import hold_folder
@@ -141,7 +141,7 @@ def _remove_results(output: Path) -> None:
     for path in (output / BEGUN, output / ENSEMBLE, Path(calibration_path(output / ENSEMBLE)), output / REPORT):
         path.unlink(missing_ok=True)
     for folder in output.glob("fold_*"):
-        begin_training(output_dir=str(folder), overwrite=True)
+        replace_training(output_dir=str(folder), overwrite=True)
 
 
 def _train(given: argparse.Namespace, configs: Sequence[Path], folders: Sequence[Path], devices: Sequence[str]) -> None:
