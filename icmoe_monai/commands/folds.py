@@ -26,7 +26,7 @@ from icmoe_monai.utils.children import Children, run_side_by_side
 from icmoe_monai.utils.files import digest_of, write_json
 from icmoe_monai.utils.locks import hold_folder
 from icmoe_monai.utils.logs import writes_json
-from icmoe_monai.utils.schema import read_json
+from icmoe_monai.utils.schema import read_json, shown
 from icmoe_monai.weights.schema import MOST_FOLDS
 
 BEGUN = "begun.json"
@@ -63,7 +63,7 @@ def train_folds(root: Path, given: argparse.Namespace, further: Mapping[str, Any
         "configs": [f"{path.name} {digest_of(path)}" for path in configs],
         "settings": sorted(word for word in given.further_words if not word.startswith("--overwrite=")),
     }
-    begins_anew = bool(further.get("overwrite"))
+    begins_anew = further.get("overwrite", False)
     if not begins_anew:
         _check_begun(output, plan)
     find_set(root, configs, overrides, [] if begins_anew else folders)
@@ -107,6 +107,8 @@ def _check(given: argparse.Namespace, further: Mapping[str, Any], configs: Seque
             "--checkpoint belongs to one training: leave it out, and the same command goes on with folds that were "
             "stopped; or train one fold, --fold 1."
         )
+    if not isinstance(further.get("overwrite", False), bool):  # "no" would be as good as True
+        raise InputError(f"overwrite must be True or False, got {shown(further['overwrite'])}.")
     taken = [name for name in _OURS if name in further]
     if taken:
         raise InputError(f"--{taken[0]} is decided by --folds: leave it out.")
