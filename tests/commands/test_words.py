@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def test_a_mistake_is_told_in_a_sentence(line, sentence, capsys):
         read(line)
     assert main(line.split()) == 1
     assert capsys.readouterr().err.startswith("\nerror: ")
+
+
+def test_a_working_folder_that_was_removed_is_told(monkeypatch, capsys):
+    def fail() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", fail)
+    assert main(["predict", "IN", "OUT"]) == 1
+    assert "The working folder is gone: change into another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["predict", "", "OUT"], ["predict", "IN", " "], ["train", "", "OUT"],
