@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -72,12 +73,22 @@ def _end(words: list[str]) -> int:
         tell_end("stopped", _going_on(words))
         return exit_status_of(stop)
     except Exception as error:
-        cause = find_input_error(error)
+        cause = find_input_error(error) or _folder_is_gone(error)
         if cause is None:
             raise
         tell_end("error", str(cause))
         return cause.exit_status
     return 0
+
+
+def _folder_is_gone(error: Exception) -> InputError | None:
+    """Return what to tell where the working folder was removed, from which no path leads anywhere."""
+    if isinstance(error, FileNotFoundError):
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return InputError("The working folder is gone: change into another, or give absolute paths.")
+    return None
 
 
 def _going_on(words: Sequence[str]) -> str:

@@ -153,11 +153,23 @@ def _check_interval(config: Mapping[str, Any]) -> None:
 
 def _check_device(device: str | torch.device) -> None:
     try:
-        kind = torch.device(device).type
+        found = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"device must be {allowed(SCHEMAS['device'])}, got {shown(device)}.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device is {device}, but PyTorch sees no CUDA device here: set --device cpu.")
+    if not _can_compute(found):
+        called = "CUDA device" if found.type == "cuda" and not torch.cuda.is_available() else str(found)
+        raise InputError(f"device is {device}, but PyTorch sees no {called} here: set --device cpu.")
+
+
+def _can_compute(device: torch.device) -> bool:
+    """Return whether PyTorch can compute on a device."""
+    if device.type == "cuda":  # where a first tensor would take memory
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception:  # of whatever kind PyTorch says it by
+        return False
+    return True
 
 
 def _warn_of_amp(parser: ConfigParser) -> None:

@@ -225,6 +225,8 @@ def _find_arguments(node: Any, path: str, locator: ComponentLocator) -> Iterator
     """Yield a sentence for every argument that a component does not take, for all components below a path."""
     if ConfigComponent.is_instantiable(node):
         target = ConfigComponent(node, locator=locator).resolve_module_name()
+        if "_disabled_" not in node and _is_nowhere(target):
+            yield f"{path.replace(_SEP, '#')} names no class or function that is there, {target}: correct its _target_."
         taken = None if node.get("_disabled_") is True else _arguments_of(target)
         for name in node:
             if taken is not None and name not in taken and name not in ConfigComponent.non_arg_keys:
@@ -232,6 +234,15 @@ def _find_arguments(node: Any, path: str, locator: ComponentLocator) -> Iterator
     for key, value in _items(node):
         if key != ConfigParser.meta_key:
             yield from _find_arguments(value, f"{path}{_SEP}{key}" if path else str(key), locator)
+
+
+@cache
+def _is_nowhere(target: Any) -> bool:
+    """Return whether a target is no name of a class or function; what fails as it is imported, MONAI tells better."""
+    try:
+        return isinstance(target, str) and not target.startswith(_SYNTAX) and locate(target) is None
+    except Exception:
+        return False
 
 
 @cache

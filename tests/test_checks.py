@@ -246,6 +246,11 @@ def test_an_interval_longer_than_the_training_is_refused():
 def test_a_device_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "PyTorch sees no CUDA device here: set --device cpu" in sentence_of(config_of(*TRAIN, device="cuda:0"))
+    told = "device is meta, but PyTorch sees no meta here: set --device cpu"  # as of mps, where there is none
+    assert told in sentence_of(config_of(*TRAIN, device="meta"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "PyTorch sees no cuda:2 here" in sentence_of(config_of(*TRAIN, device="cuda:2"))
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,12 @@ def test_a_misspelt_part_of_an_id_is_refused(name, sentence):
     assert unknown(TRAIN, **{name: 1}) == [sentence]
 
 
+@pytest.mark.parametrize("target", ["monai.networks.nets.Nope", "DiceLos", "nowhere.at.all"])
+def test_a_class_that_is_not_there_is_refused(target):
+    sentence = f"loss_def names no class or function that is there, {target}: correct its _target_."
+    assert unknown(TRAIN, loss_def={"_target_": target}) == [sentence]
+
+
 @pytest.mark.parametrize(
     ("files", "overrides"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icmoe_monai.commands.folds import train_folds
-from icmoe_monai.commands.workflow import build_workflow, find_config, images_path, overrides_of
+from icmoe_monai.commands.workflow import build_workflow, check_overlays, find_config, images_path, overrides_of
 from icmoe_monai.errors import InputError
 
 _CONFIGS = {
@@ -42,8 +42,9 @@ def run_on_data(root: Path, given: argparse.Namespace, further: Mapping[str, Any
         overrides["folds"] = folds
     if given.command != "calibrate":
         overrides["output_dir"] = os.path.abspath(given.output)
-    configs = [root / "configs" / name for name in _CONFIGS[given.command]]
-    configs += [find_config(root, name) for name in given.config]
-    flow = build_workflow(root, configs, overrides, workflow_type="train")
+    bases = [root / "configs" / name for name in _CONFIGS[given.command]]
+    overlays = [find_config(root, name) for name in given.config]
+    check_overlays(bases, overlays)
+    flow = build_workflow(root, [*bases, *overlays], overrides, workflow_type="train")
     flow.run()
     flow.finalize()

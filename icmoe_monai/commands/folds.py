@@ -21,12 +21,12 @@ from icmoe_monai.calibration.file import calibration_path
 from icmoe_monai.commands.out_of_fold import ENSEMBLE, REPORT, find_set, make_ensemble
 from icmoe_monai.commands.workflow import find_config, images_path
 from icmoe_monai.errors import InputError
-from icmoe_monai.training.folder import BEST, LAST, begin_training
+from icmoe_monai.training.folder import BEST, LAST, replace_training
 from icmoe_monai.utils.children import Children, run_side_by_side
 from icmoe_monai.utils.files import digest_of, write_json
 from icmoe_monai.utils.locks import hold_folder
 from icmoe_monai.utils.logs import writes_json
-from icmoe_monai.utils.schema import read_json
+from icmoe_monai.utils.schema import read_json, shown
 from icmoe_monai.weights.schema import MOST_FOLDS
 
 BEGUN = "begun.json"
@@ -63,7 +63,7 @@ def train_folds(root: Path, given: argparse.Namespace, further: Mapping[str, Any
         "configs": [f"{path.name} {digest_of(path)}" for path in configs],
         "settings": sorted(word for word in given.further_words if not word.startswith("--overwrite=")),
     }
-    begins_anew = bool(further.get("overwrite"))
+    begins_anew = further.get("overwrite", False)
     begun = {} if begins_anew else _read_begun(output, plan)
     found = find_set(root, configs, overrides, [] if begins_anew else folders)
     # once for all folds: masks that are corrected between two of them might choose another
@@ -112,6 +112,8 @@ def _check(given: argparse.Namespace, further: Mapping[str, Any], configs: Seque
             "--checkpoint belongs to one training: leave it out, and the same command goes on with folds that were "
             "stopped; or train one fold, --fold 1."
         )
+    if not isinstance(further.get("overwrite", False), bool):  # "no" would be as good as True
+        raise InputError(f"overwrite must be True or False, got {shown(further['overwrite'])}.")
     taken = [name for name in _OURS if name in further]
     if taken:
         raise InputError(f"--{taken[0]} is decided by --folds: leave it out.")
@@ -147,7 +149,7 @@ def _remove_results(output: Path) -> None:
     for path in (output / BEGUN, output / ENSEMBLE, Path(calibration_path(output / ENSEMBLE)), output / REPORT):
         path.unlink(missing_ok=True)
     for folder in output.glob("fold_*"):
-        begin_training(output_dir=str(folder), overwrite=True)
+        replace_training(output_dir=str(folder), overwrite=True)
 
 
 def _train(

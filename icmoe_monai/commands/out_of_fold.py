@@ -191,4 +191,4 @@ def _tell(report: Mapping[str, Any], output: Path) -> None:
         logger.info("%s: Dice of %d unseen images %.3f%s", name, found["images"], found["mean"], ends)
     logger.info("Views at test time: %s.", report["tta"]["chosen"])
     file = output / ENSEMBLE
-    logger.info("The ensemble: %s. Next: icmoe predict IMAGES OUT --checkpoint %s", file, file)
+    logger.info("The ensemble: %s. Next: icmoe predict IMAGES OUT --checkpoint %s", file, shlex.quote(str(file)))

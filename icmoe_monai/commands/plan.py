@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -15,9 +16,10 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from icmoe_monai.commands.workflow import build_workflow, find_config, images_path, overrides_of
+from icmoe_monai.checks import check_values
+from icmoe_monai.commands.workflow import build_workflow, find_config, images_path, load_configs, overrides_of
 from icmoe_monai.errors import InputError
-from icmoe_monai.names import check_overrides
+from icmoe_monai.names import check_overrides, plain
 from icmoe_monai.planning.plan import Plan, make_plan, with_times
 from icmoe_monai.planning.timing import bytes_of_cache, overrides_for_timing, time_training
 from icmoe_monai.planning.words import told_plan
@@ -43,9 +45,13 @@ def plan(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -> N
     """
     output = Path(os.path.abspath(given.output))
     configs = [root / "configs" / "train.json", *(find_config(root, name) for name in given.config)]
-    config = ConfigParser.load_config_files([str(path) for path in configs])
+    config = load_configs(configs)
     check_overrides(config, list(further))
-    fixed = _plain_settings(ConfigParser.load_config_files([str(path) for path in configs[1:]])) | dict(further)
+    parser = ConfigParser(config)
+    parser.update({name: plain(value) for name, value in {**further, **overrides_of(given)}.items()})
+    check_values(parser)
+    own = [item for path in configs[1:] for item in ConfigParser.load_config_file(path).items()]
+    fixed = _plain_settings(dict(own)) | dict(further)
     hours = _hours(given.hours)
     held = hold_folder(str(output), task="plan")
     found = make_plan(
@@ -63,8 +69,9 @@ def plan(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -> N
     paths = write_plan(found, given.output, configs=tuple(given.config))
     sys.stdout.write("".join(f"{line}\n" for line in [*told_plan(found), "", f"The page: {paths[2]}"]))
     next_command = "mend the faults first, then" if found.num_faults else "next"
-    config_words = "".join(f" --config {name}" for name in (*given.config, paths[0]))
-    sys.stdout.write(f"{next_command}: icmoe train {given.data} OUT{config_words}\n")
+    words = ["icmoe", "train", given.data, "OUT"]
+    words += [word for name in (*given.config, str(paths[0])) for word in ("--config", name)]
+    sys.stdout.write(f"{next_command}: {shlex.join(words)}\n")
     held.clear()
 
 

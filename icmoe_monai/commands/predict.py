@@ -14,6 +14,7 @@ from monai.bundle import ConfigWorkflow
 from icmoe_monai.calibration.file import AUTO, NONE
 from icmoe_monai.commands.workflow import (
     build_workflow,
+    check_overlays,
     find_config,
     images_path,
     names_of_packs,
@@ -62,6 +63,7 @@ def predict(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
         )
     configs = [find_config(root, name) for name in given.config]
     bases = [root / "configs" / name for name in _BASES[: 2 if given.dicomweb else 1]]
+    check_overlays(bases, configs)
     if len(packs) > 1:
         _predict_packs(root, packs, configs, overrides, bases, choose=is_choice)
     else:

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from icmoe_monai.commands.out_of_fold import read_dice
-from icmoe_monai.commands.workflow import build_workflow, find_config, images_path, overrides_of
+from icmoe_monai.commands.workflow import build_workflow, check_overlays, find_config, images_path, overrides_of
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.runtimes import INT8, Runtime
 from icmoe_monai.utils.engines import versions
@@ -43,7 +43,10 @@ def quantize(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) 
             `MOST_LOST`: then there is no such graph.
     """
     overrides = {**_EVALUATION, **further, **overrides_of(given), "dataset_dir": images_path(given.data)}
-    configs = [*(root / "configs" / name for name in _CONFIGS), *(find_config(root, name) for name in given.config)]
+    bases = [root / "configs" / name for name in _CONFIGS]
+    overlays = [find_config(root, name) for name in given.config]
+    check_overlays(bases, overlays)
+    configs = [*bases, *overlays]
     shown: list[tuple[nn.Module, Tensor]] = []
 
     def dice_by(runtime: str, folder: str) -> tuple[dict[str, float], Runtime]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icmoe_monai.commands.workflow import build_workflow, find_config, images_path, overrides_of
+from icmoe_monai.commands.workflow import build_workflow, check_overlays, find_config, images_path, overrides_of
 from icmoe_monai.inference.anonymity import read_anonymous
 
 _CONFIGS = ("inference.json", "suggest.yaml")
@@ -36,7 +36,9 @@ def suggest(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) -
     own["output_dir"] = os.path.abspath(given.output)
     if "anonymous" in own:
         own["anonymous"] = read_anonymous(own["anonymous"])
-    configs = [*(root / "configs" / name for name in _CONFIGS), *(find_config(root, name) for name in given.config)]
-    flow = build_workflow(root, configs, own, workflow_type="infer")
+    bases = [root / "configs" / name for name in _CONFIGS]
+    overlays = [find_config(root, name) for name in given.config]
+    check_overlays(bases, overlays)
+    flow = build_workflow(root, [*bases, *overlays], own, workflow_type="infer")
     flow.run()
     flow.finalize()

@@ -10,13 +10,15 @@ from fire.parser import DefaultParseValue
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.names import literal
+from icmoe_monai.schemas import SCHEMAS
 from icmoe_monai.version import __version__
 
 DESCRIPTION = "Segment medical images by experts that vote, and train, judge and understand such experts."
 LOGS = ("text", "json")
 _FURTHER = " Further options, --NAME VALUE, override the settings of docs/settings.md, such as {}."
 # as the text of a shell script might write them; all else is read as `python -m monai.bundle run` reads it
-_WORDS = {"true": True, "false": False, "null": None}
+_SWITCHES = {"True": True, "False": False, "true": True, "false": False}
+_WORDS = {**_SWITCHES, "null": None}
 
 
 def take_log(words: Sequence[str]) -> tuple[list[str], str]:
@@ -69,7 +71,7 @@ def read_words(words: Sequence[str], packs: Sequence[str]) -> tuple[argparse.Nam
     parser, commands = _parsers(packs, from_archive)
     if not words or words[0] not in commands or words[0] == "info":
         return parser.parse_args(words), {}
-    own, texts = _take_further(words, commands[words[0]].names)
+    own, texts = _take_further(words, commands[words[0]])
     given = parser.parse_args(own)
     given.further_words = [f"--{name}={text}" for name, text in texts.items()]
     return given, {name: _read(name, text) for name, text in texts.items()}
@@ -86,6 +88,11 @@ class _Parser(argparse.ArgumentParser):
     def names(self) -> Collection[str]:
         """Names of the options."""
         return self._option_string_actions.keys()
+
+    @property
+    def flags(self) -> Collection[str]:
+        """Names of the options that are given without a value."""
+        return [name for name, action in self._option_string_actions.items() if action.const is True]
 
 
 def _parsers(packs: Sequence[str], from_archive: bool) -> tuple[_Parser, dict[str, _Parser]]:
@@ -332,12 +339,14 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[str], dict[str, str]]:
+def _take_further(words: Sequence[str], parser: _Parser) -> tuple[list[str], dict[str, str]]:
     """Separate the command's own words from overrides of the config, --NAME VALUE or --NAME=VALUE.
+
+    A flag may have a value, too, True or False, as the setting has that it stands for.
 
     Args:
         words: Words of the command line.
-        known: The command's own options; every other option overrides the config.
+        parser: Parser of the command, whose options are its own; every other option overrides the config.
 
     Returns:
         The command's own words, and the overrides' values by name, as they are written.
@@ -347,17 +356,23 @@ def _take_further(words: Sequence[str], known: Collection[str]) -> tuple[list[st
     """
     own: list[str] = []
     texts: dict[str, str] = {}
-    rest = iter(words)
-    for word in rest:
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
         name, equals, value = word.partition("=")
         if word == "--":
             own += [word, *rest]
+            break
+        if name in parser.flags and (value if equals else "".join(rest[:1])) in _SWITCHES:
+            is_on = _SWITCHES[value if equals else rest.pop(0)]
+            own += [name] if is_on else []
+            texts |= {} if is_on or name[2:] not in SCHEMAS else {name[2:]: "False"}
         elif word.startswith("--anonymous="):
             texts["anonymous"] = value
-        elif not name.startswith("--") or name in known:
+        elif not name.startswith("--") or name in parser.names:
             own.append(word)
         else:
-            value = value if equals else next(rest, "")
+            value = value if equals else rest.pop(0) if rest else ""
             if not value:
                 raise InputError(f"{name} needs a value: {name} VALUE.")
             texts[name[2:]] = value

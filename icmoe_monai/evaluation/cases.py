@@ -82,13 +82,21 @@ class MaskScores(NamedTuple):
     false_alarm: int
 
 
+# what the handlers after this one write, or have written of an evaluation with other settings or of another model
+_BESIDE = (
+    *("timing.json", "predictions.png", "protocol.json", "protocol.csv"),
+    *("reliability.json", "reliability.csv", "reliability.png", "risk_coverage.png", "predicted_dice.png"),
+)
+
+
 class CaseMetrics(CaseHandler):
     """Handler: score every case by every method, and write the scores and their summary.
 
     Needs `SplitVotesd` in the evaluator's postprocessing and a label in every item. The name of a case is the item's
     `name`, or else the path of its image below the folder that all images share. Only numbers are kept between cases.
     Before the first case, the handler checks that it can write to the folder. With several processes, the first one
-    writes the scores of all.
+    writes the scores of all. What other handlers of an earlier evaluation have left there is removed with its scores;
+    those of this one belong after it.
 
     `cases.csv`: a row for every case and method (for K>1 one for every foreground class and one for their mean), with
     the fields of `MaskScores`, and after the name the `group` where the cases have one.
@@ -223,6 +231,8 @@ class CaseMetrics(CaseHandler):
         }
         write_csv(self.output_dir / "cases.csv", list(self._rows()))
         write_json(self.output_dir / "summary.json", summary)
+        for name in _BESIDE:
+            (self.output_dir / name).unlink(missing_ok=True)
         if self._seconds:
             write_json(self.output_dir / "timing.json", {"inference_seconds": round(median(self._seconds), 5)})
         logger = logging.getLogger(__name__)

@@ -44,13 +44,13 @@ def to_classes(
         if (foreground & (values != values.max())).any():
             raise InputError(
                 f"{path} holds {_name_values(values)}, and a binary mask holds 0 and one other value: "
-                "set out_channels to the number of classes, or save the mask in two values."
+                "set out_channels to the number of classes with the background, or save the mask in two values."
             )
         return foreground.astype(np.float32)
     if values.min() < 0 or values.max() >= out_channels or (values % 1 != 0).any():
         raise InputError(
             f"{path} holds {_name_values(values)}, and with out_channels {out_channels} a mask holds the class numbers "
-            f"0 to {out_channels - 1}: change out_channels or the mask."
+            f"0 to {out_channels - 1}, of which 0 is the background: change out_channels or the mask."
         )
     return values.astype(np.float32)
 

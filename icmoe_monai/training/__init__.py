@@ -10,7 +10,7 @@ from icmoe_monai.training.checkpoints import BestCheckpoint, LastCheckpoint
 from icmoe_monai.training.decoders import choose_decoder
 from icmoe_monai.training.feature_cache import CacheFeatures, FrozenFeatures, PrepareFeatures, training_set
 from icmoe_monai.training.federated import TrainedWeights
-from icmoe_monai.training.folder import begin_training
+from icmoe_monai.training.folder import begin_training, replace_training
 from icmoe_monai.training.handlers import GradientClipping, MetricsCsv
 from icmoe_monai.training.pretraining import export_trunk, find_sets
 from icmoe_monai.training.progress import EpochLog, Progress, evaluation_command
@@ -36,6 +36,7 @@ __all__ = [
     "evaluation_command",
     "export_trunk",
     "find_sets",
+    "replace_training",
     "run_training",
     "share_batch_norms",
     "training_loader",

@@ -170,6 +170,15 @@ def test_another_command_in_the_same_folder_is_refused_or_begins_anew(trainings)
     assert trainings.commands == []
 
 
+@pytest.mark.parametrize("word", ["no", "0", "yes"])
+def test_nothing_is_removed_by_a_word_that_is_no_switch(trainings, word):
+    trainings.run("--folds", "2")
+    with pytest.raises(InputError, match="overwrite must be True or False, got"):
+        trainings.run("--folds", "2", "--overwrite", word)
+    assert (trainings.output / "fold_1" / "best.pt").is_file()
+    assert (trainings.output / folds.BEGUN).is_file()
+
+
 def test_a_damaged_note_is_told_in_a_sentence(trainings):
     trainings.run("--folds", "2")
     for text in ("{", "[]", "7", '{"folds": 2}', ""):

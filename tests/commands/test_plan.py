@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import planted
@@ -29,7 +32,10 @@ def folder(tmp_path_factory) -> Path:
     planted.put(
         dataset, "val_11", planted.read(dataset, "images", "train_04"), planted.read(dataset, "masks", "train_04")
     )
-    assert main(["plan", str(dataset), str(folder / "out"), "--no_timing", "--longest_side", "128", *COMMON]) == 0
+    given = ["--longest_side", "128", "--split_seed", "3", "--augmentation#affine#prob", "0.5"]
+    with redirect_stdout(StringIO()) as told:
+        assert main(["plan", str(dataset), str(folder / "out"), "--no_timing", *given, *COMMON]) == 0
+    (folder / "told.txt").write_text(told.getvalue())
     return folder
 
 
@@ -55,7 +61,16 @@ def test_the_overlay_has_the_settings_and_a_comment_for_each_choice(folder):
     comments = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
     assert all(choice["reason"] in comments for choice in content["choices"])
     config = ConfigParser.load_config_files([str(ROOT / "configs" / "train.json"), str(folder / "out" / "plan.yaml")])
-    assert config["longest_side"] == 128
+    assert (config["longest_side"], config["split_seed"]) == (128, 3)  # chosen by the plan, and kept by it
+    assert config["augmentation"]["affine"]["prob"] == 0.5
+
+
+def test_the_next_command_can_be_pasted(folder):
+    command = shlex.split((folder / "told.txt").read_text().splitlines()[-1].partition("then: ")[2])
+    assert command == [
+        *("icmoe", "train", str(folder / "of a patient" / "set"), "OUT"),
+        *("--config", str(folder / "out" / "plan.yaml")),
+    ]
 
 
 def test_the_page_shows_faults_with_pictures_and_loads_nothing(folder):
@@ -81,6 +96,8 @@ def test_nothing_but_file_names_is_told_of_the_set(folder):
         (["DATA", "OUT", "--memory", "100MB"], "The memory of 0.1 GB is too small"),
         (["DATA", "OUT", "--hours", "-1"], "--hours must be a number above 0, got '-1'"),
         (["DATA", "OUT", "--longest_sid", "64"], "No setting is called longest_sid: did you mean longest_side?"),
+        (["DATA", "OUT", "--longest_side", "big"], "longest_side must be a whole number from 16 to 65536, got 'big'"),
+        (["DATA", "OUT", "--no_timing", "--image_size", "33"], "image_size must be .* a multiple of 16, got 33"),
         (["DATA"], "the following arguments are required: OUT"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -57,9 +58,30 @@ def test_a_salt_is_a_text_and_names_may_begin_with_a_dash():
     assert (given["input"], given["output"], overrides) == ("-in", "-out", {"anonymous": "1"})
 
 
+@pytest.mark.parametrize("value", [" True", "=True", " true", ""])
+def test_a_flag_may_have_the_value_that_messages_and_pages_tell(value):
+    for line in (
+        f"predict IN OUT --overwrite{value} --anonymous{value}",
+        f"predict --anonymous{value} IN OUT --overwrite{value}",
+    ):
+        given, overrides = read(line)
+        assert (given["input"], given["output"], given["overwrite"], given["anonymous"]) == ("IN", "OUT", True, True)
+        assert overrides == {}
+    assert read(f"plan D O --no_timing{value}")[0]["no_timing"]
+
+
+@pytest.mark.parametrize("value", [" False", "=False", " false"])
+def test_a_flag_may_be_set_off_as_a_config_may_have_set_it_on(value):
+    given, overrides = read(f"suggest --overwrite{value} POOL --output OUT")
+    assert (given["pool"], given["overwrite"], overrides) == ("POOL", False, {"overwrite": False})
+    given, overrides = read(f"plan D O --no_timing{value}")  # of the command alone
+    assert (given["no_timing"], overrides) == (False, {})
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
+        ("predict IN OUT --overwrite yes", "unrecognized arguments: yes"),
         ("", "the following arguments are required: COMMAND: see icmoe --help"),
         ("segment IN OUT", "invalid choice: 'segment'"),
         ("train D", r"the following arguments are required: OUT: see icmoe train --help\.$"),
@@ -73,6 +95,15 @@ def test_a_mistake_is_told_in_a_sentence(line, sentence, capsys):
         read(line)
     assert main(line.split()) == 1
     assert capsys.readouterr().err.startswith("\nerror: ")
+
+
+def test_a_working_folder_that_was_removed_is_told(monkeypatch, capsys):
+    def fail() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "getcwd", fail)
+    assert main(["predict", "IN", "OUT"]) == 1
+    assert "The working folder is gone: change into another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["predict", "", "OUT"], ["predict", "IN", " "], ["train", "", "OUT"],

@@ -6,13 +6,16 @@ import argparse
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.commands import experts
 from icmoe_monai.commands.workflow import (
+    check_overlays,
     find_bundle,
     find_config,
     images_path,
+    load_configs,
     names_of_packs,
     overrides_of,
     pack_file,
@@ -53,6 +56,53 @@ def test_a_file_of_yours_comes_first_and_one_that_is_nowhere_is_told(tmp_path, m
     assert find_config(ROOT, "demo") == ROOT / "configs" / "demo.yaml"
     with pytest.raises(InputError, match="--config finds no nowhere: give a file, or the path of one in "):
         find_config(ROOT, "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a.yaml", "max_epochs: 1\n\tbatch_size: 2", r"line 2: found character '\\t'"),
+        ("a.yaml", "max_epochs: 1\nmax_epochs: 2", "Duplicate key: `max_epochs`"),
+        ("a.json", '{"max_epochs": 1, "max_epochs": 2}', "Duplicate key: `max_epochs`"),
+        ("a.json", '{"max_epochs": 1, // so few\n}', "line 1, column 19"),
+        ("a.yaml", "- 1\n- 2", "since it is no table of names and values"),
+        ("a.yaml", "hello", "since it is no table of names and values"),
+        ("a.yaml", "", "since it is empty"),
+        ("a.yaml", "1: 2", "since 1 is no name of a setting"),
+        ("a.yaml", "a: !!python/object/apply:os.getcwd []", "line 1: could not determine a constructor"),
+        ("a.yaml", "a: \x00", "ReaderError"),
+        ("a.toml", "max_epochs = 1", r"for its name ends in none of \.yaml, \.yml, \.json"),
+    ],
+)
+@pytest.mark.parametrize("is_strict", ["0", "1"])
+def test_a_file_that_is_no_config_is_told_in_a_sentence(name, text, sentence, is_strict, tmp_path, monkeypatch):
+    monkeypatch.setenv("MONAI_FAIL_ON_DUPLICATE_CONFIG", is_strict)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name} cannot be used as a config, .*{sentence}.*: correct it"):
+        find_config(ROOT, str(tmp_path / name))
+
+
+@pytest.mark.parametrize("text", ["train#trainr#max_epochs: 2", "+max_epochs: 3", "max_epochs#a: 3"])
+def test_a_config_that_does_not_fit_those_before_it_is_told(text, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"a\.yaml changes \S+, which the configs before it do not have so"):
+        load_configs([ROOT / "configs" / "train.json", tmp_path / "a.yaml"])
+
+
+def test_configs_are_laid_over_each_other_as_monai_does():
+    files = [ROOT / "configs" / name for name in ("train.json", "evaluate.json", "calibrate.yaml", "demo.yaml")]
+    assert load_configs(files) == ConfigParser.load_config_files(list(map(str, files)))
+
+
+def test_a_config_of_another_workflow_does_not_run_that_one(tmp_path):
+    train, evaluate, infer = ([ROOT / "configs" / f"{name}.json"] for name in ("train", "evaluate", "inference"))
+    (tmp_path / "mine.json").write_bytes(train[0].read_bytes())
+    mine = [tmp_path / "mine.json"]
+    for bases, overlays in ((train, mine), (train, train), (train, [ROOT / "configs" / "demo.yaml"])):
+        check_overlays(bases, overlays)
+    for bases, overlays in ((train, infer), (train + evaluate, infer), (train + evaluate, mine), (infer, train)):
+        with pytest.raises(InputError, match=r"\.json runs a workflow of its own, not this one"):
+            check_overlays(bases, overlays)
 
 
 def test_the_packs_are_those_of_the_bundle():

@@ -196,6 +196,13 @@ def test_equal_cases_give_an_interval_of_no_width(tmp_path: Path) -> None:
     }
 
 
+def test_no_figure_of_an_earlier_evaluation_stays_beside_these_scores(tmp_path: Path) -> None:
+    for name in ("protocol.json", "predicted_dice.png", "notes.txt"):
+        (tmp_path / name).write_text("of another model")
+    _evaluate(tmp_path, [(_row(1, 1, 0), _row(1, 0, 0))] * 3)
+    assert {path.name for path in tmp_path.iterdir()} == {"cases.csv", "summary.json", "notes.txt"}
+
+
 def test_classes_are_scored_one_by_one_and_averaged(tmp_path: Path) -> None:
     # Class 1: DSC 2/3, HD95 1 x 0.95 (distances 0 and 1). Class 2: missed. Second case: perfect, class 2 empty.
     first = (_row(1, 1, 0, 0), _row(1, 0, 0, 2))
