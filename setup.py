@@ -37,7 +37,8 @@ class BuildWithBundle(build_py):
     def _bundle(self) -> dict[str, str]:
         """Return the built path of each of the bundle's files."""
         paths = [path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.*"))]
-        paths = [path for path in paths if path.suffix != ".onnx"]  # what `--runtime` has exported beside the weights
+        # without what `--runtime` and `icmoe quantize` have left beside the weights
+        paths = [path for path in paths if not path.name.endswith((".onnx", ".int8.json"))]
         shipped = [path for path in paths if path.is_file() and not path.is_relative_to(OURS_ALONE)]
         return {str(path): str(Path(self.build_lib) / BUNDLE / path) for path in shipped}
 
