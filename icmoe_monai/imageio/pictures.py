@@ -108,16 +108,18 @@ class PictureFile(ImageFile):
         with self._asked():
             picture = self._decode(frame)
             if picture.format in ("JPEG", "MPO") or _is_lossy_webp(self.file):
-                return flat_greys(self.path, np.asarray(_to_rgb(picture))), False
+                opacity = np.asarray(picture.getchannel("A")) if picture.mode == "RGBA" else None
+                return flat_greys(self.path, np.asarray(_to_rgb(picture)), opacity), False
             values = self._deep_samples() if self._png.is_deep_colour else np.asarray(picture)
             has_opacity = picture.getbands()[-1] in ("A", "a")
         if picture.mode == "P":
             check_palette(self.path, values, np.reshape(picture.getpalette() or [], (-1, 3)))
-        if values.ndim == 2:
-            # Pillow shows greys of fewer than 8 bits by multiples
-            return values // self._png.multiple if picture.mode == "L" else values, True
-        colours, opacity = (values[..., :-1], values[..., -1]) if has_opacity else (values, None)
-        return flat_numbers(self.path, colours, opacity), True
+        if picture.mode == "L":  # Pillow shows greys of fewer than 8 bits by multiples
+            values = values // self._png.multiple
+        if has_opacity:
+            return flat_numbers(self.path, values[..., :-1], values[..., -1]), True
+        opacity = png.opacity_of_marked(values, picture.info.get("transparency"))
+        return flat_numbers(self.path, values if values.ndim == 3 else values[..., None], opacity), True
 
     def check_pixels(self) -> None:
         """Decode all pixels, to find a damaged file.

@@ -99,9 +99,26 @@ def opacity_of_deep(samples: np.ndarray, kind: PngKind, transparent: object) -> 
     Returns:
         float32 (H, W) in 0..1; None where all is opaque.
     """
-    if kind.colour_type != _COLOUR:
-        return opacity_of(samples[..., -1])
-    return (samples != np.asarray(transparent)).any(axis=2) * np.float32(1) if isinstance(transparent, tuple) else None
+    return opacity_of(samples[..., -1]) if kind.colour_type != _COLOUR else opacity_of_marked(samples, transparent)
+
+
+def opacity_of_marked(samples: np.ndarray, transparent: object) -> np.ndarray | None:
+    """Return how opaque samples are of which the chunk tRNS marks some as transparent.
+
+    Args:
+        samples: Greys or indices of a palette as stored, (H, W), or colours, (H, W, 3).
+        transparent: What Pillow tells of the chunk: the grey, index or colour that is transparent, or the opacities of
+            the first indices; None where there is none.
+
+    Returns:
+        float32 (H, W) in 0..1; None where all is opaque.
+    """
+    if isinstance(transparent, bytes):
+        opacities = np.frombuffer(transparent[:256].ljust(256, b"\xff"), np.uint8)
+        return opacities[samples] * np.float32(1 / 255)
+    if isinstance(transparent, tuple) and samples.ndim == 3:
+        return (samples != np.asarray(transparent)).any(axis=2) * np.float32(1)
+    return (samples != transparent) * np.float32(1) if isinstance(transparent, int) and samples.ndim == 2 else None
 
 
 def _decode(content: bytes, rawmode: str | None) -> np.ndarray:

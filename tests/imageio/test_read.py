@@ -304,7 +304,7 @@ def test_a_palette_that_shows_the_background_white_and_a_target_black_is_refused
 
 def test_a_mask_of_floats_that_are_not_finite_is_told_by_its_values(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.where(grey_pattern() > 0, np.float32(1), np.float32(np.nan)))
-    with pytest.raises(InputError, match=r"a.tif holds the values 1, nan, and a binary mask holds 0 and one other"):
+    with pytest.raises(InputError, match=r"a.tif holds the values 1, nan, and a binary mask holds 0 and one value"):
         read_label(str(tmp_path / "a.tif"))
 
 
