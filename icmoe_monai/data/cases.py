@@ -24,7 +24,7 @@ from icmoe_monai.data.folds import check_fold, take_fold
 from icmoe_monai.data.layouts import find_layout
 from icmoe_monai.data.splits import OUT_OF_FOLD, Case, cut_missing_splits, find_divided_group
 from icmoe_monai.errors import InputError
-from icmoe_monai.imageio.read import read_image, read_label, read_size
+from icmoe_monai.imageio.read import read_image, read_label, read_orientation, read_size
 from icmoe_monai.utils.distributed import by_first
 from icmoe_monai.utils.files import as_path
 
@@ -39,10 +39,12 @@ class Content(NamedTuple):
     Attributes:
         classes: The classes, as their numbers.
         share: Share of the pixels that belong to the target, 0 to 1; of several classes, to all but the background.
+        may_be_turned: Whether the files of image and mask are turned upright in different ways, and fit in others too.
     """
 
     classes: frozenset[int] = frozenset()
     share: float = 0.0
+    may_be_turned: bool = False
 
 
 class Listed(NamedTuple):
@@ -131,6 +133,7 @@ def find_cases(
     if divided := find_divided_group(splits):
         logger.warning("%s: %s", found.folder, divided)
     if check:
+        _tell_turned(splits, contents)
         looked_at = [split for split in needed if splits[split] or split not in pooled]
         _check_content(splits, contents, looked_at, out_channels=out_channels)
     counts = ", ".join(f"{len(cases)} {split}" for split, cases in splits.items())
@@ -201,14 +204,35 @@ def _look_into_case(case: Case, *, out_channels: int) -> tuple[str | None, Conte
     if label.shape != (height, width):
         return _size_problem(case, label, height, width), Content()
     counts = np.bincount(label.astype(np.int64).ravel())
-    return None, Content(frozenset(np.flatnonzero(counts).tolist()), float(1 - counts[0] / label.size))
+    classes, share = frozenset(np.flatnonzero(counts).tolist()), float(1 - counts[0] / label.size)
+    return None, Content(classes, share, _may_be_turned(case, is_square=height == width))
 
 
 def _size_problem(case: Case, label: np.ndarray, height: int, width: int) -> str:
-    mask = case["label"] if isinstance(case["label"], str) else case["label"][0]
-    size = f"{label.shape[1]}x{label.shape[0]}"
+    mask, size = _first_mask(case), f"{label.shape[1]}x{label.shape[0]}"
     upright = ", both upright as their EXIF orientations say" if label.shape == (width, height) else ""
     return f"{mask} is {size} and {case['image']} is {width}x{height}{upright}: image and mask must have one size."
+
+
+def _first_mask(case: Case) -> str:
+    return str(case["label"] if isinstance(case["label"], str) else case["label"][0])
+
+
+def _may_be_turned(case: Case, *, is_square: bool) -> bool:
+    """Tell whether image and mask would have one size as stored, too, and are turned upright in different ways."""
+    one, other = read_orientation(case["image"]), read_orientation(_first_mask(case))
+    return one != other and (is_square or (one < 5) == (other < 5))
+
+
+def _tell_turned(splits: dict[str, list[Case]], contents: dict[str, Content]) -> None:
+    """Warn of masks that may have been drawn over the image as stored, and not as its EXIF orientation turns it."""
+    cases = {case["name"]: case["image"] for listed in splits.values() for case in listed}
+    turned = [image for name, image in cases.items() if contents[name].may_be_turned]
+    if turned:
+        logging.getLogger(__name__).warning(
+            "%d images are turned upright by their EXIF orientation otherwise than their masks, such as %s: look "
+            "whether these masks lie on their targets.", len(turned), turned[0],
+        )  # fmt: skip
 
 
 def _check_content(

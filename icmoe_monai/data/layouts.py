@@ -147,7 +147,7 @@ def _read_isic(home: str) -> Found:
         if len(pair) < 2:
             logging.getLogger(__name__).warning("%s is not used: its counterpart is missing.", *pair.values())
             continue
-        masks = {re.sub("(?i)_segmentation$", "", _stem(path)): path for path in _pictures(pair["masks"])}
+        masks = _by_stem(_pictures(pair["masks"]), problems, suffix="_segmentation")
         splits[split] = _pair(images, masks, problems)
     if "train" not in splits:
         raise InputError(f"{home} lacks ISIC's training images or their Part1/Task1 ground truth: download both.")
@@ -182,7 +182,7 @@ def _read_glas(home: str) -> Found:
     problems: list[str] = []
     matched = [(path, _GLAS.fullmatch(_stem(path))) for path in _pictures(home)]
     images = _by_stem([path for path, match in matched if match and not match["anno"]], problems)
-    masks = {match["stem"]: path for path, match in matched if match and match["anno"]}
+    masks = _by_stem([path for path, match in matched if match and match["anno"]], problems, suffix="_anno")
     num_unused = sum(match is None for _, match in matched)
     if num_unused:
         logging.getLogger(__name__).warning("%s: %d pictures have no name of GlaS and are not used.", home, num_unused)
@@ -220,10 +220,11 @@ def _pair(images: dict[str, str], masks: dict[str, Any], problems: list[str]) ->
     ]
 
 
-def _by_stem(paths: list[str], problems: list[str]) -> dict[str, str]:
+def _by_stem(paths: list[str], problems: list[str], *, suffix: str = "") -> dict[str, str]:
+    """Return the files by their stems without a suffix, whose capitals do not count; of two of a stem the first."""
     stems: dict[str, str] = {}
     for path in paths:
-        first = stems.setdefault(_stem(path), path)
+        first = stems.setdefault(re.sub(f"(?i){suffix}$", "", _stem(path)), path)
         if first != path:
             problems.append(f"{first} and {os.path.basename(path)} have one name: rename or remove one of the two.")
     return stems

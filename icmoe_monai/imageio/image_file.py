@@ -145,6 +145,11 @@ class ImageFile(ABC):
         """The upright (H, W) of the first frame, from the header where that tells."""
 
     @property
+    def orientation(self) -> int:
+        """How the pixels as stored lie, by EXIF's numbers 1 to 8: 1 is upright; ask before they are decoded."""
+        return 1
+
+    @property
     def is_whole_slide(self) -> bool:
         """Whether the file is a level of a whole slide, whose frames are tiles."""
         return False

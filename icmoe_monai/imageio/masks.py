@@ -37,17 +37,21 @@ def to_classes(
     if not lossless:
         values = _from_lossy(path, values, out_channels, instances)
     if instances:
+        if values.min() < 0 or not _are_whole(values):
+            raise InputError(
+                f"{path} holds {_name_values(values)}, and objects are numbered 0, 1, 2, ...: change the mask."
+            )
         return (values > 0).astype(np.float32)
     if out_channels == 1:
-        foreground = values != 0
+        foreground, most = values != 0, values.max()
         # one other value, if any: cheaper than listing the values of every mask
-        if (foreground & (values != values.max())).any():
+        if (foreground & (values != most)).any() or not 0 <= most < np.inf:
             raise InputError(
-                f"{path} holds {_name_values(values)}, and a binary mask holds 0 and one other value: "
+                f"{path} holds {_name_values(values)}, and a binary mask holds 0 and one value above it: "
                 "set out_channels to the number of classes with the background, or save the mask in two values."
             )
         return foreground.astype(np.float32)
-    if values.min() < 0 or values.max() >= out_channels or (values % 1 != 0).any():
+    if values.min() < 0 or values.max() >= out_channels or not _are_whole(values):
         raise InputError(
             f"{path} holds {_name_values(values)}, and with out_channels {out_channels} a mask holds the class numbers "
             f"0 to {out_channels - 1}, of which 0 is the background: change out_channels or the mask."
@@ -67,9 +71,14 @@ def flat_numbers(path: str, colours: np.ndarray, opacity: np.ndarray | None) -> 
         (H, W).
 
     Raises:
-        InputError: The channels differ, or the opacity alone tells pixels apart.
+        InputError: The channels differ, the opacity alone tells pixels apart, or all is transparent and the same.
     """
     if opacity is not None and not opacity.any():
+        if colours.any() and (colours == colours[0, 0]).all():
+            raise InputError(
+                f"{path} is transparent everywhere and the same in all its pixels, so that it cannot be known whether "
+                "it is empty: save it in one channel, 0 for the background."
+            )
         opacity = None
     values = colours[..., 0]
     if colours.shape[2] > 1 and (values[..., None] != colours).any():
@@ -80,30 +89,32 @@ def flat_numbers(path: str, colours: np.ndarray, opacity: np.ndarray | None) -> 
         values = shown[..., 0]
     if opacity is None:
         return values
+    values = np.where(opacity == 0, values.dtype.type(0), values)
     if not values.any() and (opacity != opacity.flat[0]).any():
         raise InputError(
             f"{path} differs in its opacity alone, and a mask in its values: save it in one channel, 0 for the "
             "background."
         )
-    return np.where(opacity == 0, 0, values)
+    return values
 
 
-def flat_greys(path: str, colours: np.ndarray) -> np.ndarray:
+def flat_greys(path: str, colours: np.ndarray, opacity: np.ndarray | None = None) -> np.ndarray:
     """Return the one grey of each pixel of a mask that was stored with loss, as JPEG does.
 
     Args:
         path: The file, for messages.
-        colours: RGB, uint8 (H, W, 3); transparent pixels black.
+        colours: RGB, uint8 (H, W, 3); transparent pixels black, but not where all are.
+        opacity: As `flat_numbers` takes it.
 
     Returns:
         uint8 (H, W).
 
     Raises:
-        InputError: It is in colour.
+        InputError: It is in colour, or as `flat_numbers` says of its opacity.
     """
     if (colours.max(axis=2) - colours.min(axis=2) >= _LEAST_COLOUR).any():
         raise _coloured(path)
-    return np.asarray(Image.fromarray(colours).convert("L"))
+    return flat_numbers(path, np.asarray(Image.fromarray(colours).convert("L"))[..., None], opacity)
 
 
 def check_palette(path: str, indices: np.ndarray, palette: np.ndarray) -> None:
@@ -126,6 +137,12 @@ def check_palette(path: str, indices: np.ndarray, palette: np.ndarray) -> None:
             f"{path} shows {shown_black} black, and 0 in another colour, so that it cannot be known which is the "
             "background: save it in one channel without a palette, 0 for the background."
         )
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    """Tell whether all values are whole numbers, which NaN and infinite ones are not."""
+    with np.errstate(invalid="ignore"):
+        return values.dtype.kind in "bui" or not (values % 1 != 0).any()
 
 
 def _coloured(path: str) -> InputError:

@@ -71,6 +71,15 @@ class PictureFile(ImageFile):
             turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (width, height) if turned else (height, width)
 
+    @property
+    def orientation(self) -> int:
+        """The EXIF orientation, 1 to 8; of a PNG, only one that stands before the pixels."""
+        with self._asked():
+            picture = self._checked(0)
+            is_told = picture.format != "PNG" or "exif" in picture.info
+            found = picture.getexif().get(ExifTags.Base.Orientation, 1) if is_told else 1
+            return found if found in range(1, 9) else 1
+
     def rgb(self, frame: int = 0) -> np.ndarray:
         """Return the picture's colours.
 
@@ -89,6 +98,9 @@ class PictureFile(ImageFile):
                 samples = self._deep_samples()
                 opacity = png.opacity_of_deep(samples, self._png, picture.info.get("transparency"))
                 return self._over_black(png.rgb_of_deep(samples, self._png), opacity)
+            opacity = self._opacity_of_greys(picture)
+            if opacity is not None:
+                return self._over_black(_colours(_without_opacity(picture)), opacity)
             self.note = TRANSPARENT if _hides_all(picture) else ""
             return _colours(picture)
 
@@ -107,17 +119,19 @@ class PictureFile(ImageFile):
         """
         with self._asked():
             picture = self._decode(frame)
-            if picture.format in ("JPEG", "MPO") or _is_lossy_webp(self.file):
-                return flat_greys(self.path, np.asarray(_to_rgb(picture))), False
+            if picture.format in ("JPEG", "MPO") or is_lossy_webp(self.file):
+                opacity = np.asarray(picture.getchannel("A")) if picture.mode == "RGBA" else None
+                return flat_greys(self.path, np.asarray(_to_rgb(picture)), opacity), False
             values = self._deep_samples() if self._png.is_deep_colour else np.asarray(picture)
             has_opacity = picture.getbands()[-1] in ("A", "a")
         if picture.mode == "P":
             check_palette(self.path, values, np.reshape(picture.getpalette() or [], (-1, 3)))
-        if values.ndim == 2:
-            # Pillow shows greys of fewer than 8 bits by multiples
-            return values // self._png.multiple if picture.mode == "L" else values, True
-        colours, opacity = (values[..., :-1], values[..., -1]) if has_opacity else (values, None)
-        return flat_numbers(self.path, colours, opacity), True
+        if picture.mode == "L":  # Pillow shows greys of fewer than 8 bits by multiples
+            values = values // self._png.multiple
+        if has_opacity:
+            return flat_numbers(self.path, values[..., :-1], values[..., -1]), True
+        opacity = png.opacity_of_marked(values, picture.info.get("transparency"))
+        return flat_numbers(self.path, values if values.ndim == 3 else values[..., None], opacity), True
 
     def check_pixels(self) -> None:
         """Decode all pixels, to find a damaged file.
@@ -137,6 +151,7 @@ class PictureFile(ImageFile):
         self.file.seek(0)
         self._picture: Image.Image = Image.open(self.file, formats=_FORMATS)
         self._is_broken = False
+        self._is_summed = False
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
@@ -153,9 +168,21 @@ class PictureFile(ImageFile):
     def _decode(self, frame: int) -> Image.Image:
         """Return the picture, decoded and upright."""
         picture = self._checked(frame)
+        if self._png.bits is not None and not self._is_summed:
+            png.check_sums(self.file)
+            self._is_summed = True
         ImageOps.exif_transpose(picture, in_place=True)
         picture.load()
         return picture
+
+    def _opacity_of_greys(self, picture: Image.Image) -> np.ndarray | None:
+        """Return the opacity of greys one of which is transparent, (H, W) in 0..1; None of other pictures.
+
+        Pillow knows none of greys of 1 and 16 bits, and compares the grey as stored with the multiples of 2 and 4 bits.
+        """
+        if self._png.colour_type != png.GREY:
+            return None
+        return png.opacity_of_marked(np.asarray(picture) // self._png.multiple, picture.info.get("transparency"))
 
     def _deep_samples(self) -> np.ndarray:
         self.file.seek(0)
@@ -188,7 +215,12 @@ def rgb_of_picture(picture: Image.Image, name: str) -> np.ndarray:
         _check_kind(name, picture)
         if picture.format == "TIFF":
             _check_tiff(name, picture)
-        return _colours(ImageOps.exif_transpose(picture), white_is_zero=_is_white_zero(picture))
+        upright = ImageOps.exif_transpose(picture)
+        rgb = _colours(upright, white_is_zero=_is_white_zero(picture))
+        if upright.mode == "1" or _is_deep(upright):  # of which Pillow knows no transparent grey
+            opacity = png.opacity_of_marked(np.asarray(upright), upright.info.get("transparency"))
+            return rgb if opacity is None or not opacity.any() else rgb * opacity[..., None]
+        return rgb
 
 
 @contextmanager
@@ -206,7 +238,8 @@ def _told(path: str, file: BoundedFile | None = None) -> Iterator[None]:
             raise InputError(
                 f"{path} is a {kind} JPEG, which is not read here: save it as PNG or TIFF.", code="unsupported"
             ) from None
-        if isinstance(error, UnidentifiedImageError):
+        is_png = file is not None and not file.closed and png.is_png(file.head())
+        if isinstance(error, UnidentifiedImageError) and not is_png:  # which Pillow raises for a damaged chunk, too
             sentence = "is no PNG, JPEG, TIFF, BMP or WebP image: convert it to one or remove it"
             raise InputError(f"{path} {sentence}.", code="unsupported") from None
         raise InputError(
@@ -229,8 +262,12 @@ def _unread_jpeg_kind(file: BoundedFile) -> str:
     return ""
 
 
-def _is_lossy_webp(file: BoundedFile) -> bool:
-    """Tell whether a file is a WebP with loss, by its first chunk of pixels; opacity has one of its own only there."""
+def is_lossy_webp(file: BoundedFile) -> bool:
+    """Tell whether a file is a WebP with loss, by its first chunk of pixels; opacity has one of its own only there.
+
+    Args:
+        file: A file of any kind.
+    """
     file.seek(0)
     head = file.read(12)
     if head[8:] != b"WEBP":
@@ -277,6 +314,13 @@ def _colours(picture: Image.Image, *, white_is_zero: bool = False) -> np.ndarray
     if white_is_zero:  # Pillow inverts such a TIFF of 8 bits, not of more
         grey = 255 - grey
     return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _without_opacity(picture: Image.Image) -> Image.Image:
+    """Return a copy of a picture without a colour that is transparent."""
+    picture = picture.copy()
+    picture.info.pop("transparency", None)
+    return picture
 
 
 def _is_deep(picture: Image.Image) -> bool:

@@ -169,6 +169,19 @@ def read_size(path: str, *, whole: bool = False) -> tuple[int, int]:
         return image.size
 
 
+def read_orientation(path: str) -> int:
+    """Return how a file's pixels as stored lie, by EXIF's numbers 1 to 8: 1 is upright.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: It cannot be used.
+    """
+    with open_image(path) as image:
+        return image.orientation
+
+
 def count_frames(path: str) -> int:
     """Return how many frames, slices or pages a file holds.
 

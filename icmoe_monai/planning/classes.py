@@ -37,7 +37,7 @@ def read_classes(looks: Sequence[Look], *, out_channels: int | None = None) -> C
     """
     masks = {place: look.mask for place, look in enumerate(looks) if look.mask is not None}
     above = {place: [value for value in mask.values if value] for place, mask in masks.items()}
-    several = [place for place, values in above.items() if len(values) > 1]
+    several = [place for place, values in above.items() if len(values) > 1 or min(values, default=1) < 0]
     values = sorted({value for listed in above.values() for value in listed})
     told = ", ".join(f"{value:g}" for value in values[:8]) + (", ..." if len(values) > 8 else "")
     if out_channels is None:

@@ -142,7 +142,7 @@ def _wrong_values(known: Known) -> Iterator[Finding]:
         look = known.looks[place]
         values = look.mask.values if look.mask is not None else ()
         told = ", ".join(f"{value:g}" for value in values[:6]) + (", ..." if len(values) > 6 else "")
-        fitting = "0 and one other value" if known.classes.out_channels == 1 else (
+        fitting = "0 and one value above it" if known.classes.out_channels == 1 else (
             f"the class numbers 0 to {known.classes.out_channels - 1}"
         )  # fmt: skip
         told = f"{mask_file(look)} holds the values {told}, and not {fitting}."

@@ -382,6 +382,46 @@ def test_a_class_that_a_split_lacks_is_told(
     assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
 
 
+@pytest.mark.parametrize("layout", ["ISIC", "GlaS"])
+def test_two_masks_of_one_image_are_not_the_last_of_them(layout: str, tmp_path: Path) -> None:
+    image, mask = "train_1.bmp", "train_1_anno"
+    if layout == "ISIC":
+        image = "ISIC2018_Task1-2_Training_Input/ISIC_1.jpg"
+        mask = "ISIC2018_Task1_Training_GroundTruth/ISIC_1_segmentation"
+    put_image(tmp_path / image)
+    for suffix in ("bmp", "png"):
+        put_mask(tmp_path / f"{mask}.{suffix}")
+    message = r"_1_(anno|segmentation).bmp and \w*_1_(anno|segmentation).png have one name: rename or remove one"
+    with pytest.raises(InputError, match=message):
+        find_cases(str(tmp_path), needed=["train"])
+
+
+def test_masks_that_may_have_been_drawn_over_the_image_as_stored_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """EXIF orientations: 3 is a half turn, which keeps the size, and 6 a quarter, which does so of squares alone."""
+    folder = put_plain(tmp_path, num_cases=4)
+    shapes = {0: (HEIGHT, WIDTH, 1), 1: (HEIGHT, WIDTH, 3), 2: (WIDTH, HEIGHT, 6), 3: (HEIGHT, HEIGHT, 6)}
+    for number, (height, width, orientation) in shapes.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture = Image.new("RGB", (width, height), (200, 120, 90))
+        picture.save(folder / "images" / f"case_{number}.jpg", exif=exif)
+    put_mask(folder / "masks" / "case_3.png", width=HEIGHT)
+    find_cases(str(folder), needed=["train"])
+    (line,) = [line for line in caplog.messages if "EXIF" in line]
+    assert line.startswith("2 images are turned upright by their EXIF orientation otherwise than their masks, such as")
+    caplog.clear()
+    for number in (1, 3):  # turned alike
+        exif = Image.Exif()
+        exif[0x0112] = shapes[number][2]
+        with Image.open(folder / "masks" / f"case_{number}.png") as mask:
+            mask.load()
+            mask.save(folder / "masks" / f"case_{number}.png", exif=exif)
+    find_cases(str(folder), needed=["train"])
+    assert not [line for line in caplog.messages if "EXIF" in line]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
 def test_a_training_image_without_a_finite_value_is_refused(value: float, tmp_path: Path) -> None:
     folder = put_values(tmp_path, {"t1": 1, "t2": 1, "v1": 1})

@@ -355,6 +355,27 @@ def test_truncated_gz_is_refused(tmp_path: Path, kept: float) -> None:
         nifti.size(str(path), whole=True)
 
 
+@pytest.mark.parametrize("place", [-8, -4, 400], ids=["checksum", "length", "voxels"])
+def test_a_changed_bit_of_a_gz_is_damage(tmp_path: Path, place: int) -> None:
+    """RFC 1952: the last eight bytes are the CRC-32 and the length of what was compressed."""
+    noise = np.random.default_rng(0).integers(0, 9, (30, 30, 4), dtype=np.int16)
+    path = Path(save(tmp_path / "a.nii.gz", noise, None))
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(512))  # filled up, as tapes are
+    np.testing.assert_array_equal(nifti.values(str(path), 0)[0], noise[..., 0].T)
+    data = bytearray(whole)
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a.nii.gz cannot be read or decompressed: copy it again"):
+        nifti.values(str(path), 0)
+
+
+def test_voxels_followed_by_more_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(compressed(header_of(4, 5, 2) + bytes(range(80)) + bytes(10**5)))
+    assert nifti.values(str(path), 1)[0].ravel()[-1] == int.from_bytes(bytes((78, 79)), "little")
+
+
 def test_a_bomb_is_refused_before_its_voxels_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nifti_header, "_MAX_VOLUME_BYTES", 10**5)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)

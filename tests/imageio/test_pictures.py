@@ -13,7 +13,7 @@ from PIL import Image
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.memory import read_memory
-from icmoe_monai.imageio.read import open_image, read_image, read_label, read_objects
+from icmoe_monai.imageio.read import open_image, read_image, read_label, read_objects, read_size
 
 HEIGHT, WIDTH = 29, 37
 RANDOM = np.random.default_rng(0)
@@ -62,6 +62,24 @@ def test_one_colour_of_16_bits_may_be_transparent(tmp_path: Path) -> None:
     found = read_image(str(tmp_path / "a.png"))
     assert found[0, 0].tolist() == [0, 0, 0]
     np.testing.assert_allclose(found[0, 1], deep[0, 1] / 257, atol=1e-3)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_one_grey_may_be_transparent(tmp_path: Path, bits: int) -> None:
+    """PNG, third edition, 11.3.1.1: tRNS holds a grey as it is stored, in as many bits."""
+    top = (1 << bits) - 1
+    stored = (COLOURS[..., :1] * (top / 255)).round().astype(np.uint16)
+    assert len({0, top} & set(stored.ravel().tolist())) == 2
+    save_png(tmp_path / "a.png", stored, bits=bits, colour_type=0, chunks=png_chunk(b"tRNS", struct.pack(">H", top)))
+    expected = np.repeat(np.where(stored == top, 0, stored * (255 / top)), 3, axis=2)
+    np.testing.assert_allclose(read_image(str(tmp_path / "a.png")), expected, atol=1e-3)
+    if bits not in (2, 4):  # a picture of Pillow's does not tell that it is of these
+        with Image.open(tmp_path / "a.png") as picture:
+            np.testing.assert_allclose(read_memory(picture).rgb, expected, atol=1e-3)
+    save_png(tmp_path / "b.png", stored * 0, bits=bits, colour_type=0, chunks=png_chunk(b"tRNS", struct.pack(">H", 0)))
+    with open_image(str(tmp_path / "b.png")) as image:
+        assert not image.rgb().any()
+        assert image.note == "is transparent everywhere, so that its opacity is passed over"
 
 
 def test_deep_colour_is_turned_upright_too(tmp_path: Path) -> None:
@@ -157,6 +175,24 @@ def test_a_jpeg_of_a_kind_that_is_not_read_is_named(tmp_path: Path, marker: int,
             InputError, match=rf"a.jpg is a {kind} JPEG, which is not read here: save it as PNG or TIFF"
         ):
             read(str(tmp_path / "a.jpg"))
+
+
+@pytest.mark.parametrize("chunk", [b"PLTE", b"IDAT"])
+def test_a_png_that_does_not_fit_its_checksums_is_damaged(tmp_path: Path, chunk: bytes) -> None:
+    """PNG, third edition, 5.3: a chunk ends with the CRC-32 of its name and data; Pillow reads on where one differs."""
+    picture = Image.fromarray(CLASSES, mode="P")
+    picture.putpalette(range(30))
+    picture.save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    place = content.index(chunk)
+    end = place + 4 + int.from_bytes(content[place - 4 : place], "big")
+    for position in (place + 5, end):
+        changed = content.copy()
+        changed[position] ^= 1
+        (tmp_path / "a.png").write_bytes(changed)
+        for read in (read_image, read_label, lambda path: read_size(path, whole=True)):
+            with pytest.raises(InputError, match=r"a.png cannot be decoded \(.*\): copy it again"):
+                read(str(tmp_path / "a.png"))
 
 
 def test_a_damaged_jpeg_is_called_damaged(tmp_path: Path) -> None:

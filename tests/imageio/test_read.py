@@ -306,7 +306,7 @@ def test_a_mask_of_floats_that_are_not_finite_is_told_by_its_values(tmp_path: Pa
     tifffile.imwrite(tmp_path / "a.tif", np.where(grey_pattern() > 0, np.float32(1), np.float32(np.nan)))
     with pytest.raises(
         InputError,
-        match=r"values 1, nan, and a binary mask holds 0 and one other value: .* with the background",
+        match=r"values 1, nan, and a binary mask holds 0 and one value above it: .* with the background",
     ):
         read_label(str(tmp_path / "a.tif"))
 

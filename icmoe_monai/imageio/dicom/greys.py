@@ -36,7 +36,9 @@ def to_grey(image: Header, stored: np.ndarray, frame: int) -> np.ndarray:
     view = macro(image.dataset, frame, "FrameVOILUTSequence")
     table = _first_table(view.get("VOILUTSequence"))
     if table is not None:
-        shown: np.ndarray | None = _look_up(values, table, big_endian) * (255 / (2 ** int(table.LUTDescriptor[2]) - 1))
+        # some tables hold more than the bits that they name
+        bits = max(int(table.LUTDescriptor[2]), int(_entries(table, big_endian).max()).bit_length(), 1)
+        shown: np.ndarray | None = _look_up(values, table, big_endian) * (255 / (2**bits - 1))
     else:
         shown = _window(values, view)
     if shown is None:
@@ -60,15 +62,20 @@ def _first_table(sequence: Any) -> Dataset | None:
 
 def _look_up(values: np.ndarray, item: Dataset, big_endian: bool) -> np.ndarray:
     """Apply a table as pydicom does, which wraps at 256 entries of 8 bits and refuses modality tables of 12 bits."""
-    num_entries, first, _ = item.LUTDescriptor
-    num_entries = num_entries or 2**16
+    _, first, _ = item.LUTDescriptor
+    entries = _entries(item, big_endian)
+    places = np.nan_to_num(values.astype(np.float64) - first).clip(0, len(entries) - 1).astype(np.int64)
+    return entries[places].astype(np.float64)
+
+
+def _entries(item: Dataset, big_endian: bool) -> np.ndarray:
+    """Return the entries of a table."""
+    num_entries = int(item.LUTDescriptor[0]) or 2**16
     data = item.LUTData
     if isinstance(data, bytes):
         words = ">u2" if big_endian else "<u2"
         data = np.frombuffer(data, dtype=words if len(data) >= 2 * num_entries else "u1")
-    table = np.atleast_1d(np.asarray(data))[:num_entries]
-    places = np.nan_to_num(values.astype(np.float64) - first).clip(0, len(table) - 1).astype(np.int64)
-    return table[places].astype(np.float64)
+    return np.atleast_1d(np.asarray(data))[:num_entries]
 
 
 def _window(values: np.ndarray, view: Dataset) -> np.ndarray | None:

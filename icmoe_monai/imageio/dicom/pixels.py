@@ -148,13 +148,15 @@ def _decode(image: Header, frame: int) -> np.ndarray:
 
 def _paint(image: Header, stored: np.ndarray) -> np.ndarray:
     num_entries, first, bits = image.dataset.RedPaletteColorLookupTableDescriptor
-    last = first + (num_entries or 2**16) - 1
-    colours = apply_color_lut(stored.astype(np.int32).clip(first, last), image.dataset)[..., :3]
-    if colours.dtype.itemsize == 1 and last - first > 255:  # pydicom 3 counts a table's entries in the table's own bits
+    places = np.arange(first, first + (num_entries or 2**16), dtype=np.int32)
+    colours = apply_color_lut(places, image.dataset)[..., :3]
+    if colours.dtype.itemsize == 1 and len(places) > 256:  # pydicom 3 counts a table's entries in the table's own bits
         raise InputError(
             f"{image.path} has a palette of more than 256 colours of 8 bits: convert it to RGB.", code="unsupported"
         )
     segmented = "SegmentedRedPaletteColorLookupTableData" in image.dataset
     if colours.dtype.itemsize == 2 and not image.syntax.is_little_endian and not segmented:
         colours = colours.byteswap()
-    return (colours >> max(bits - 8, 0)).clip(0, 255)  # a table of 16 bits uses them all
+    # a table of 16 bits uses them all, but some programs write 8 of them
+    colours = (colours >> (max(bits - 8, 0) if colours.max() > 255 else 0)).clip(0, 255)
+    return colours[stored.astype(np.int32).clip(places[0], places[-1]) - first]

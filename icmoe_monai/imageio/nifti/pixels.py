@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import BinaryIO
 
 import numpy as np
 
@@ -167,11 +168,19 @@ def _read_voxels(source: _Source) -> np.ndarray:
             to_skip -= skipped
         while len(data) < num_bytes and (chunk := content.read(min(num_bytes - len(data), _CHUNK_BYTES))):
             data += chunk
+        if content is not source.file:
+            _read_to_end(content, max(num_bytes, _CHUNK_BYTES))
     if len(data) < num_bytes:
         raise cut_short(source.path)
     voxels = np.frombuffer(data, dtype=layout.dtype).reshape(shape, order="F")
     voxels.flags.writeable = False
     return voxels
+
+
+def _read_to_end(content: BinaryIO, most: int) -> None:
+    """Read what follows the voxels of a compressed file, within bounds: only at its end is its checksum compared."""
+    while most > 0 and (chunk := content.read(min(most, _CHUNK_BYTES))):
+        most -= len(chunk)
 
 
 @lru_cache(maxsize=64)

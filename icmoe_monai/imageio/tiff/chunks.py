@@ -15,12 +15,17 @@ from collections.abc import Callable
 import numpy as np
 
 from icmoe_monai.errors import DamagedError
-from icmoe_monai.imageio.image_file import max_pixels
+from icmoe_monai.imageio.dicom.codestream import read_codestream
+from icmoe_monai.imageio.image_file import BoundedFile, max_pixels
+from icmoe_monai.imageio.pictures import is_lossy_webp
 from icmoe_monai.imageio.tiff import libtiff, ycbcr
 from icmoe_monai.imageio.tiff.page import RGB, YCBCR, Page, UnsupportedError, check_size, name_of
 from icmoe_monai.imageio.tiff.samples import UNSIGNED, num_bytes, unpack
 
 _NONE, _DEFLATE, _LZMA = 1, (8, 32946), 34925
+_WEBP, _JPEG_2000 = 50001, (33003, 33004, 33005, 34712)
+_MAY_LOSE = (22610, 34934, 32909, 34887, 48124, 50002, 52546)  # JPEG XR, Pixar's, LERC, Jetraw, JPEG XL
+_LONGEST_HEADER = 2**16
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 Read = Callable[[int, int], bytes]
@@ -85,6 +90,27 @@ def read_chunk(page: Page, index: int, read: Read) -> np.ndarray:
     return part[:height, :width]
 
 
+def keeps_numbers(page: Page, read: Read) -> bool:
+    """Tell whether a page's samples are those that were compressed; where that cannot be known, they are not.
+
+    Args:
+        page: The page.
+        read: As `read_page` takes it.
+
+    Raises:
+        ValueError: It is compressed by JPEG 2000, and damaged.
+    """
+    compression = int(page.source.compression)
+    if page.is_lossy or compression in _MAY_LOSE:
+        return False
+    if compression != _WEBP and compression not in _JPEG_2000:
+        return True
+    parts = zip(page.source.dataoffsets, page.source.databytecounts, strict=False)
+    offset, count = next((part for part in parts if part[1]), (0, 0))
+    head = read(offset, min(count, _LONGEST_HEADER))
+    return not (is_lossy_webp(BoundedFile(head)) if compression == _WEBP else read_codestream(head).lossy)
+
+
 def _read_plane(page: Page, index: int, shape: tuple[int, int, int], read: Read) -> np.ndarray:
     offsets, counts = page.source.dataoffsets, page.source.databytecounts
     if index >= min(len(offsets), len(counts)):
@@ -137,7 +163,10 @@ def _decompress(data: bytes, size: int, compression: int) -> bytes | None:
     if compression == _NONE:
         return data
     if compression in _DEFLATE:
-        return zlib.decompressobj().decompress(data, size)
+        inflater = zlib.decompressobj()
+        plain = inflater.decompress(data, size)
+        inflater.decompress(inflater.unconsumed_tail, size)  # to the end, where the checksum is compared
+        return plain
     if compression == _LZMA:
         return lzma.LZMADecompressor().decompress(data, size)
     if compression in libtiff.BYTES and libtiff.knows(compression):

@@ -12,7 +12,8 @@ from icmoe_monai.imageio.greys import opacity_of, show
 from icmoe_monai.imageio.masks import check_palette, flat_numbers
 from icmoe_monai.imageio.tiff.page import CMYK, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Page, UnsupportedError
 
-_TRANSPARENT = 2  # the extra sample is opacity, and the colours are not multiplied by it yet (unassociated alpha)
+# What an extra sample is: opacity that the colours are multiplied by, or are not yet (associated, unassociated alpha).
+_MULTIPLIED, _TRANSPARENT = 1, 2
 _PLAIN_INKS = 1
 _NUM_COLOURS = {RGB: 3, YCBCR: 3, CMYK: 4}
 _WRITES_MASKS_AS_THEY_ARE = "tifffile"  # its bool arrays become white-is-zero, the numbers are stored unchanged
@@ -78,7 +79,7 @@ def to_opacity(samples: np.ndarray, page: Page) -> np.ndarray | None:
     Returns:
         float32 (H, W) in 0..1, or None.
     """
-    place = _place_of_opacity(page)
+    place = _place_of(page, _TRANSPARENT)
     return None if place is None else opacity_of(samples[..., place], bits=page.bits)
 
 
@@ -95,10 +96,11 @@ def to_numbers(samples: np.ndarray, page: Page) -> np.ndarray:
     Raises:
         InputError: Its channels differ, or whether its zeros are the background cannot be known.
     """
-    place = _place_of_opacity(page)
+    place = _place_of(page, _TRANSPARENT, _MULTIPLIED)
     num_colours = 1 if samples.shape[2] < 3 or page.photometric == PALETTE else min(samples.shape[2], 3)
     opacity = None if place is None else samples[..., place]
     values = flat_numbers(page.path, samples[..., :num_colours], opacity)
+    _check_further(samples[..., num_colours:], values, opacity, page)
     if page.photometric == CMYK:
         raise InputError(f"{page.path} is in inks, and a mask is not: save it in one channel, 0 for the background.")
     if page.photometric == PALETTE:
@@ -127,9 +129,23 @@ def _check_sense(values: np.ndarray, page: Page) -> None:
         )
 
 
-def _place_of_opacity(page: Page) -> int | None:
+def _check_further(further: np.ndarray, values: np.ndarray, opacity: np.ndarray | None, page: Page) -> None:
+    """Refuse a mask of which a channel without a meaning tells pixels apart otherwise than its values, (H, W, ...)."""
+    target = values != 0
+    for channel in np.moveaxis(further, 2, 0):
+        is_known = opacity is not None and np.shares_memory(channel, opacity)
+        if not is_known and (channel != channel.flat[0]).any() and ((channel != 0) != target).any():
+            raise InputError(
+                f"{page.path} has a further channel that differs from its first, so that it cannot be known which is "
+                "the mask: save it in one channel, 0 for the background."
+            )
+
+
+def _place_of(page: Page, *kinds: int) -> int | None:
+    """Return at which sample the first opacity of such kinds is; None where there is none."""
     num_colours = page.samples - len(page.extras)
-    return num_colours + page.extras.index(_TRANSPARENT) if _TRANSPARENT in page.extras and num_colours > 0 else None
+    place = next((k for k, extra in enumerate(page.extras) if extra in kinds), None)
+    return None if place is None or num_colours <= 0 else num_colours + place
 
 
 def _palette(page: Page) -> np.ndarray:

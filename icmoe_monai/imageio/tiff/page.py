@@ -8,6 +8,7 @@ Letters: H W size of the page or of a strip or tile; S samples of a pixel.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,16 @@ from icmoe_monai.errors import DamagedError, InputError
 from icmoe_monai.imageio.image_file import max_pixels
 from icmoe_monai.imageio.tiff import libtiff
 from icmoe_monai.imageio.tiff.samples import FLOAT, FLOAT_BITS, SIGNED, UNSIGNED
+from icmoe_monai.imageio.tiff.samples import num_bytes as bytes_of
 
+_PHOTOMETRIC = 262
 _OLD_JPEG = 6
 _APERIO_YCBCR = 33003  # JPEG 2000 with YCbCr colours, whatever the photometric tag is
 _KINDS = {1: UNSIGNED, 2: SIGNED, 3: FLOAT, 4: UNSIGNED}  # of the tag SampleFormat; 4 says nothing of the kind
 _PREDICTORS = (1, 2, 3)
 _MOST_SAMPLES = 16
+_IMAGEJ_STACK = re.compile(r"ImageJ=.{,400}?\bimages=(\d{1,9})\b", re.DOTALL)
+_CUT_STACK = re.compile(r'\{(?=.{,400}"shape": ).{,400}"truncated": true', re.DOTALL)
 _LARGEST_PADDING = 4096  # pixels a side; a tile may reach so far beyond a small page
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 _COLOURS = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR)
@@ -155,6 +160,29 @@ def check_size(page: Page) -> None:
         )
 
 
+def check_stack(page: Page, num_bytes: int) -> None:
+    """Refuse the only page of a file in which further images follow the first without directories of their own.
+
+    ImageJ writes stacks of more than 4 GiB so, and tifffile where it is asked to; both tell it in the page's text.
+
+    Args:
+        page: The page.
+        num_bytes: How many the file has; a single page that was taken out of a stack keeps the text.
+
+    Raises:
+        UnsupportedError: It is such a page.
+    """
+    text, offsets = str(page.source.description), page.source.dataoffsets
+    told = _IMAGEJ_STACK.match(text)
+    count = int(told[1]) if told else 2 if _CUT_STACK.match(text) else 1
+    size = bytes_of((*page.shape, page.samples), page.bits)
+    if count > 1 and int(page.source.compression) == 1 and offsets and offsets[0] + count * size <= num_bytes:
+        raise UnsupportedError(
+            f"{page.path} holds a stack of which only the first image is a page: save its images as pages or files of "
+            "their own."
+        )
+
+
 def name_of(value: Any) -> Any:
     """Return the name of a tag's value, or the number itself if tifffile does not know it.
 
@@ -166,6 +194,8 @@ def name_of(value: Any) -> Any:
 
 def _find_fault(source: Any, bits: Any, kind: str) -> str:
     """Return what about a page is not read here, and what to do; "" of a page that is read."""
+    if _PHOTOMETRIC not in source.tags:  # programs disagree: libtiff takes 0 for black, and others for white
+        return "does not say whether 0 is black or white (no PhotometricInterpretation): save it as RGB or greyscale"
     if not isinstance(bits, int) or not kind:
         return "stores its samples in different or complex formats: save it with 8 or 16 bits a sample"
     if not (bits in FLOAT_BITS if kind == FLOAT else 1 <= bits <= 32 or bits == 64):

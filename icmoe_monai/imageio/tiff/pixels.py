@@ -1,4 +1,4 @@
-"""TIFF files of every common kind, page by page, upright.
+"""TIFF files of every common kind, page by page, upright; `directories` says what a page is.
 
 Read are samples of 1 to 32 and of 64 bits, unsigned, signed or float; grey, RGB, palettes, CMYK and YCbCr; in strips or
 tiles, pixel by pixel or in planes. `greys.show` says which numbers become black and white. A mask's numbers are those
@@ -7,22 +7,20 @@ stored.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 import tifffile
 from PIL import Image
 
-from icmoe_monai.errors import DamagedError, InputError, kind_of
+from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.imageio.image_file import BoundedFile, ImageFile
 from icmoe_monai.imageio.masks import flat_greys
-from icmoe_monai.imageio.tiff.chunks import read_page
+from icmoe_monai.imageio.tiff.chunks import keeps_numbers, read_page
 from icmoe_monai.imageio.tiff.colours import check_colours, to_numbers, to_opacity, to_rgb
-from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page, check_size
+from icmoe_monai.imageio.tiff.directories import Source, find_pages
+from icmoe_monai.imageio.tiff.page import Page, UnsupportedError, check_page, check_size, check_stack
 
 
 class TiffFile(ImageFile):
@@ -56,13 +54,13 @@ class TiffFile(ImageFile):
             raise InputError(f"{path} is no TIFF: convert it to one or remove it.", code="unsupported")
         with self._told():
             self._tiff = tifffile.TiffFile(file)
-            self._offsets = _find_directories(_Source(path, file.modified_ns, file.num_bytes, self._tiff))
+            self._pages = find_pages(Source(path, file.modified_ns, file.num_bytes, self._tiff))
         self._page: tuple[int, Page] | None = None
 
     @property
     def num_frames(self) -> int:
         """How many pages the file has."""
-        return len(self._offsets)
+        return len(self._pages)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -72,6 +70,12 @@ class TiffFile(ImageFile):
             check_size(page)
         height, width = page.shape
         return (height, width) if page.orientation < 5 else (width, height)
+
+    @property
+    def orientation(self) -> int:
+        """The tag Orientation of the first page, 1 to 8."""
+        with self._told():
+            return self._turn_to(0).orientation
 
     def rgb(self, frame: int = 0) -> np.ndarray:
         """Return the colours of a page.
@@ -109,7 +113,7 @@ class TiffFile(ImageFile):
         with self._told():
             page = self._turn_to(frame)
             check_colours(page)
-            if page.is_lossy:
+            if not keeps_numbers(page, self._read):
                 return flat_greys(self.path, self.rgb(frame).round().astype(np.uint8)), False
             return _upright(to_numbers(read_page(page, self._read), page), page.orientation), True
 
@@ -123,13 +127,16 @@ class TiffFile(ImageFile):
 
     def _turn_to(self, frame: int) -> Page:
         if self._page is None or self._page[0] != frame:
-            if not 0 <= frame < len(self._offsets):
+            if not 0 <= frame < len(self._pages):
                 raise InputError(
-                    f"{self.path} has {len(self._offsets)} pages, and none has the number {frame} from 0.",
+                    f"{self.path} has {len(self._pages)} pages, and none has the number {frame} from 0.",
                     code="no_such_frame",
                 )
-            self.file.seek(self._offsets[frame])
-            self._page = (frame, check_page(self.path, tifffile.TiffPage(self._tiff, frame)))
+            self.file.seek(self._pages[frame].offset)
+            page = check_page(self.path, tifffile.TiffPage(self._tiff, frame))
+            if len(self._pages) == 1:
+                check_stack(page, self.file.num_bytes)
+            self._page = (frame, page)
         return self._page[1]
 
     def _read(self, offset: int, size: int) -> bytes:
@@ -141,7 +148,7 @@ class TiffFile(ImageFile):
         try:
             self.file.seek(0)
             picture = Image.open(self.file, formats=("TIFF",))
-            picture.seek(frame)
+            picture.seek(self._pages[frame].number)
             return np.asarray(picture.convert("RGB"), dtype=np.float32)
         except Image.DecompressionBombError:
             raise
@@ -169,38 +176,6 @@ class TiffFile(ImageFile):
             raise InputError(
                 f"{self.path} cannot be decoded ({kind_of(error)}): copy it again or remove it.", code="damaged"
             ) from None
-
-
-@dataclass(frozen=True)
-class _Source:
-    """An open TIFF, equal to another if its path is the same and the file has not changed between."""
-
-    path: str
-    modified_ns: int
-    num_bytes: int
-    tiff: tifffile.TiffFile = field(compare=False)
-
-
-@lru_cache(maxsize=8)
-def _find_directories(source: _Source) -> tuple[int, ...]:
-    """Return where the directories of all pages begin; a chain that leads to itself ends there."""
-    form, file = source.tiff.tiff, source.tiff.filehandle
-    number, count = struct.Struct(form.offsetformat), struct.Struct(form.tagnoformat)
-    place = 8 if number.size == 8 else 4  # of the offset that leads to the next directory
-    found: dict[int, None] = {}  # in order
-    while True:
-        file.seek(place)
-        (offset,) = number.unpack(file.read(number.size))
-        if offset == 0 or offset in found:
-            return tuple(found)
-        if offset + count.size > source.num_bytes:
-            raise DamagedError(f"it ends before its page {len(found) + 1}")
-        found[offset] = None
-        file.seek(offset)
-        (num_tags,) = count.unpack(file.read(count.size))
-        place = offset + count.size + num_tags * form.tagsize
-        if place + number.size > source.num_bytes:
-            raise DamagedError(f"it ends within its page {len(found)}")
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

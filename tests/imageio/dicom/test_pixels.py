@@ -226,6 +226,16 @@ def test_palette_colours(tmp_path: Path, bits: int, syntax: uid.UID) -> None:
     np.testing.assert_array_equal(dicom.rgb(path), np.stack([index, 255 - index, np.minimum(2 * index, 255)], -1))
 
 
+def test_palette_of_sixteen_bits_that_uses_eight(tmp_path: Path) -> None:
+    """PS3.3, C.7.6.3.1.6: entries of 16 bits scale over all of them, where nothing of this one would be seen."""
+    tags = palette(16, 0)
+    for name in [name for name in tags if name.endswith("TableData")]:
+        tags[name] = (np.frombuffer(tags[name], "<u2") >> 8).astype("<u2").tobytes()
+    path = save(tmp_path / "a.dcm", asymmetric().astype(np.uint8), **tags)
+    index = asymmetric()
+    np.testing.assert_array_equal(dicom.rgb(path), np.stack([index, 255 - index, np.minimum(2 * index, 255)], -1))
+
+
 def test_monochrome1_is_inverted_after_the_window(tmp_path: Path) -> None:
     window = {"WindowCenter": 128, "WindowWidth": 256}
     path = save(tmp_path / "a.dcm", asymmetric().astype(np.uint8), PhotometricInterpretation="MONOCHROME1", **window)
@@ -357,6 +367,13 @@ def test_voi_table(tmp_path: Path, syntax: uid.UID, entries: int, bits: int) -> 
     path = save(tmp_path / "a.dcm", stored, syntax, **tags)
     expected = lut[(stored.astype(int) - 100).clip(0, entries - 1)] * (255 / (2**bits - 1))
     check_grey(path, expected)
+
+
+def test_voi_table_that_holds_more_than_it_says(tmp_path: Path) -> None:
+    stored = asymmetric(4095).astype(np.uint16)
+    lut = np.arange(4096)[::-1]
+    path = save(tmp_path / "a.dcm", stored, VOILUTSequence=[table(lut, 0, 8)])  # which says 8 bits, and holds 12
+    check_grey(path, (4095 - stored.astype(float)) * (255 / 4095))
 
 
 def test_modality_table_comes_before_the_window(tmp_path: Path) -> None:

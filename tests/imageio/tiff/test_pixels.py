@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import struct
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -14,8 +15,9 @@ from picture_files import packed, save_tiff
 from PIL import Image
 
 from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.image_file import BoundedFile
 from icmoe_monai.imageio.read import count_frames, read_image, read_label, read_size
-from icmoe_monai.imageio.tiff import libtiff, pixels
+from icmoe_monai.imageio.tiff import directories, libtiff
 from icmoe_monai.imageio.tiff.pixels import TiffFile
 
 HEIGHT, WIDTH = 35, 53
@@ -183,6 +185,20 @@ def test_lzma_and_zstandard(tmp_path: Path) -> None:
             stored(tmp_path / "b.tif")
 
 
+def test_deflated_bytes_that_do_not_fit_their_checksum_are_damage(tmp_path: Path) -> None:
+    """RFC 1950: the data end with the Adler-32 of what was compressed."""
+    tifffile.imwrite(tmp_path / "a.tif", MASK.astype(np.uint8), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        end = file.pages[0].dataoffsets[0] + file.pages[0].databytecounts[0]
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[end - 1] ^= 1
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"a.tif cannot be decoded \(its compressed bytes are damaged\): copy it again"
+    ):
+        read_label(str(tmp_path / "a.tif"))
+
+
 @pytest.mark.parametrize("subsampling", [(1, 1), (2, 2), (4, 1), (2, 1)])
 def test_ycbcr_is_what_libtiff_makes_of_it(tmp_path: Path, subsampling: tuple[int, int]) -> None:
     """Section 21 of TIFF 6.0 with its default coefficients, 0.299, 0.587 and 0.114, and no headroom."""
@@ -293,6 +309,27 @@ def test_class_numbers_of_every_type(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(read_label(str(tmp_path / "a.tif"), out_channels=4), classes)
 
 
+@pytest.mark.skipif(find_spec("imagecodecs") is None, reason="nothing else writes and reads these")
+@pytest.mark.parametrize("compression", ["webp", "jpeg2000", "jpegxl", "jpegxr"])
+def test_class_numbers_are_not_read_from_what_may_have_lost_them(tmp_path: Path, compression: str) -> None:
+    classes = np.repeat(np.floor(BASE * 3.9).astype(np.uint8)[..., None], 3, axis=2)
+
+    def save(values: np.ndarray, lossy: bool) -> str:
+        options = {"webp": {"lossless": not lossy}, "jpegxl": {"lossless": not lossy}}.get(compression, {})
+        options |= {"level": 60} if lossy and compression != "jpegxl" else {}
+        tifffile.imwrite(
+            tmp_path / "a.tif", values, photometric="rgb", compression=compression, compressionargs=options
+        )
+        return str(tmp_path / "a.tif")
+
+    with pytest.raises(InputError, match=r"a.tif is stored with loss, which keeps no class numbers: save the mask as"):
+        read_label(save(classes, lossy=True), out_channels=4)
+    mask = np.repeat(MASK[..., None].astype(np.uint8) * 255, 3, axis=2)
+    assert np.mean(read_label(save(mask, lossy=True)) == MASK) > 0.99
+    if compression in ("webp", "jpeg2000"):  # of which a file says whether it is lossless
+        np.testing.assert_array_equal(read_label(save(classes, lossy=False), out_channels=4), classes[..., 0])
+
+
 @pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="it reads more kinds")
 @pytest.mark.parametrize(
     ("kind", "sentence"),
@@ -334,16 +371,25 @@ def test_a_sound_file_of_a_kind_that_is_not_read_is_never_called_damaged(
         assert "copy it again" not in str(told.value)
 
 
+def test_numbers_that_may_be_black_or_white_are_refused(tmp_path: Path) -> None:
+    """Without PhotometricInterpretation, which TIFF 6.0 asks for, libtiff takes 0 for black, and Pillow for white."""
+    save_tiff(tmp_path / "a.tif", (BASE[..., None] * 255).astype(np.uint8), bits=8)
+    tag, other = (struct.pack("<HHI", code, 4, 1) for code in (262, 263))
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes().replace(tag, other))
+    with pytest.raises(InputError, match=r"a.tif does not say whether 0 is black or white \(no Photometric.*: save it"):
+        read_image(str(tmp_path / "a.tif"))
+
+
 def test_pages_are_found_once_however_many_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading all pages one by one, each with the file opened anew, walks the chain of directories once."""
     path, num_pages = str(tmp_path / "a.tif"), 60
     tifffile.imwrite(
         path, np.arange(num_pages * 256, dtype=np.uint16).reshape(num_pages, 16, 16), photometric="minisblack"
     )
-    pixels._find_directories.cache_clear()
+    directories.find_pages.cache_clear()
     seeks = 0
 
-    class Counted(pixels.BoundedFile):
+    class Counted(BoundedFile):
         def seek(self, *place: int) -> int:
             nonlocal seeks
             seeks += 1
@@ -358,7 +404,7 @@ def test_pages_are_found_once_however_many_are_read(tmp_path: Path, monkeypatch:
             assert image.values(frame)[0][0, 0] == frame * 256
         per_page.append(seeks)
     assert max(per_page) <= min(per_page) + 4
-    assert pixels._find_directories.cache_info().misses == 1
+    assert directories.find_pages.cache_info().misses == 1
 
 
 def test_a_stack_that_is_cut_short_is_not_a_shorter_one(tmp_path: Path) -> None:
@@ -373,6 +419,48 @@ def test_a_stack_that_is_cut_short_is_not_a_shorter_one(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match=r"a.tif cannot be decoded \(it ends (before|within) its page 4\): copy"):
             count_frames(str(path))
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+@pytest.mark.parametrize("first", ["whole", "thumbnail"])
+def test_smaller_copies_of_an_image_are_no_pages(tmp_path: Path, first: str, is_big: bool) -> None:
+    """TIFF 6.0, section 8: bit 0 of NewSubfileType is a reduced-resolution version of another image in the file."""
+    values, small = ((COLOURS * 255).astype(np.uint8)[::step, ::step].copy() for step in (1, 2))
+    pages = [(values, 0), (small, 1), (values[::-1].copy(), 2), (values, 1)]
+    with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=is_big, byteorder=">") as file:
+        for page, kind in pages if first == "whole" else pages[1::-1]:
+            file.write(page, photometric="rgb", subfiletype=kind, metadata=None, contiguous=False)
+    kept = [values, values[::-1], values] if first == "whole" else [values]  # one is called a copy, and is not smaller
+    assert count_frames(str(tmp_path / "a.tif")) == len(kept)
+    for frame, expected in enumerate(kept):
+        np.testing.assert_array_equal(read_image(str(tmp_path / "a.tif"), frame=frame), expected)
+
+
+def test_a_thumbnail_is_not_taken_for_the_image(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write((BASE[::2, ::2] * 255).astype(np.uint8), photometric="minisblack", subfiletype=1, subifds=1)
+        file.write((BASE * 255).astype(np.uint8), photometric="minisblack")
+    with pytest.raises(
+        InputError, match=r"a.tif has a small copy for its page, and the image itself in a sub-directory"
+    ):
+        count_frames(str(tmp_path / "a.tif"))
+
+
+@pytest.mark.parametrize("how", ["tifffile", "ImageJ"])
+def test_a_stack_with_one_directory_is_not_its_first_image(tmp_path: Path, how: str) -> None:
+    """As ImageJ writes stacks of more than 4 GiB; tifffile's `truncate` makes the same of small ones."""
+    stack = np.stack([BASE, BASE**2, BASE**3] * 2).astype(np.float32)
+    options: dict = {"imagej": True} if how == "ImageJ" else {"photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "a.tif", stack, truncate=True, **options)
+    with pytest.raises(
+        InputError, match=r"a.tif holds a stack of which only the first image is a page: save its images"
+    ):
+        read_image(str(tmp_path / "a.tif"))
+    content = (tmp_path / "a.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        end = file.pages[0].dataoffsets[0] + stack[0].nbytes
+    (tmp_path / "a.tif").write_bytes(content[:end])  # the page alone, taken out of a stack
+    np.testing.assert_array_equal(stored(tmp_path / "a.tif"), stack[0])
 
 
 def test_directories_that_lead_in_a_circle_end(tmp_path: Path) -> None:
