@@ -31,6 +31,7 @@ OF_MASKS = (
     "one size",
     "white as zero",
     "slices or pa",
+    "which is the mask",
 )
 
 
