@@ -7,7 +7,7 @@ by the plan, and by the plan with `--folds 5`), and judges each on the test imag
 
 - `cases.csv`, the Dice of every test image;
 - `folds.json`, means, their differences with 95 % intervals (images, or whole groups of them, drawn with replacement;
-  pooled: each set counts alike), the settings that the plan changes, and the calibration's figures on the test images.
+  pooled: each set counts alike), what the plan chose, and the figures of the ensemble's calibration on the test images.
 
 Called again, it goes on where it was stopped.
 """
@@ -27,6 +27,7 @@ import yaml
 
 from benchmarks.command import sigterm_as_ctrl_c, tell
 from benchmarks.cost.measure import hardware
+from benchmarks.document import in_brackets, table
 from benchmarks.study.collect import GROUP
 from benchmarks.study.run import RunFailedError, commit_of_code, last_line
 from benchmarks.study.tables import interval, pooled_interval
@@ -114,11 +115,11 @@ def read_scores(homes: Sequence[Path]) -> Scores:
                 if case["method"] == "voted" and case.get("class", "mean") == "mean":
                     line = of_case.setdefault(case["case"], {"set": home.name, "case": case["case"]})
                     line |= {GROUP: case.get(GROUP, ""), name: rounded(case["dsc"])}
-        table = [of_case[name] for name in sorted(of_case)]
-        dice[home.name] = {name: np.array([line[name] for line in table]) for name in TRAININGS}
-        known = [line[GROUP] for line in table]
+        of_set = [of_case[name] for name in sorted(of_case)]
+        dice[home.name] = {name: np.array([line[name] for line in of_set]) for name in TRAININGS}
+        known = [line[GROUP] for line in of_set]
         groups[home.name] = known if all(known) else None
-        lines += table
+        lines += of_set
     return Scores(dice, groups, lines)
 
 
@@ -151,6 +152,19 @@ def describe(home: Path) -> dict[str, Any]:
     }
 
 
+def table_of(found: Mapping[str, Any]) -> str:
+    """Return the table of docs/results.md, of the content of `folds.json`."""
+    rows = []
+    for name, of_set in found["sets"].items():
+        dice = [f"{of_set['dice'][training]:.3f}" for training in TRAININGS]
+        error, spearman = of_set["calibration_error"].get("after"), of_set["predicted_dice"]["spearman"]
+        calibration = [_shown(error, ".3f"), _shown(spearman, ".2f")]
+        rows.append([name, str(of_set["num_test"]), *dice, *map(_with_interval, _differences(of_set)), *calibration])
+    rows.append(["pooled", "", "", "", "", *map(_with_interval, _differences(found["pooled"])), "", ""])
+    heads = [f"{first} minus {second} (95 %)" for first, second in PAIRS]
+    return table(["set", "test images", *TRAININGS, *heads, "calibration error", "Spearman of predicted Dice"], rows)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Make what is missing, and write the results; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,11 +186,24 @@ def main(arguments: list[str] | None = None) -> int:
     write_csv(options.results_dir / "cases.csv", scores.lines)
     head = {"settings": settings, "folds": options.folds, "commit": commit_of_code()}
     write_json(options.results_dir / "folds.json", head | found | {"hardware": hardware("cpu"), "versions": versions()})
+    print(table_of(found))  # noqa: T201
     return 0
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def _differences(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [found[f"{first}_minus_{second}"] for first, second in PAIRS]
+
+
+def _with_interval(difference: Mapping[str, Any]) -> str:
+    return f"{difference['mean']:+.4f} {in_brackets(difference['interval'], '+.4f')}"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
 
 
 def _difference(differences: Sequence[np.ndarray], ends: Sequence[float] | None) -> dict[str, Any]:

@@ -89,6 +89,19 @@ def test_differences_are_of_the_same_images_and_each_set_counts_alike(tmp_path):
     assert (low, high) == pytest.approx(((0.1 + 0.1) / 2, (0.2 + 0.1) / 2))
 
 
+def test_the_table_tells_what_was_compared(tmp_path):
+    put_evaluations(tmp_path)
+    scores = folds.read_scores([tmp_path / "a", tmp_path / "b"])
+    found = folds.compare(scores)
+    for name in ("a", "b"):
+        put_notes(tmp_path / name)
+        found["sets"][name] |= folds.describe(tmp_path / name)
+    lines = folds.table_of(found).splitlines()
+    assert lines[2].startswith("| a | 2 | 0.600 | 0.650 | 0.750 | +0.0500 (+0.0000 to +0.1000) | +0.1000 ")
+    assert lines[2].endswith("| 0.020 | 0.50 |")
+    assert lines[-1].startswith("| pooled |  |  |  |  | +0.0500 ")
+
+
 def test_what_is_told_of_a_set_is_what_its_commands_have_written(tmp_path):
     put_evaluations(tmp_path)
     put_notes(tmp_path / "a")

@@ -12,8 +12,9 @@ from statistics import mean
 import pytest
 
 from benchmarks.cost import tables as cost_tables
+from benchmarks.document import between_marks
 from benchmarks.reliability import table as reliability_table
-from benchmarks.study import tables
+from benchmarks.study import folds, tables
 from benchmarks.suggest import table as suggest_table
 from icmoe_monai.training.decoders import FINE
 from icmoe_monai.utils.files import digest_of
@@ -320,6 +321,19 @@ def test_what_is_said_of_the_exported_files_is_in_the_exports_own():
             logits, probabilities = found["largest_logit_difference"], found["largest_probability_difference"]
             line = f"| `{name}` | {side} | {logits:.2g} | {probabilities:.1g} | {number} of {number} |"
             assert line in page
+
+
+def test_what_is_said_of_plan_and_folds_is_in_the_file():
+    found = json.loads((DOCS / "results" / "folds" / "folds.json").read_text())
+    text = (DOCS / "results.md").read_text()
+    assert between_marks(text, "folds", f"{folds.table_of(found)}\n") == text
+    gains = {name: of_set["folds_minus_plan"] for name, of_set in found["sets"].items()}
+    told = " ".join((DOCS / "folds.md").read_text().split())
+    assert f"was {gains['glas']['mean']:.4f} above it on GlaS and {gains['busi']['mean']:.4f} on BUSI" in told
+    assert gains["busi"]["interval"][0] < 0 < gains["glas"]["interval"][0]
+    assert all(of_set["out_of_fold"]["tta"]["chosen"] == "flips" for of_set in found["sets"].values())
+    images = [of_set["out_of_fold"]["dice"]["images"] for of_set in found["sets"].values()]
+    assert "have not seen, {} and {}.".format(*images) in " ".join(text.split())
 
 
 def test_what_is_said_of_8_bits_is_in_the_files():
