@@ -1,6 +1,6 @@
 """Is the plan better than the defaults, and the ensemble of five folds better than one training?
 
-    python -m benchmarks.study.folds --data_dir DATA --sets busi glas retina --runs_dir RUNS [--max_epochs 3 ...]
+    python -m benchmarks.study.folds --data_dir D --sets busi glas --runs_dir RUNS --results_dir OUT [--max_epochs 3]
 
 For each set it gives a user's commands, `icmoe plan`, three trainings of as many steps (`icmoe train` by the defaults,
 by the plan, and by the plan with `--folds 5`), and judges each on the test images. `--results_dir` then has

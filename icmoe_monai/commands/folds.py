@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 
 from icmoe_monai.calibration.file import calibration_path
 from icmoe_monai.commands.out_of_fold import ENSEMBLE, REPORT, find_set, make_ensemble
-from icmoe_monai.commands.workflow import find_config, images_path
+from icmoe_monai.commands.workflow import check_overlays, check_settings, find_config, images_path
 from icmoe_monai.errors import InputError
 from icmoe_monai.training.folder import BEST, LAST, replace_training
 from icmoe_monai.utils.children import Children, run_side_by_side
@@ -49,6 +49,9 @@ def train_folds(root: Path, given: argparse.Namespace, further: Mapping[str, Any
     """
     configs = [find_config(root, name) for name in given.config]
     _check(given, further, configs)
+    base = root / "configs" / "train.json"
+    check_overlays([base], configs)
+    check_settings([base, *configs], further)  # the ensemble's evaluation knows more than a training
     output = Path(os.path.abspath(given.output))
     folders = [output / f"fold_{number}" for number in range(1, given.folds + 1)]
     devices = [device.strip() for device in (given.device or "").split(",") if device.strip()]

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,20 @@ def check_overlays(bases: Sequence[Path], overlays: Sequence[Path]) -> None:
             )
 
 
+def check_settings(paths: Sequence[str | Path], names: Iterable[str]) -> None:
+    """Check that configs know the names of overrides.
+
+    Args:
+        paths: The configs, of which later ones are laid over earlier ones.
+        names: The names.
+
+    Raises:
+        InputError: If they do not.
+    """
+    own = inspect.signature(ConfigWorkflow).parameters  # such as tracking
+    check_overrides(load_configs(paths), [name for name in names if name not in own])
+
+
 def images_path(name: str) -> str:
     """Return the absolute path of a folder or file of images, or demo, which stands for phantoms.
 
@@ -172,8 +186,7 @@ def build_workflow(
         InputError: If the configs do not know the name of an override, or a setting cannot work.
     """
     files = [str(path) for path in configs]
-    own = inspect.signature(ConfigWorkflow).parameters  # such as tracking
-    check_overrides(load_configs(files), [name for name in overrides if name not in own])
+    check_settings(files, overrides)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of configs in several folders
     flow = ConfigWorkflow(
         config_file=files,

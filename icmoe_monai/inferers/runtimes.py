@@ -116,12 +116,13 @@ class Runtime:
                 self._graphs[key] = self._open(module, windows)
         return tuple(self._graphs[key](windows.float().contiguous()))
 
-    def write_int8(self, module: nn.Module, windows: Sequence[Tensor]) -> Path:
+    def write_int8(self, module: nn.Module, windows: Sequence[Tensor], *, folder: Path | None = None) -> Path:
         """Write a module's graph in 8 bits beside the checkpoint, where runtime int8 finds it; return its path.
 
         Args:
             module: As of `compiled`.
             windows: Windows of one size, (B, 3, H, W) each, whose ranges are taken for those of all.
+            folder: Another folder to write it to; None: the checkpoint's.
 
         Raises:
             InputError: If there is no checkpoint, its folder cannot be written, or the module cannot be exported.
@@ -130,6 +131,7 @@ class Runtime:
         if path is None:
             raise InputError("A graph of 8 bits is kept beside a checkpoint: name one.")
         quantization = _import("onnxruntime.quantization", INT8)
+        path = path if folder is None else folder / path.name
         content = in_8_bits(self._content(module, windows[0]), [each.float().cpu() for each in windows], quantization)
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
         return path

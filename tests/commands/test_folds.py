@@ -51,8 +51,6 @@ class Trainings:
         return 0
 
     def find(self, root, configs, overrides, folders) -> FoldedSet:
-        if overrides.get("max_epoch"):
-            raise InputError("no such setting")
         return FoldedSet({}, [], overrides.get("decoder", self.decoder))
 
     def join(self, root, configs, overrides, output, folders) -> None:
@@ -128,6 +126,18 @@ def test_all_folds_have_the_decoders_of_the_first(trainings):
     assert [option(command, "--decoder") for command in trainings.commands] == ["full"] * 2
 
 
+@pytest.mark.parametrize("words", [("--runtime", "onnx"), ("--config", "other.yaml")])
+def test_what_no_fold_takes_is_refused_before_folds_are_removed(words, trainings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("other.yaml").write_text("run: [$print(1)]\n")
+    trainings.run("--folds", "2")
+    kept = (trainings.output / "fold_1" / "best.pt").read_text()
+    with pytest.raises(InputError, match=r"No setting is called runtime|other.yaml runs a workflow of its own"):
+        trainings.run("--folds", "2", "--overwrite", "True", *words)
+    assert (trainings.output / "fold_1" / "best.pt").read_text() == kept
+    assert len(trainings.commands) == 2
+
+
 def test_decoders_that_are_given_stay(trainings):
     trainings.run("--folds", "2", "--decoder", "full")
     for command in trainings.commands:
@@ -141,7 +151,7 @@ def test_a_training_that_ends_without_weights_is_told(trainings, monkeypatch):
 
 
 def test_a_mistaken_command_binds_no_later_one(trainings):
-    with pytest.raises(InputError, match="no such setting"):
+    with pytest.raises(InputError, match="No setting is called max_epoch"):
         trainings.run("--folds", "2", "--max_epoch", "3")
     trainings.failing = {"fold_1", "fold_2"}
     with pytest.raises(InputError, match="could not be trained"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from icmoe_monai.__main__ import main
 from icmoe_monai.commands import quantize as command
@@ -16,6 +17,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.utils.files import write_csv
 
 ROOT = Path(__file__).parents[2]
+GRAPH = "best.0123.int8.onnx"
 
 
 class Evaluations:
@@ -26,13 +28,19 @@ class Evaluations:
         self.dice = {"onnx": 0.9, "int8": 0.9}
         self.overrides: list[dict] = []
         self.ranges: list[int] = []  # the windows that ranges were taken from
+        self.stops = False
 
     def __call__(self, root, configs, overrides, *, workflow_type):
         self.overrides.append(overrides)
         runtime = SimpleNamespace(watch=None, write_int8=self.write)
+        if overrides["runtime"] == "int8":
+            assert not list(self.folder.glob("*.int8.onnx"))  # others find it once it is known to be good
+            assert Path(overrides["validate#inferer#runtime#checkpoint"]).with_name(GRAPH).is_file()
+            if self.stops:
+                raise KeyboardInterrupt
 
         def run() -> None:
-            for number in range(50):
+            for number in range(50 if runtime.watch else 0):
                 runtime.watch("module", number)
             dice = self.dice[overrides["runtime"]]
             lines = [{"case": f"{n}", "method": "voted", "dsc": dice} for n in range(50)]
@@ -41,10 +49,10 @@ class Evaluations:
         parser = SimpleNamespace(get_parsed_content=lambda name: SimpleNamespace(runtime=runtime))
         return SimpleNamespace(parser=parser, run=run, finalize=lambda: None)
 
-    def write(self, module: str, windows: list[int]) -> Path:
+    def write(self, module: str, windows: list[int], *, folder: Path) -> Path:
         assert module == "module"
         self.ranges = windows
-        path = self.folder / "best.0123.int8.onnx"
+        path = folder / GRAPH
         path.touch()
         return path
 
@@ -82,6 +90,33 @@ def test_it_is_removed_where_they_are_not(evaluations, tmp_path):
     with pytest.raises(InputError, match=r"lose too much .* is 0.8975 in 8 bits and 0.9000 in 32, -0.0025"):
         run(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_one_that_lost_too_much_leaves_no_figures_of_an_earlier_one(evaluations, tmp_path, monkeypatch):
+    def fail(*_args, **_named):
+        for path in (tmp_path / GRAPH, tmp_path / "best.0123.int8.json"):
+            path.touch()  # as if an earlier run had kept them
+        raise InputError("8 bits lose too much")
+
+    monkeypatch.setattr(command, "_compare", fail)
+    with pytest.raises(InputError, match="lose too much"):
+        run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_that_was_not_judged_is_not_kept(evaluations, tmp_path):
+    evaluations.stops = True
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_few_windows_are_held_of_any_number():
+    spread = command.SpreadWindows(4)
+    for number in range(1000):
+        spread.take(torch.tensor(number))
+        assert len(spread.kept) < 8
+    assert [int(windows) for windows in spread.kept] == [0, 256, 512, 768]
 
 
 @pytest.mark.slow

@@ -72,6 +72,16 @@ def test_of_other_weights_or_windows_there_is_none(made):
             runtime.compiled(other, windows)
 
 
+def test_it_may_be_written_elsewhere_for_a_trial(made, tmp_path):
+    network, path = made
+    with torch.no_grad():
+        tried = Runtime("onnx", checkpoint=path.with_name("best.pt")).write_int8(
+            network, [windows_of(0)], folder=tmp_path
+        )
+    assert tried == tmp_path / path.name
+    assert list(tmp_path.iterdir()) == [tried]
+
+
 def test_it_needs_a_checkpoint_to_lie_beside(made):
     with pytest.raises(InputError, match="kept beside a checkpoint: name one"):
         Runtime("onnx").write_int8(made[0], [windows_of(0)])
