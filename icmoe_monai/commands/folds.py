@@ -67,13 +67,13 @@ def train_folds(root: Path, given: argparse.Namespace, further: Mapping[str, Any
         "settings": sorted(word for word in given.further_words if not word.startswith("--overwrite=")),
     }
     begins_anew = further.get("overwrite", False)
-    begun = {} if begins_anew else _read_begun(output, plan)
-    found = find_set(root, configs, overrides, [] if begins_anew else folders)
+    if not begins_anew:
+        _check_begun(output, plan)
     # once for all folds: masks that are corrected between two of them might choose another
-    decoder = str(begun.get("decoder") or found.decoder)
+    decoder = find_set(root, configs, overrides, [] if begins_anew else folders).decoder
     if begins_anew:
         _remove_results(output)
-    write_json(output / BEGUN, plan | {"decoder": decoder})
+    write_json(output / BEGUN, plan)
     of_fold = [*configs, root / "configs" / "folds.yaml"]
     untrained = [folder for folder in folders if not _is_trained(folder)]
     _train(given, of_fold, untrained, devices, decoder)
@@ -127,14 +127,14 @@ def _check(given: argparse.Namespace, further: Mapping[str, Any], configs: Seque
             raise InputError(f"{path} sets {taken[0]}, which is of one training and not of --folds: leave it out.")
 
 
-def _read_begun(output: Path, plan: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the note of what is trained already, which was begun with the same plan; empty if nothing is.
+def _check_begun(output: Path, plan: Mapping[str, Any]) -> None:
+    """Check that what is trained already was begun with the same plan.
 
     Raises:
-        InputError: If it was begun with another.
+        InputError: If it was not.
     """
     if not any(output.glob("fold_*/*.pt")):
-        return {}
+        return
     note = output / BEGUN
     read = read_json(note.read_bytes(), str(note)) if note.is_file() else None
     begun: dict[str, Any] = read if isinstance(read, dict) else {}
@@ -144,7 +144,6 @@ def _read_begun(output: Path, plan: Mapping[str, Any]) -> Mapping[str, Any]:
                 f"The folds in {output} were begun with {name} {begun.get(name)}, and here it is {value}: give the "
                 "same command, another folder, or --overwrite True."
             )
-    return begun
 
 
 def _remove_results(output: Path) -> None:

@@ -24,6 +24,7 @@ from icmoe_monai.utils.schema import read_json
 from icmoe_monai.utils.statistics import bootstrap_interval, rounded
 from icmoe_monai.weights.checkpoint import read_recipe
 from icmoe_monai.weights.folds import join_folds
+from icmoe_monai.weights.recipe import EARLIER, Recipe
 
 ENSEMBLE, REPORT = "ensemble.pt", "folds.json"
 _FOLDERS = {"none": "out_of_fold", "flips": "out_of_fold_flips"}
@@ -35,7 +36,7 @@ class FoldedSet(NamedTuple):
     Attributes:
         identity: What identifies the images of all folds.
         cases: These, each with its `fold`.
-        decoder: Size of the experts' decoders that is chosen for them.
+        decoder: Size of the experts' decoders, that of the networks that are trained already, else as the set chooses.
     """
 
     identity: dict[str, Any]
@@ -58,18 +59,21 @@ def find_set(root: Path, configs: Sequence[Path], overrides: Mapping[str, Any], 
     parser = _workflow(root, configs, overrides, ["evaluate.json"]).parser
     cases = parser.get_parsed_content("cases")[OUT_OF_FOLD]
     FoldEnsemble([parser.get_parsed_content("network_def")])  # refuses a network of which no ensemble can be made
+    decoder = parser.get_parsed_content("decoder")
     for number, folder in enumerate(folders, start=1):
         file = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
         if file is None:
             continue
-        known = (read_recipe(file)[0] or {}).get("training_set") or {}
+        recipe = read_recipe(file)[0] or {}
+        known = recipe.get("training_set") or {}
         if known.get("sha256") != checksum(case["name"] for case in cases if case["fold"] != number):
             raise InputError(
                 f"{folder.name} was not trained on what the set's other folds hold now, so that it may have seen its "
                 "own: the images, masks or groups have changed since. Give the set as it was, another folder, or "
                 "--overwrite True."
             )
-    return FoldedSet(parser.get_parsed_content("training_set"), cases, parser.get_parsed_content("decoder"))
+        decoder = Recipe(recipe, earlier=EARLIER).setting("decoder", decoder)
+    return FoldedSet(parser.get_parsed_content("training_set"), cases, decoder)
 
 
 def make_ensemble(

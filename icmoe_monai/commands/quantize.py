@@ -29,6 +29,7 @@ MOST_LOST = 0.002  # of Dice, on average
 _MOST_RANGES = 32  # passes of windows that show the ranges
 _CONFIGS = ("train.json", "evaluate.json")
 _EVALUATION = {"split": "val", "device": "cpu", "calibration": "none", "num_pictures": 0}
+_OURS = ("runtime", "output_dir")
 _logger = logging.getLogger(__name__)
 
 
@@ -46,6 +47,9 @@ def quantize(root: Path, given: argparse.Namespace, further: Mapping[str, Any]) 
         InputError: If the data, the checkpoint or a setting cannot be used, or Dice is lower by more than
             `MOST_LOST`: then there is no such graph, nor an earlier one.
     """
+    taken = [name for name in _OURS if name in further]
+    if taken:
+        raise InputError(f"--{taken[0]} is decided by icmoe quantize: leave it out.")
     overrides = {**_EVALUATION, **further, **overrides_of(given), "dataset_dir": images_path(given.data)}
     bases = [root / "configs" / name for name in _CONFIGS]
     overlays = [find_config(root, name) for name in given.config]
@@ -126,12 +130,13 @@ def _compare(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
         InputError: If they lose too much.
     """
     change = after - before
+    ends = bootstrap_interval(np.mean, change)
     found = {
         "images": len(change),
         "dice_of_32_bits": rounded(before.mean()),
         "dice_of_8_bits": rounded(after.mean()),
         "difference": rounded(change.mean()),
-        "interval": bootstrap_interval(np.mean, change),
+        "interval": None if ends is None else [rounded(end) for end in ends],
         "largest_change": rounded(abs(change).max()),
     }
     if change.mean() < -MOST_LOST:

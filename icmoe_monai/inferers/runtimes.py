@@ -157,9 +157,9 @@ class Runtime:
         try:
             return opened(content, self.amp)
         except Exception as error:  # of the library's own kinds
+            again = "make it again, icmoe quantize" if self.name == INT8 else "remove it, so that it is made again"
             raise InputError(
-                f"{path or 'The exported network'} cannot be used by runtime {self.name} ({kind_of(error)}): remove "
-                "it, so that it is made again."
+                f"{path or 'The exported network'} cannot be used by runtime {self.name} ({kind_of(error)}): {again}."
             ) from error
 
     def _place(self, module: nn.Module, windows: Tensor, *, bits: int = 32) -> Path | None:

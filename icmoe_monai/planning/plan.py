@@ -24,7 +24,8 @@ from icmoe_monai.planning.timing import times_of_plan
 _LEAST_EPOCHS = 5
 _MOST_INTERVAL = 5
 _PATIENCE = 20
-_PLACES = {"dataset_dir", "output_dir", "demo_dir"}  # of this command, and no settings of the training
+# of this command, or of one training that a plan may not decide: where it begins, and whether it replaces another
+_OF_ONE = {"dataset_dir", "output_dir", "demo_dir", "overwrite", "checkpoint", "fold", "folds"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ def make_plan(
     seconds_of_image = (time.monotonic() - start) / max(len(looks), 1)
     classes = read_classes(looks, out_channels=given.get("out_channels"))
     choices = choose(looks, classes, machine, given)
-    others = {name for choice in choices for name in choice.settings} | _PLACES
+    others = {name for choice in choices for name in choice.settings} | _OF_ONE
     kept = {name: value for name, value in given.items() if name not in others}
     choices += [Choice("given", kept, "You have set these, and they stay.")] if kept else []
     longest_side = next(choice.settings["longest_side"] for choice in choices if "longest_side" in choice.settings)

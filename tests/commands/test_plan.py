@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
     planted.put(
         dataset, "val_11", planted.read(dataset, "images", "train_04"), planted.read(dataset, "masks", "train_04")
     )
-    given = ["--longest_side", "128", "--split_seed", "3", "--augmentation#affine#prob", "0.5"]
+    given = ["--longest_side", "128", "--split_seed", "3", "--augmentation#affine#prob", "0.5", "--overwrite", "True"]
     with redirect_stdout(StringIO()) as told:
         assert main(["plan", str(dataset), str(folder / "out"), "--no_timing", *given, *COMMON]) == 0
     (folder / "told.txt").write_text(told.getvalue())
@@ -58,6 +58,7 @@ def test_the_overlay_has_the_settings_and_a_comment_for_each_choice(folder):
     text = (folder / "out" / "plan.yaml").read_text()
     content = json.loads((folder / "out" / "plan.json").read_text())
     assert yaml.safe_load(text) == content["settings"]
+    assert "overwrite" not in content["settings"]  # else each training by the plan would replace another unasked
     comments = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
     assert all(choice["reason"] in comments for choice in content["choices"])
     config = ConfigParser.load_config_files([str(ROOT / "configs" / "train.json"), str(folder / "out" / "plan.yaml")])

@@ -119,6 +119,13 @@ def test_few_windows_are_held_of_any_number():
     assert [int(windows) for windows in spread.kept] == [0, 256, 512, 768]
 
 
+@pytest.mark.parametrize("name", ["runtime", "output_dir"])
+def test_what_the_command_decides_is_refused(evaluations, tmp_path, name):
+    with pytest.raises(InputError, match=f"--{name} is decided by icmoe quantize"):
+        run(tmp_path, f"--{name}", "onnx")
+    assert evaluations.overrides == []
+
+
 @pytest.mark.slow
 def test_a_trained_model_is_made_and_used(tmp_path, capsys):
     small = ["--image_size", "32", "--max_epochs", "1", "--min_steps", "2", "--batch_size", "2", "--num_workers", "0"]
