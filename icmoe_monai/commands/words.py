@@ -250,8 +250,7 @@ def _add_calibrate(commands: Any) -> None:
         description="Fit a calibration on the validation images, and write it beside the checkpoint, where prediction "
         "and evaluation find it." + _FURTHER.format("--alpha 0.05"),
     )
-    calibrate.add_argument("data", metavar="DATA", type=_path, help="the dataset folder")
-    calibrate.add_argument("--checkpoint", metavar="FILE", required=True, help="weights of your training")
+    _add_data_and_weights(calibrate)
     _add_common(calibrate)
 
 
@@ -263,8 +262,7 @@ def _add_quantize(commands: Any) -> None:
         "masks of the validation images are. It is kept only where they are as good."
         + _FURTHER.format("--split_seed 1"),
     )
-    quantize.add_argument("data", metavar="DATA", type=_path, help="the dataset folder")
-    quantize.add_argument("--checkpoint", metavar="FILE", required=True, help="weights of your training")
+    _add_data_and_weights(quantize)
     _add_common(quantize)
 
 
@@ -313,6 +311,11 @@ def _path(text: str) -> str:
 def _add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", type=_path, help="the dataset folder")
     parser.add_argument("output", metavar="OUT", type=_path, help="folder of the results")
+
+
+def _add_data_and_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", type=_path, help="the dataset folder")
+    parser.add_argument("--checkpoint", metavar="FILE", required=True, help="weights of your training")
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -21,8 +21,6 @@ from icmoe_monai.imageio.image_file import BoundedFile
 
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 GREY, _COLOUR, _GREY_AND_OPACITY, _COLOUR_AND_OPACITY = 0, 2, 4, 6  # colour types
-
-
 _SUMMED = (b"PLTE", b"tRNS", b"IDAT")  # chunks that say what the pixels are
 
 
