@@ -31,6 +31,7 @@ from benchmarks.document import in_brackets, table
 from benchmarks.study.collect import GROUP
 from benchmarks.study.run import RunFailedError, commit_of_code, last_line
 from benchmarks.study.tables import interval, pooled_interval
+from icmoe_monai.commands.out_of_fold import read_dice
 from icmoe_monai.utils.engines import versions
 from icmoe_monai.utils.files import read_csv, write_csv, write_json
 from icmoe_monai.utils.statistics import rounded
@@ -109,13 +110,13 @@ def read_scores(homes: Sequence[Path]) -> Scores:
     """Read the Dice of all test images of all sets."""
     dice, groups, lines = {}, {}, []
     for home in homes:
-        of_case: dict[str, dict[str, Any]] = {}
-        for name in TRAININGS:
-            for case in read_csv(home / name / "evaluation" / "cases.csv"):
-                if case["method"] == "voted" and case.get("class", "mean") == "mean":
-                    line = of_case.setdefault(case["case"], {"set": home.name, "case": case["case"]})
-                    line |= {GROUP: case.get(GROUP, ""), name: rounded(case["dsc"])}
-        of_set = [of_case[name] for name in sorted(of_case)]
+        found = {name: read_dice(home / name / "evaluation") for name in TRAININGS}
+        group_of = {line["case"]: line.get(GROUP, "") for line in read_csv(home / PLAN / "evaluation" / "cases.csv")}
+        of_set = [
+            {"set": home.name, "case": case, GROUP: group_of[case]}
+            | {name: rounded(found[name][case]) for name in TRAININGS}
+            for case in sorted(group_of)
+        ]
         dice[home.name] = {name: np.array([line[name] for line in of_set]) for name in TRAININGS}
         known = [line[GROUP] for line in of_set]
         groups[home.name] = known if all(known) else None
