@@ -1,13 +1,15 @@
 """Is the plan better than the defaults, and the ensemble of five folds better than one training?
 
-    python -m benchmarks.study.folds --data_dir D --sets busi glas --runs_dir RUNS --results_dir OUT [--max_epochs 3]
+    python -m benchmarks.study.folds --data_dir D --sets busi glas --seeds 2 1 --runs_dir RUNS --results_dir OUT
 
-For each set it gives a user's commands, `icmoe plan`, three trainings of as many steps (`icmoe train` by the defaults,
-by the plan, and by the plan with `--folds 5`), and judges each on the test images. `--results_dir` then has
+For each set, and for as many seeds as are said of it, it gives a user's commands: `icmoe plan`, three trainings of as
+many steps (`icmoe train` by the defaults, by the plan, and by the plan with `--folds 5`), and `icmoe evaluate` on the
+test images. Further options are settings of the trainings (`--max_epochs 3`). `--results_dir` then has
 
-- `cases.csv`, the Dice of every test image;
-- `folds.json`, means, their differences with 95 % intervals (images, or whole groups of them, drawn with replacement;
-  pooled: each set counts alike), what the plan chose, and the figures of the ensemble's calibration on the test images.
+- `cases.csv`, the Dice of every test image and seed;
+- `folds.json`, means, their differences with 95 % intervals (images, each with its mean over the seeds, or whole groups
+  of them, drawn with replacement; pooled: each set counts alike), and of each seed what the plan chose and the figures
+  of the ensemble's calibration on the test images.
 
 Called again, it goes on where it was stopped.
 """
@@ -39,6 +41,7 @@ from icmoe_monai.utils.statistics import rounded
 TRAININGS = DEFAULT, PLAN, FOLDS = ("default", "plan", "folds")
 PAIRS = ((PLAN, DEFAULT), (FOLDS, PLAN), (FOLDS, DEFAULT))
 _NOT_OF_FOLDS = ("val_interval", "patience")  # what `--folds` decides by itself
+_SEED = "seed_"
 _PREDICTED = ("spearman", "spearman_interval", "mean_absolute_error")
 _PLANNED = ("image_size", "longest_side", "decoder", "augmentation")
 
@@ -47,7 +50,7 @@ class Scores(NamedTuple):
     """Hold the Dice of the test images.
 
     Attributes:
-        dice: For each set and training the Dice of every image, (N,).
+        dice: For each set and training the Dice of every image, (N,), its mean over the seeds.
         groups: For each set the group of every image, or None.
         lines: The lines of `cases.csv`.
     """
@@ -62,7 +65,7 @@ def commands_of(data: Path, home: Path, settings: Mapping[str, Any], num_folds: 
 
     Args:
         data: Folder of the set.
-        home: Folder of what is written.
+        home: Folder of what is written, of a set and seed.
         settings: Settings of all trainings.
         num_folds: Number of folds.
     """
@@ -83,8 +86,26 @@ def commands_of(data: Path, home: Path, settings: Mapping[str, Any], num_folds: 
     return commands
 
 
+def homes_of(runs_dir: Path, sets: Sequence[str], seeds: Sequence[int]) -> dict[str, list[Path]]:
+    """Return for each set the folders of its seeds.
+
+    Args:
+        runs_dir: Folder of all runs.
+        sets: Names of the sets.
+        seeds: The number of seeds of each set, or one number for all.
+
+    Raises:
+        ValueError: If there are neither one nor as many numbers as sets.
+    """
+    numbers = list(seeds) * len(sets) if len(seeds) == 1 else seeds
+    return {
+        name: [runs_dir / name / f"{_SEED}{seed}" for seed in range(number)]
+        for name, number in zip(sets, numbers, strict=True)
+    }
+
+
 def run_set(data: Path, home: Path, settings: Mapping[str, Any], num_folds: int) -> None:
-    """Give a set's commands that have not been done yet.
+    """Give the commands of a set and seed that have not been done yet.
 
     Raises:
         RunFailedError: If a command fails; the message is the last line of its log.
@@ -93,7 +114,7 @@ def run_set(data: Path, home: Path, settings: Mapping[str, Any], num_folds: int)
     for number, (last, words) in enumerate(commands_of(data, home, settings, num_folds)):
         if last.is_file():
             continue
-        tell(f"{data.name}: icmoe {words[0]} {Path(words[2]).relative_to(home.parent)}")
+        tell(f"{data.name}, {home.name}: icmoe {words[0]} {Path(words[2]).relative_to(home)}")
         goes_on = words[0] == "train" and (Path(words[2]) / "last.pt").is_file()
         again = ["--checkpoint", str(Path(words[2]) / "last.pt")] if goes_on else []
         log = home / f"{number}_{words[0]}.log"
@@ -106,22 +127,31 @@ def run_set(data: Path, home: Path, settings: Mapping[str, Any], num_folds: int)
             last.touch()
 
 
-def read_scores(homes: Sequence[Path]) -> Scores:
-    """Read the Dice of all test images of all sets."""
+def read_scores(homes: Mapping[str, Sequence[Path]]) -> Scores:
+    """Read the Dice of all test images, of all seeds of all sets.
+
+    Args:
+        homes: For each set, the folders of its seeds.
+    """
     dice, groups, lines = {}, {}, []
-    for home in homes:
-        found = {name: read_dice(home / name / "evaluation") for name in TRAININGS}
-        group_of = {line["case"]: line.get(GROUP, "") for line in read_csv(home / PLAN / "evaluation" / "cases.csv")}
-        of_set = [
-            {"set": home.name, "case": case, GROUP: group_of[case]}
-            | {name: rounded(found[name][case]) for name in TRAININGS}
-            for case in sorted(group_of)
-        ]
-        dice[home.name] = {name: np.array([line[name] for line in of_set]) for name in TRAININGS}
-        known = [line[GROUP] for line in of_set]
-        groups[home.name] = known if all(known) else None
-        lines += of_set
+    for name, seeds in homes.items():
+        of_set = [_lines_of(name, home) for home in seeds]
+        of_seeds = {training: [[line[training] for line in of_seed] for of_seed in of_set] for training in TRAININGS}
+        dice[name] = {training: np.mean(values, axis=0) for training, values in of_seeds.items()}
+        known = [line[GROUP] for line in of_set[0]]
+        groups[name] = known if all(known) else None
+        lines += [line for of_seed in of_set for line in of_seed]
     return Scores(dice, groups, lines)
+
+
+def _lines_of(name: str, home: Path) -> list[dict[str, Any]]:
+    found = {training: read_dice(home / training / "evaluation") for training in TRAININGS}
+    group_of = {line["case"]: line.get(GROUP, "") for line in read_csv(home / PLAN / "evaluation" / "cases.csv")}
+    return [
+        {"set": name, "seed": _seed_of(home), "case": case, GROUP: group_of[case]}
+        | {training: rounded(found[training][case]) for training in TRAININGS}
+        for case in sorted(group_of)
+    ]
 
 
 def compare(scores: Scores) -> dict[str, Any]:
@@ -140,12 +170,13 @@ def compare(scores: Scores) -> dict[str, Any]:
 
 
 def describe(home: Path) -> dict[str, Any]:
-    """Return what a set's plan changes, and the figures of the ensemble's calibration on the test images."""
+    """Return what the plan of a set and seed changes, and the figures of the ensemble's calibration on the test images."""
     planned = yaml.safe_load((home / "plan" / "plan.yaml").read_text(encoding="utf-8"))
     reliability = json.loads((home / FOLDS / "evaluation" / "reliability.json").read_text(encoding="utf-8"))
     out_of_fold = json.loads((home / FOLDS / "folds.json").read_text(encoding="utf-8"))
     predicted = reliability["predicted_dice"] or {}
     return {
+        "seed": _seed_of(home),
         "plan": {name: value for name, value in planned.items() if name.split("#")[0] in _PLANNED},
         "out_of_fold": out_of_fold,
         "calibration_error": reliability["calibration_error"],
@@ -158,12 +189,15 @@ def table_of(found: Mapping[str, Any]) -> str:
     rows = []
     for name, of_set in found["sets"].items():
         dice = [f"{of_set['dice'][training]:.3f}" for training in TRAININGS]
-        error, spearman = of_set["calibration_error"].get("after"), of_set["predicted_dice"]["spearman"]
-        calibration = [_shown(error, ".3f"), _shown(spearman, ".2f")]
-        rows.append([name, str(of_set["num_test"]), *dice, *map(_with_interval, _differences(of_set)), *calibration])
-    rows.append(["pooled", "", "", "", "", *map(_with_interval, _differences(found["pooled"])), "", ""])
+        errors = [of_seed["calibration_error"].get("after") for of_seed in of_set["seeds"]]
+        correlations = [of_seed["predicted_dice"]["spearman"] for of_seed in of_set["seeds"]]
+        calibration = [", ".join(_shown(error, ".3f") for error in errors)]
+        calibration += [", ".join(_shown(correlation, ".2f") for correlation in correlations)]
+        rows.append([name, str(of_set["num_test"]), str(len(of_set["seeds"])), *dice, *map(_with_interval, _differences(of_set)), *calibration])
+    rows.append(["pooled", "", "", "", "", "", *map(_with_interval, _differences(found["pooled"])), "", ""])
     heads = [f"{first} minus {second} (95 %)" for first, second in PAIRS]
-    return table(["set", "test images", *TRAININGS, *heads, "calibration error", "Spearman of predicted Dice"], rows)
+    of_seeds = ["calibration error", "Spearman of predicted Dice"]
+    return table(["set", "test images", "seeds", *TRAININGS, *heads, *of_seeds], rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -171,24 +205,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="number of seeds: of each set, or of all")
     parser.add_argument("--runs_dir", type=Path, required=True)
     parser.add_argument("--results_dir", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=5)
     options, further = parser.parse_known_args(arguments)
     settings = {name.removeprefix("--"): value for name, value in zip(further[::2], further[1::2], strict=True)}
-    homes = [options.runs_dir / name for name in options.sets]
+    homes = homes_of(options.runs_dir, options.sets, options.seeds)
     with sigterm_as_ctrl_c():
-        for home in homes:
-            run_set(options.data_dir / home.name, home, settings, options.folds)
+        for name, seeds in homes.items():
+            for home in seeds:
+                of_seed = settings | {"seed": str(_seed_of(home))}
+                run_set(options.data_dir / name, home, of_seed, options.folds)
     scores = read_scores(homes)
     found = compare(scores)
-    for home in homes:
-        found["sets"][home.name] |= describe(home)
+    for name, seeds in homes.items():
+        found["sets"][name]["seeds"] = [describe(home) for home in seeds]
     write_csv(options.results_dir / "cases.csv", scores.lines)
     head = {"settings": settings, "folds": options.folds, "commit": commit_of_code()}
     write_json(options.results_dir / "folds.json", head | found | {"hardware": hardware("cpu"), "versions": versions()})
     print(table_of(found))  # noqa: T201
     return 0
+
+
+def _seed_of(home: Path) -> int:
+    return int(home.name.removeprefix(_SEED))
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

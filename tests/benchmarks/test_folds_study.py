@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,10 +22,10 @@ DICE = {
 }
 
 
-def put_evaluations(home: Path) -> None:
+def put_evaluations(home: Path) -> dict[str, list[Path]]:
     for name, of_set in DICE.items():
         for part in of_set:
-            folder = home / part / name / "evaluation"
+            folder = home / part / "seed_0" / name / "evaluation"
             lines = [
                 {"case": f"{i}", "group": f"patient {i}" if part == "a" else "", "method": method, "dsc": dice}
                 for i, voted in enumerate(of_set[part])
@@ -32,6 +33,8 @@ def put_evaluations(home: Path) -> None:
             ]
             folder.mkdir(parents=True)
             write_csv(folder / "cases.csv", lines)
+    return {part: [home / part / "seed_0"] for part in ("a", "b")}
+
 
 
 def put_notes(home: Path) -> None:
@@ -75,11 +78,11 @@ def test_it_goes_on_and_tells_what_failed(tmp_path, monkeypatch):
 
 
 def test_differences_are_of_the_same_images_and_each_set_counts_alike(tmp_path):
-    put_evaluations(tmp_path)
-    scores = folds.read_scores([tmp_path / "a", tmp_path / "b"])
+    homes = put_evaluations(tmp_path)
+    scores = folds.read_scores(homes)
     assert scores.groups == {"a": ["patient 0", "patient 1"], "b": None}
     assert scores.lines[0] == {
-        "set": "a", "case": "0", "group": "patient 0", "default": 0.5, "plan": 0.6, "folds": 0.7,
+        "set": "a", "seed": 0, "case": "0", "group": "patient 0", "default": 0.5, "plan": 0.6, "folds": 0.7,
     }  # fmt: skip
     found = folds.compare(scores)
     assert found["sets"]["a"]["dice"] == pytest.approx({"default": 0.6, "plan": 0.65, "folds": 0.75})
@@ -90,22 +93,43 @@ def test_differences_are_of_the_same_images_and_each_set_counts_alike(tmp_path):
 
 
 def test_the_table_tells_what_was_compared(tmp_path):
-    put_evaluations(tmp_path)
-    scores = folds.read_scores([tmp_path / "a", tmp_path / "b"])
-    found = folds.compare(scores)
-    for name in ("a", "b"):
-        put_notes(tmp_path / name)
-        found["sets"][name] |= folds.describe(tmp_path / name)
+    homes = put_evaluations(tmp_path)
+    found = folds.compare(folds.read_scores(homes))
+    for name, (home,) in homes.items():
+        put_notes(home)
+        found["sets"][name]["seeds"] = [folds.describe(home)]
+    found["sets"]["a"]["seeds"] *= 2
     lines = folds.table_of(found).splitlines()
-    assert lines[2].startswith("| a | 2 | 0.600 | 0.650 | 0.750 | +0.0500 (+0.0000 to +0.1000) | +0.1000 ")
-    assert lines[2].endswith("| 0.020 | 0.50 |")
-    assert lines[-1].startswith("| pooled |  |  |  |  | +0.0500 ")
+    assert lines[2].startswith("| a | 2 | 2 | 0.600 | 0.650 | 0.750 | +0.0500 (+0.0000 to +0.1000) | +0.1000 ")
+    assert lines[2].endswith("| 0.020, 0.020 | 0.50, 0.50 |")
+    assert lines[-1].startswith("| pooled |  |  |  |  |  | +0.0500 ")
+
+
+def test_an_image_counts_with_its_mean_over_the_seeds(tmp_path):
+    put_evaluations(tmp_path)
+    other = tmp_path / "a" / "seed_1" / "folds" / "evaluation"
+    shutil.copytree(tmp_path / "a" / "seed_0", tmp_path / "a" / "seed_1")
+    lines = [{"case": case, "method": "voted", "dsc": dice} for case, dice in (("0", 0.9), ("1", 0.4))]
+    write_csv(other / "cases.csv", lines)
+    scores = folds.read_scores({"a": [tmp_path / "a" / f"seed_{seed}" for seed in (0, 1)]})
+    assert [(line["seed"], line["case"], line["folds"]) for line in scores.lines] == [
+        (0, "0", 0.7), (0, "1", 0.8), (1, "0", 0.9), (1, "1", 0.4),
+    ]  # fmt: skip
+    assert scores.dice["a"]["folds"] == pytest.approx([0.8, 0.6])
+    assert folds.compare(scores)["sets"]["a"]["folds_minus_plan"]["mean"] == pytest.approx(0.05)
+
+
+def test_each_set_may_have_its_number_of_seeds(tmp_path):
+    homes = folds.homes_of(tmp_path, ["a", "b"], [2, 1])
+    assert homes == {"a": [tmp_path / "a" / "seed_0", tmp_path / "a" / "seed_1"], "b": [tmp_path / "b" / "seed_0"]}
+    assert folds.homes_of(tmp_path, ["a", "b"], [1]) == {name: seeds[:1] for name, seeds in homes.items()}
 
 
 def test_what_is_told_of_a_set_is_what_its_commands_have_written(tmp_path):
     put_evaluations(tmp_path)
-    put_notes(tmp_path / "a")
-    assert folds.describe(tmp_path / "a") == {
+    put_notes(tmp_path / "a" / "seed_0")
+    assert folds.describe(tmp_path / "a" / "seed_0") == {
+        "seed": 0,
         "plan": {"image_size": 128, "augmentation#affine#prob": 0.9},
         "out_of_fold": {"dice": {"mean": 0.75}},
         "calibration_error": {"after": 0.02},
