@@ -170,7 +170,7 @@ def compare(scores: Scores) -> dict[str, Any]:
 
 
 def describe(home: Path) -> dict[str, Any]:
-    """Return what the plan of a set and seed changes, and the figures of the ensemble's calibration on the test images."""
+    """Return what a plan changes, and the figures of the ensemble's calibration on the test images."""
     planned = yaml.safe_load((home / "plan" / "plan.yaml").read_text(encoding="utf-8"))
     reliability = json.loads((home / FOLDS / "evaluation" / "reliability.json").read_text(encoding="utf-8"))
     out_of_fold = json.loads((home / FOLDS / "folds.json").read_text(encoding="utf-8"))
@@ -193,7 +193,8 @@ def table_of(found: Mapping[str, Any]) -> str:
         correlations = [of_seed["predicted_dice"]["spearman"] for of_seed in of_set["seeds"]]
         calibration = [", ".join(_shown(error, ".3f") for error in errors)]
         calibration += [", ".join(_shown(correlation, ".2f") for correlation in correlations)]
-        rows.append([name, str(of_set["num_test"]), str(len(of_set["seeds"])), *dice, *map(_with_interval, _differences(of_set)), *calibration])
+        numbers = [str(of_set["num_test"]), str(len(of_set["seeds"]))]
+        rows.append([name, *numbers, *dice, *map(_with_interval, _differences(of_set)), *calibration])
     rows.append(["pooled", "", "", "", "", "", *map(_with_interval, _differences(found["pooled"])), "", ""])
     heads = [f"{first} minus {second} (95 %)" for first, second in PAIRS]
     of_seeds = ["calibration error", "Spearman of predicted Dice"]

@@ -286,7 +286,11 @@ class FitCalibration(CaseHandler):
         if n < _FEWEST_CASES:
             reason = f"{n} images are fewer than {_FEWEST_CASES}: the Dice score is not predicted."
             return None, {"reason": reason}, None, None
-        score, left_out = fit_score(self._features, self._dice, features=list(self._features[0]), seed=self.seed)
+        if len(set(self._groups)) < 2:
+            reason = "All images are of one group, such as a patient: the Dice score is not predicted."
+            return None, {"reason": reason}, None, None
+        names = list(self._features[0])
+        score, left_out = fit_score(self._features, self._dice, features=names, groups=self._groups, seed=self.seed)
         told = {
             "spearman": rank_correlation(left_out, self._dice),
             "mean_absolute_error": float(np.abs(left_out - self._dice).mean()),

@@ -31,7 +31,7 @@ from icmoe_monai.weights.schema import MOST_FOLDS
 
 BEGUN = "begun.json"
 # settings that each fold is given, or that an ensemble decides by itself
-_OURS = ("fold", "val_interval", "patience", "output_dir", "dataset_dir", "split", "tta")
+_OURS = ("fold", "val_interval", "patience", "output_dir", "dataset_dir", "demo_dir", "split", "tta")
 # those of a config that nothing would override, and weights that may have been trained on a fold
 _NOT_IN_CONFIGS = ("checkpoint", "fold", "split", "tta")
 

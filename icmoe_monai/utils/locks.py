@@ -29,15 +29,16 @@ class HeldFolder:
 
     Args:
         lock: The lock, acquired.
+        made: Whether the folder was made for this run: it is removed again if the run leaves it empty.
     """
 
-    def __init__(self, lock: FileLock) -> None:
+    def __init__(self, lock: FileLock, *, made: bool = False) -> None:
         self.process = os.getpid()
-        self.release = weakref.finalize(self, _release, lock, self.process)  # which Python also calls at its end
+        self.release = weakref.finalize(self, _release, lock, self.process, made)  # which Python also calls at its end
 
 
 def hold_folder(folder: str | None, *, task: str) -> list[HeldFolder]:
-    """Hold a folder of results for this run; it is made if it is missing.
+    """Hold a folder of results for this run; it is made if it is missing, and removed again if the run leaves it empty.
 
     What a killed run has left half written is removed from it.
 
@@ -103,6 +104,7 @@ def _take(folder: Path, task: str) -> list[HeldFolder]:
     if held is not None and held.release.alive and held.process == os.getpid():
         return [held]
     lock = FileLock(path, thread_local=False, on_acquired=lambda file: _sign(file, task))
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=_SECONDS)
@@ -117,7 +119,7 @@ def _take(folder: Path, task: str) -> list[HeldFolder]:
             "The file system of %s knows no locks: see to it yourself that no other run writes into it.", folder
         )
         return []
-    held = _held[path] = HeldFolder(lock)
+    held = _held[path] = HeldFolder(lock, made=made)
     remove_leftovers(folder, but_with=LOCK)  # which no other run can be writing now
     return [held]
 
@@ -137,9 +139,12 @@ def _holder(path: str) -> str:
         return "which does not say who it is"
 
 
-def _release(lock: FileLock, process: int) -> None:
+def _release(lock: FileLock, process: int, made: bool) -> None:
     if os.getpid() != process:  # a forked process has closed its copy
         return
     with suppress(OSError):  # Windows removes no open file
         os.unlink(lock.lock_file)
     lock.release()
+    if made:
+        with suppress(OSError):  # it holds results
+            os.rmdir(os.path.dirname(lock.lock_file))

@@ -12,7 +12,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from icmoe_monai.utils.files import write_atomically
 _ZIP = b"PK\x03\x04"
 _PROGRAM = "/constants.pkl"  # only TorchScript has it
 _IS_PROGRAM = ("it is a TorchScript program, which is never run", "use the weights that it was made from")
+_CHUNK = 1 << 20
+_FETCH_AGAIN = "fetch it again, or train again"
 _SAVE_AGAIN = "save the weights again by torch.save, or fetch them from where they were made"
 
 
@@ -144,20 +146,40 @@ def _load(path: Path, head: bytes, mapped: bool) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse, before torch unpacks it, an archive that would become larger in memory than it is.
+    """Refuse, before torch unpacks it, an archive that would become larger in memory than it is, or that is damaged.
 
     Raises:
-        InputError: If it holds compressed parts or claims more bytes than it has.
-        zipfile.BadZipFile: If it is damaged.
+        InputError: If it holds compressed parts, claims more bytes than it has, or has others than were written.
+        zipfile.BadZipFile: If it is damaged otherwise.
     """
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
+        _check_size(path, parts)
+        changed = next((part.filename for part in parts if not _is_as_written(archive, part)), None)
+    if changed is not None:
+        raise _unreadable(path, f"the bytes of {changed} are not those that were written", _FETCH_AGAIN)
+
+
+def _check_size(path: Path, parts: Sequence[zipfile.ZipInfo]) -> None:
     if any(part.filename.endswith(_PROGRAM) for part in parts):
         raise _unreadable(path, *_IS_PROGRAM)
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
         raise _unreadable(path, "it holds compressed parts, which torch does not write", _SAVE_AGAIN)
     if sum(part.file_size for part in parts) > path.stat().st_size:
         raise _unreadable(path, "its parts claim more bytes than it has", _SAVE_AGAIN)
+
+
+def _is_as_written(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> bool:
+    """Compare a part's checksum, which torch does not; 0 stands for none, since torch can be told to write none."""
+    if part.CRC == 0:
+        return True
+    try:
+        with archive.open(part) as file:
+            while file.read(_CHUNK):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
 
 
 def _inflates(content: Any, num_bytes: int) -> bool:

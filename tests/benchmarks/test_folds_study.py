@@ -36,7 +36,6 @@ def put_evaluations(home: Path) -> dict[str, list[Path]]:
     return {part: [home / part / "seed_0"] for part in ("a", "b")}
 
 
-
 def put_notes(home: Path) -> None:
     (home / "plan").mkdir(exist_ok=True)
     (home / "plan" / "plan.yaml").write_text("image_size: 128\naugmentation#affine#prob: 0.9\nnum_workers: 0\n")

@@ -425,7 +425,9 @@ def test_a_patient_with_and_without_a_lesion_is_in_one_fold() -> None:
 
 def test_the_groups_of_images_reach_the_fits(tmp_path: Path) -> None:
     items = [{**item, "group": "one"} for item in cases(12)]
-    assert fit(tmp_path, items).content["fit"]["temperature"]["nll_after"] is None
+    of_one = fit(tmp_path, items).content
+    assert of_one["fit"]["temperature"]["nll_after"] is None
+    assert "All images are of one group" in of_one["fit"]["quality"]["reason"]
     none_alike = [{**item, "group": "one"} if i < 10 else item for i, item in enumerate(cases(40, empty=10))]
     assert "too few groups" in fit(tmp_path, none_alike).content["fit"]["no_lesion"]["reason"]
 

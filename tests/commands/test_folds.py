@@ -205,6 +205,7 @@ def test_folds_are_shared_out_among_devices_and_joined_on_one(trainings, monkeyp
         (["--folds", "2", "--checkpoint", "a.pt"], "--checkpoint belongs to one training"),
         (["--folds", "2", "--val_interval", "1"], "--val_interval is decided by --folds: leave it out"),
         (["--folds", "2", "--tta", "flips"], "--tta is decided by --folds"),
+        (["--folds", "2", "--demo_dir", "demo"], "--demo_dir is decided by --folds"),
     ],
 )
 def test_what_does_not_go_together_is_refused(trainings, words, sentence):

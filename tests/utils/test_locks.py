@@ -103,6 +103,17 @@ def test_the_same_process_may_go_on_after_an_exception(tmp_path):
     assert "over" in str(raised.value)
 
 
+def test_a_folder_that_a_run_made_and_left_empty_is_removed_again(tmp_path):
+    kept, made, used = (tmp_path / name for name in ("kept", "made", "used"))
+    kept.mkdir()
+    for folder in (kept, made, used):
+        held = hold_folder(str(folder), task="training")
+        if folder == used:
+            (folder / "mask.png").touch()
+        held.clear()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "used"]
+
+
 def test_processes_that_work_together_share_it(tmp_path):
     def work(index: int) -> list[int]:
         held = hold_folder(str(tmp_path / "out"), task="training")

@@ -40,7 +40,9 @@ ZIP, LEGACY = _saved(STATE), _saved(STATE, _use_new_zipfile_serialization=False)
 SAFETENSORS = safetensors.torch.save(STATE, metadata={"format": "pt"})
 # the length of its header, 60, is an angle bracket
 LIKE_A_PAGE = b"<".ljust(8, b"\0") + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(60)
+CHANGED = ZIP.replace(np.float32(500).tobytes(), np.float32(-7).tobytes())
 BROKEN = [
+    ("changed.pt", CHANGED, r"the bytes of \S+/data/0 are not those that were written\): fetch it again"),
     ("empty.pt", b"", r"it is empty\): fetch it again"),
     ("empty.safetensors", b"", r"it is empty\): fetch it again"),
     ("page.pth", b"<!DOCTYPE html><title>404</title>", r"it is a web page, not weights\): the download went wrong"),
@@ -172,6 +174,16 @@ def test_a_file_that_is_no_checkpoint_is_told_by_what_it_is(name, content, sente
 
 # torch calls its own TorchScript deprecated; here it only has to make a file
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_checkpoint_without_checksums_is_read(tmp_path):
+    computes = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        (tmp_path / "a.pt").write_bytes(_saved(STATE))
+    finally:
+        torch.serialization.set_crc32_options(computes)
+    assert torch.equal(read_checkpoint(tmp_path / "a.pt")["weight"], STATE["weight"])
+
+
 def test_torchscript_is_no_checkpoint(tmp_path):
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "model.ts")
     with pytest.raises(InputError, match=r"model\.ts cannot be .* \(it is a TorchScript program, which is never run\)"):
