@@ -5,7 +5,9 @@
 The slide is computer-made: phantoms of skin on the tiles of its left half, 24 different ones, and bare glass on the
 right. The bundle's command segments it in a process of its own. A crop from its middle is then segmented twice in
 another process, in strips without skipping glass, and whole in memory by `SlidingWindowVotingInferer`;
-`pixels_that_differ` counts the pixels where the two masks differ.
+`pixels_that_differ` counts the pixels where the masks differ. `small_images` are as large as a window; each is read,
+segmented and written by `configs/inference.json`, and its seconds are those of a folder of them without those of a
+folder of one. `per_window` sets a window of the slide, read and written too, beside one of them.
 
     python -m benchmarks.cost.large --widths 20000 50000 100000 --output docs/results/large_widths.json
 
@@ -23,12 +25,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.transforms import NormalizeIntensity
+from PIL import Image
 
 from benchmarks.cost.measure import hardware, in_own_process
 from icmoe_monai.data.phantoms import draw_dermoscopy
@@ -42,6 +46,7 @@ CONFIGS = [str(ROOT / "configs" / name) for name in ("inference.json", "inferenc
 _TILE = 512
 _NUM_DIFFERENT = 24
 _GLASS = 240
+_WINDOW = 256
 
 
 def main() -> None:
@@ -49,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=20_000, help="of the slide")
     parser.add_argument("--crop", type=int, default=4_000, help="side of the crop; 0: none")
+    parser.add_argument("--small", type=int, default=100, help="number of small images; 0: none")
     parser.add_argument("--widths", type=int, nargs="*", help="only measure the memory of slides so wide")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output")
@@ -66,10 +72,10 @@ def main() -> None:
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 
-def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
+def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     path, side = folder / "slide" / "slide.tif", arguments.side
     _write_slide(path, (side, side), -(-side // _TILE) // 2)
-    found = {
+    found: dict[str, Any] = {
         "side": side,
         "file_mb": round(path.stat().st_size / 1e6, 1),
         **_run_command(path.parent, folder / "out", arguments.device),
@@ -78,7 +84,22 @@ def _measure(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
         _write_crop(path, folder / "crop" / "crop.tif", arguments.crop)
         crop = ["--compare", str(folder / "crop"), "--device", arguments.device]
         found["crop"] = in_own_process("benchmarks.cost.large", crop)
+    if arguments.small:
+        found["small_images"] = _small_images(folder / "small", arguments.small, arguments.device)
+        of_slide = found["seconds"] / found["windows_run"]
+        found["per_window"] = {"seconds": of_slide, "of_a_small_image": of_slide / found["small_images"]["seconds"]}
     return found
+
+
+def _small_images(folder: Path, number: int, device: str) -> dict[str, Any]:
+    """Return the seconds that each of some images of one window takes, without what a run takes by itself."""
+    for name, count in (("one", 1), ("all", number + 1)):
+        (folder / name).mkdir(parents=True)
+        for place in range(count):
+            picture = draw_dermoscopy(np.random.default_rng(place), (_WINDOW, _WINDOW))[0]
+            Image.fromarray(picture).save(folder / name / f"{place}.png")
+    of_one, of_all = (_seconds(folder / name, folder / f"{name}_out", CONFIGS[:1], device) for name in ("one", "all"))
+    return {"side": _WINDOW, "number": number, "seconds": (of_all - of_one) / number}
 
 
 def _measure_widths(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
@@ -115,17 +136,22 @@ def _write_crop(source: Path, path: Path, side: int) -> None:
 
 def _run_command(folder: Path, output: Path, device: str) -> dict[str, object]:
     """Run the bundle's command, and return its report's entries on the one slide."""
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS)]
-    start = time.perf_counter()
-    subprocess.run(
-        [*command, "--dataset_dir", str(folder), "--output_dir", str(output), "--device", device], cwd=ROOT, check=True
-    )
-    seconds = time.perf_counter() - start
+    seconds = _seconds(folder, output, CONFIGS, device)
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     told = ("windows_run", "windows_skipped", "peak_mb", "seconds", "foreground_share")
     settings = {name: report["settings"][name] for name in ("backbone", "image_size", "overlap", "skip_background")}
     sizes = {f"{kind}_mb": round((output / kind / "slide.tif").stat().st_size / 1e6, 1) for kind in ("masks", "votes")}
     return settings | {name: report["cases"][0][name] for name in told} | {"process_seconds": round(seconds, 1)} | sizes
+
+
+def _seconds(folder: Path, output: Path, configs: list[str], device: str) -> float:
+    """Return the seconds of a run of the bundle's inference, the start of its process included."""
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs)]
+    start = time.perf_counter()
+    subprocess.run(
+        [*command, "--dataset_dir", str(folder), "--output_dir", str(output), "--device", device], cwd=ROOT, check=True
+    )
+    return time.perf_counter() - start
 
 
 def _compare(folder: Path, device: str) -> dict[str, object]:

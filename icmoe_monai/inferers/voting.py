@@ -9,6 +9,8 @@ Letters: B batch; E experts; K output channels; H W image.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
+from math import gcd
 from typing import Any, cast
 
 import torch
@@ -26,6 +28,9 @@ from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.pooling import FEATURES, Frame, PooledWindows
 from icmoe_monai.networks.sam import PATCH_SIZE
 from icmoe_monai.networks.voting import VotedMaps, pack, to_probabilities
+
+_VOTED_AT_ONCE = 1 << 20  # pixels, at most
+_ALIGNED = 32  # numbers that PyTorch computes as one vector; those left over at the end differ in the last bit
 
 
 class AutocastInferer(SimpleInferer):
@@ -191,7 +196,7 @@ def maps_of(seen: Seen) -> Callable[[Tensor], Any]:
 
 
 def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
-    """Vote at every pixel of stitched maps.
+    """Vote at every pixel of stitched maps, of a large image some rows at a time.
 
     Args:
         maps: Expert probabilities and gate logits as `ICMoE.expert_maps` returns them, (B, E K + E, H, W).
@@ -201,6 +206,32 @@ def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
     Returns:
         Voted logits, (B, K, H, W), or (B, K + E K + E, H, W) with experts.
     """
+    rows = rows_at_once(len(maps) * maps.shape[-1])
+    if maps.requires_grad or maps.shape[-2] <= rows:
+        return _vote(maps, network, with_experts)
+    parts = (_vote(part, network, with_experts) for part in maps.split(rows, dim=-2))
+    first = next(parts)
+    voted = first.new_empty(*first.shape[:-2], *maps.shape[-2:])
+    for number, part in enumerate(chain([first], parts)):
+        voted[..., rows * number : rows * (number + 1), :] = part
+    return voted
+
+
+def rows_at_once(width: int) -> int:
+    """Return how many rows of pixels, of a width, are voted at once: a vote needs some forty numbers for each pixel."""
+    step = aligned_rows(width)
+    return max(1, _VOTED_AT_ONCE // width // step) * step
+
+
+def aligned_rows(width: int) -> int:
+    """Return the least number of rows, of a width, whose pixels fill whole vectors of the CPU.
+
+    Where parts of an image begin at multiples of it, they are rounded as the whole image would be.
+    """
+    return _ALIGNED // gcd(width, _ALIGNED)
+
+
+def _vote(maps: Tensor, network: ICMoE, with_experts: bool) -> Tensor:
     num_experts = network.voting.num_experts
     probabilities, gate = maps[:, :-num_experts].unflatten(1, (num_experts, -1)), maps[:, -num_experts:]
     logits, votes = network.voting(probabilities, gate)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from math import gcd
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -23,14 +22,13 @@ from torch.nn import functional as F
 
 from icmoe_monai.errors import InputError
 from icmoe_monai.inferers.views import averaged
-from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, autocast, maps_of, vote
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, aligned_rows, autocast, maps_of, rows_at_once, vote
 from icmoe_monai.networks.icmoe import ICMoE, unwrapped
 from icmoe_monai.networks.pooling import PooledWindows
 from icmoe_monai.slides.background import is_background
 from icmoe_monai.slides.images import LargeImage
 
-_VOTED_AT_ONCE = 1 << 20  # pixels, at most; a vote needs memory for some forty numbers per pixel
-_ALIGNED = 32  # numbers that PyTorch computes as one vector; those left over at the end differ in the last bit
+_NORMALISED_AT_ONCE = 32  # rows
 
 
 class Strip(NamedTuple):
@@ -125,9 +123,9 @@ class StreamingVotingInferer:
                 "icmoe_monai.networks.Baseline, with its out_channels."
             )
         top, width = 0, image.shape[1]
-        step = _ALIGNED // gcd(width, _ALIGNED)  # rows, so that strips begin where the whole image's vectors do
-        most = max(1, _VOTED_AT_ONCE // width // step) * step
-        for maps in _regrouped(self._stitched(image, network, torch.device(device), watch), step, most):
+        stitched = self._stitched(image, network, torch.device(device), watch)
+        # strips begin where the whole image's vectors do
+        for maps in _regrouped(stitched, aligned_rows(width), rows_at_once(width)):
             yield Strip(top, vote(maps[None], network, with_experts=True)[0])
             top += maps.shape[1]
 
@@ -229,8 +227,8 @@ class _RowOfWindows:
             return
         begin, end = max(0, grid.top - self.top), min(done, grid.top + grid.shape[0] - self.top)  # without the padding
         columns = slice(grid.left, grid.left + grid.shape[1])
-        for row in range(begin, end, _ALIGNED):  # in parts: all at once would need a second copy
-            rows = slice(row, min(row + _ALIGNED, end))
+        for row in range(begin, end, _NORMALISED_AT_ONCE):  # in parts: all at once would need a second copy
+            rows = slice(row, min(row + _NORMALISED_AT_ONCE, end))
             yield self.sums[:, rows, columns] / self.counts[:, rows, columns]
         for kept in (self.sums, self.counts):
             kept[:, : grid.side - done] = kept[:, done:].clone()

@@ -7,6 +7,7 @@ from modes import in_training
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
+from icmoe_monai.inferers import voting
 from icmoe_monai.inferers.voting import AutocastInferer, SlidingWindowVotingInferer, VotingInferer, vote
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.networks.voting import PixelVoting, to_probabilities
@@ -102,6 +103,22 @@ def test_votes_are_cast_once_over_stitched_maps(network: ICMoE) -> None:
     fused = reference.fused(probabilities[:, :, None].double().numpy(), votes.double().numpy())
     torch.testing.assert_close(voted, torch.from_numpy(fused).float(), rtol=0, atol=1e-5)
     assert votes.std(dim=1).max() > 0.01
+
+
+@pytest.mark.parametrize("with_experts", [False, True])
+def test_a_large_image_is_voted_some_rows_at_a_time(
+    pointwise: Pointwise, with_experts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.randn(2, 3, 77, 40)
+    maps = pointwise.expert_maps(image)
+    whole = vote(maps, pointwise, with_experts)
+    rows: list[int] = []
+    count = pointwise.voting.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[-2]))
+    monkeypatch.setattr(voting, "_VOTED_AT_ONCE", 2 * 40 * 30)
+    in_parts = vote(maps, pointwise, with_experts)
+    count.remove()
+    assert rows == [30, 30, 17]  # 2 rows of both images, of 40 pixels each, fill vectors of 32 numbers
+    torch.testing.assert_close(in_parts, whole, rtol=0, atol=1e-6)
 
 
 def test_channels_with_experts(pointwise: Pointwise) -> None:
