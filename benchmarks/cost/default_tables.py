@@ -10,6 +10,15 @@ from typing import Any
 from benchmarks.cost.wanted import wanted_of_default
 from benchmarks.document import table
 
+_THINGS = {
+    "side": "side of the image, pixels",
+    "overlap": "overlap of windows",
+    "experts": "experts",
+    "out_channels": "output channels",
+    "folds": "folds",
+    "images": "images of a folder",
+}
+_UNITS = {"side": ("window", "megapixel"), "overlap": ("window", ""), "out_channels": ("channel", "channel")}
 TASKS = ("step", "window", "image")
 
 
@@ -22,13 +31,30 @@ def tables_of_default(folder: Path) -> dict[str, str]:
     rivals, roofline, runtimes = (
         json.loads((folder / f"{name}.json").read_text()) for name in ("rivals_cost", "roofline", "runtimes_cost")
     )
+    growth = json.loads((folder / "growth.json").read_text())
     return {
+        "growth": table_of_growth(growth),
         "wanted_default": table(("wanted", "found", "holds"), wanted_of_default(rivals)),
         "rivals": _rivals(rivals),
         "machine": _machine(roofline),
         **{f"roofline_{task}": _roofline(roofline[task]) for task in TASKS},
         "runtimes": _runtimes(runtimes),
     }
+
+
+def table_of_growth(content: Mapping[str, Any]) -> str:
+    """Return the table of how time and memory grow, of the content of `growth.json`."""
+    rows = []
+    for thing, lines in content["lines"].items():
+        own = [point for point in content["points"] if point["thing"] == thing]
+        cells = [", ".join(f"{point[name]:g}" for point in own) for name in ("value", "seconds", "peak_above_start_mb")]
+        rows.append((_THINGS[thing], *cells, _further(lines, *_UNITS.get(thing, (thing.rstrip("s"),) * 2))))
+    return table(("what grows", "values", "seconds", "MB", "each further"), rows)
+
+
+def _further(lines: Mapping[str, Mapping[str, float]], of_time: str, of_memory: str) -> str:
+    told = f"{1000 * lines['seconds']['slope']:.0f} ms a {of_time}"
+    return f"{told}, {lines['mb']['slope']:.1f} MB a {of_memory}" if "mb" in lines else told
 
 
 def _rivals(content: Mapping[str, Any]) -> str:
