@@ -18,7 +18,7 @@ _THINGS = {
     "folds": "folds",
     "images": "images of a folder",
 }
-_UNITS = {"side": ("window", "megapixel"), "overlap": ("window", ""), "out_channels": ("channel", "channel")}
+_UNITS = {"side": (" a window", " a megapixel"), "overlap": (" a window", "")}
 TASKS = ("step", "window", "image")
 
 
@@ -33,7 +33,7 @@ def tables_of_default(folder: Path) -> dict[str, str]:
     )
     growth = json.loads((folder / "growth.json").read_text())
     return {
-        "growth": table_of_growth(growth),
+        "growth_default": table_of_growth(growth),
         "wanted_default": table(("wanted", "found", "holds"), wanted_of_default(rivals)),
         "rivals": _rivals(rivals),
         "machine": _machine(roofline),
@@ -47,14 +47,15 @@ def table_of_growth(content: Mapping[str, Any]) -> str:
     rows = []
     for thing, lines in content["lines"].items():
         own = [point for point in content["points"] if point["thing"] == thing]
-        cells = [", ".join(f"{point[name]:g}" for point in own) for name in ("value", "seconds", "peak_above_start_mb")]
-        rows.append((_THINGS[thing], *cells, _further(lines, *_UNITS.get(thing, (thing.rstrip("s"),) * 2))))
+        columns = [[point[name] for point in own] for name in ("value", "seconds", "peak_above_start_mb")]
+        cells = [", ".join(f"{value:.0f}" if value > 100 else f"{value:.3g}" for value in column) for column in columns]
+        rows.append((_THINGS[thing], *cells, _further(lines, *_UNITS.get(thing, ("", "")))))
     return table(("what grows", "values", "seconds", "MB", "each further"), rows)
 
 
 def _further(lines: Mapping[str, Mapping[str, float]], of_time: str, of_memory: str) -> str:
-    told = f"{1000 * lines['seconds']['slope']:.0f} ms a {of_time}"
-    return f"{told}, {lines['mb']['slope']:.1f} MB a {of_memory}" if "mb" in lines else told
+    told = f"{1000 * lines['seconds']['slope']:.0f} ms{of_time}"
+    return f"{told}, {lines['mb']['slope']:.1f} MB{of_memory}" if "mb" in lines else told
 
 
 def _rivals(content: Mapping[str, Any]) -> str:

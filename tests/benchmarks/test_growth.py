@@ -59,4 +59,4 @@ def test_lines_and_table_tell_what_each_further_unit_adds():
         text[2]
         == "| side of the image, pixels | 256, 512 | 0.3, 1.1 | 40, 100 | 100 ms a window, 20.0 MB a megapixel |"
     )
-    assert text[3] == "| folds | 1, 2, 5 | 2, 3, 6 | 10, 20, 50 | 1000 ms a fold, 10.0 MB a fold |"
+    assert text[3] == "| folds | 1, 2, 5 | 2, 3, 6 | 10, 20, 50 | 1000 ms, 10.0 MB |"
