@@ -58,7 +58,7 @@ def read_memory(image: Any, *, frame: int | None = None) -> Held:
     if isinstance(image, Image.Image):
         return Held(rgb_of_picture(image, "the picture"))
     if isinstance(image, np.ndarray):
-        return Held(_rgb_of_array(image))
+        return Held(_rgb_of_array(np.asarray(image)))  # of a masked array, all values
     raise InputError(
         "an image is an array, a picture of Pillow's, a path or a DICOM data set, "
         f"got {type(image).__name__}: convert it."

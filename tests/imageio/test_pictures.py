@@ -216,3 +216,12 @@ def test_a_tiff_of_which_pillow_changes_the_numbers_is_asked_for_by_its_path(tmp
     ):
         read_memory(picture)
     assert read_image(str(tmp_path / "a.tif")).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_masked_array_is_read_by_what_it_holds():
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    masked = read_memory(np.ma.masked_less(grey, 3)).rgb
+    np.testing.assert_array_equal(masked, np.repeat(grey[..., None], 3, axis=2))
+    hidden = np.ma.masked_invalid(np.array([[0.5, np.nan], [1, 0]]))
+    with pytest.raises(InputError, match="got nan to nan"):
+        read_memory(hidden)
