@@ -25,7 +25,7 @@ from benchmarks.study.file import REFERENCE, ROOT
 from icmoe_monai.errors import InputError
 from icmoe_monai.networks.icmoe import EXPERTS
 from icmoe_monai.utils.files import read_csv, write_atomically
-from icmoe_monai.utils.statistics import bootstrap_interval, count_groups
+from icmoe_monai.utils.statistics import bootstrap_interval, count_groups, grouped_interval
 
 NUM_BOOTSTRAP = 5000
 _ROW_HEADS = (
@@ -125,6 +125,10 @@ def interval(
     Returns:
         The lower and the upper end, or None for a single image or group.
     """
+    num_groups = count_groups(groups or ())
+    if groups is not None and num_groups and 2 <= num_groups < len(groups):
+        low, high = grouped_interval(statistic, *columns, num_samples=NUM_BOOTSTRAP, groups=groups)
+        return low, high
 
     def of_columns(*drawn: np.ndarray, axis: int = 0) -> Any:
         return statistic(*(column.mean(axis=axis) for column in drawn))

@@ -48,7 +48,7 @@ def bootstrap_interval(
     if min(num_cases, num_groups or num_cases) < 2:
         return None
     if groups and num_groups and num_groups < num_cases:
-        return _ends(np.array([statistic(*sample) for sample in _draw_groups(columns, groups, num_samples, seed)]))
+        return _ends(np.array([statistic(*sample) for sample in _draw_cases(columns, groups, num_samples, seed)]))
     drawn = bootstrap(
         columns,
         statistic,
@@ -102,14 +102,43 @@ def rank_correlation(first: Sequence[float] | np.ndarray, second: Sequence[float
     return float(spearmanr(first, second).statistic)
 
 
-def _draw_groups(
+def grouped_interval(
+    statistic: Callable[..., Any], *columns: np.ndarray, groups: Sequence[str], num_samples: int = 1000, seed: int = 0
+) -> list[float]:
+    """Return `bootstrap_interval` of a statistic of the columns' means, faster, by the sums of groups (at least two).
+
+    Args:
+        statistic: Maps the columns' means, of every sample at once, to as many numbers.
+        columns: Arrays with a number per case, (n,) each.
+        groups: The group of each case.
+        num_samples: Number of bootstrap samples.
+        seed: Seed of the samples.
+
+    Example:
+        >>> values, groups = np.array([0.0, 0.0, 1.0, 1.0, 1.0]), ["a", "a", "b", "b", "c"]
+        >>> bootstrap_interval(np.mean, values, groups=groups) == grouped_interval(lambda x: x, values, groups=groups)
+        True
+    """
+    group_of_case = np.unique(np.array(groups, dtype=str), return_inverse=True)[1]
+    times = np.array(list(_draw_groups(group_of_case, num_samples, seed)))
+    sizes = times @ np.bincount(group_of_case)
+    means = [times @ np.bincount(group_of_case, weights=column) / sizes for column in columns]
+    return _ends(np.asarray(statistic(*means)))
+
+
+def _draw_groups(group_of_case: np.ndarray, num_samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each group is drawn in a sample."""
+    generator, num_groups = np.random.default_rng(seed), group_of_case.max() + 1
+    for _ in range(num_samples):
+        yield np.bincount(generator.integers(num_groups, size=num_groups), minlength=num_groups)
+
+
+def _draw_cases(
     columns: Sequence[np.ndarray], groups: Sequence[str | None], num_samples: int, seed: int
 ) -> Iterator[list[np.ndarray]]:
     """Yield samples of columns, in which a case is as often as its group was drawn."""
-    names, group_of_case = np.unique(np.array(groups, dtype=str), return_inverse=True)
-    generator = np.random.default_rng(seed)
-    for _ in range(num_samples):
-        times = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
+    group_of_case = np.unique(np.array(groups, dtype=str), return_inverse=True)[1]
+    for times in _draw_groups(group_of_case, num_samples, seed):
         cases = np.repeat(np.arange(len(groups)), times[group_of_case])
         yield [column[cases] for column in columns]
 

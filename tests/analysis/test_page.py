@@ -100,9 +100,9 @@ FIGURES = {
 def test_a_figure_is_wide_and_not_blank(draw):
     with Image.open(io.BytesIO(analysis_figures.to_png(draw()))) as image:
         assert image.width == 1200
-        pixels = np.asarray(image.convert("RGB"))
-    assert (pixels != 255).any(2).mean() > 0.01
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 30
+        picture = image.convert("RGB")
+    assert (np.asarray(picture) != 255).any(2).mean() > 0.01
+    assert len(picture.getcolors(picture.width * picture.height)) > 30
 
 
 def test_wins_are_in_the_experts_colours():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import numpy as np
 import pytest
@@ -44,12 +45,18 @@ COPIES = {
 }
 
 
+@cache
+def ten_looks(draw):
+    """Return ten pictures and their looks, which no test changes."""
+    pictures = [draw(np.random.default_rng(n), (140, 160))[0] for n in range(10)]
+    return pictures, [look(picture) for picture in pictures]
+
+
 @pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES.keys())
 @pytest.mark.parametrize("draw", [draw_dermoscopy, draw_ultrasound, draw_glands])
 def test_a_copy_is_found_among_others(draw, copy):
-    pictures = [draw(np.random.default_rng(n), (140, 160))[0] for n in range(10)]
-    looks = [look(picture) for picture in [*pictures, copy(pictures[4])]]
-    assert [pair[:2] for pair in find_duplicates(looks)] == [(4, 10)]
+    pictures, looks = ten_looks(draw)
+    assert [pair[:2] for pair in find_duplicates([*looks, look(copy(pictures[4]))])] == [(4, 10)]
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 2, 9])

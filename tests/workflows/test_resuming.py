@@ -30,7 +30,7 @@ from icmoe_monai.weights.tensor_files import read_checkpoint
 
 # Python 3.12 warns of every fork of a process with threads
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-EPOCHS, STEPS = 6, 2
+EPOCHS, STEPS = 5, 2
 _OF_TIME = ("seconds", "step_seconds", "peak_mb", "peak_gpu_mb")
 
 
@@ -94,10 +94,10 @@ def kill_after_a_validation(trainer: Engine, evaluator: Engine) -> None:
 
 
 def kill_while_writing(trainer: Engine, evaluator: Engine) -> None:
-    """Die in the fifth epoch, before the complete last.pt has its name."""
+    """Die in the fourth epoch, before the complete last.pt has its name."""
 
     def die(source: Path, target: Path) -> None:
-        if Path(target).name == "last.pt" and trainer.state.epoch == 5:
+        if Path(target).name == "last.pt" and trainer.state.epoch == 4:
             kill()
         rename(source, target)
 
