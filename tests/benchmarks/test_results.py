@@ -344,6 +344,19 @@ def seeds_of(found: dict) -> list[dict]:
     return [of_seed for of_set in found["sets"].values() for of_seed in of_set["seeds"]]
 
 
+def test_what_is_said_of_the_parts_is_in_the_table():
+    page = (DOCS / "results.md").read_text()
+    block = page.partition("<!-- study parts: begin -->")[2].partition("<!-- study parts: end -->")[0]
+    beside = re.findall(r"\| (\w+) \| ([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+)\) \| 3 \| 1 \|", block)
+    found = {name: tuple(map(float, numbers)) for name, *numbers in beside}
+    mean, low, high = found.pop("basic_adaptive")
+    told = " ".join(page.split())
+    assert f"({mean:.3f} over them; {-low:.3f} below to {high:.3f} above)" in told
+    assert set(found) == {"no_contrast", "no_vote_loss", "no_mutual", "no_deference", "deaf"}
+    assert all(-0.0035 < mean <= 0 and low < 0 < high for mean, low, high in found.values())
+    assert "(by up to 0.003)" in told
+
+
 def test_what_is_said_of_8_bits_is_in_the_files():
     text = " ".join((DOCS / "cost.md").read_text().split())
     found = json.loads((DOCS / "results" / "int8_isic2017.json").read_text())
