@@ -114,6 +114,19 @@ def test_a_folder_that_a_run_made_and_left_empty_is_removed_again(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "used"]
 
 
+def test_a_folder_that_another_run_removes_at_that_moment_is_made_again(tmp_path, monkeypatch):
+    folder = tmp_path / "made"
+    acquire = filelock.FileLock.acquire
+
+    def late(lock, **options):
+        monkeypatch.undo()
+        folder.rmdir()
+        return acquire(lock, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", late)
+    assert len(hold_folder(str(folder), task="training")) == 1
+
+
 def test_processes_that_work_together_share_it(tmp_path):
     def work(index: int) -> list[int]:
         held = hold_folder(str(tmp_path / "out"), task="training")
