@@ -41,6 +41,9 @@ def overrides_for_timing(folder: str) -> dict[str, Any]:
         "on_terminal": False,
         "cases#check": False,  # the plan has read all files
         "train#dataset#data": f"$(@cases['train'] * {NUM_IMAGES})[:{NUM_IMAGES}]",
+        # in one pass, if the whole training's is as long: each begins with new processes
+        "train#dataloader#dataset": "$torch.utils.data.Subset(@train#dataset, (list(range(len(@train#dataset))) * "
+        f"{_STEPS} * @batch_size)[: min({_STEPS} * @batch_size, len(@cases['train']))])",
         "validate#dataset#data": f"$@cases['val'][:{NUM_VALIDATED}]",
     }
 
