@@ -357,6 +357,16 @@ def test_what_is_said_of_the_parts_is_in_the_table():
     assert "(by up to 0.003)" in told
 
 
+def test_what_is_said_of_a_plan_s_time_is_in_the_files():
+    told = " ".join((DOCS / "plan.md").read_text().split())
+    for name, found in (("BUSI", "busi"), ("GlaS", "glas")):
+        content = json.loads((DOCS / "results" / f"plan_time_{found}.json").read_text())
+        assert content["ratio"] == pytest.approx(content["seconds"] / content["said_seconds"])
+        assert (
+            f"{content['ratio']:.2f} times of what was said for {name} ([file](results/plan_time_{found}.json))" in told
+        )
+
+
 def test_what_is_said_of_8_bits_is_in_the_files():
     text = " ".join((DOCS / "cost.md").read_text().split())
     found = json.loads((DOCS / "results" / "int8_isic2017.json").read_text())

@@ -10,7 +10,7 @@ from icmoe_monai.planning.timing import overrides_for_timing, times_of_plan
 
 
 @pytest.mark.parametrize(("num_images", "expected"), [(500, 48), (30, 30), (5, 5)])
-def test_steps_are_timed_in_passes_as_long_as_the_training_s(num_images: int, expected: int) -> None:
+def test_steps_are_timed_in_passes_as_long_as_those_of_the_training(num_images: int, expected: int) -> None:
     """Each pass begins with new processes, so that in short ones a step would seem to take twice its time."""
     cached = list(range(12))
     parser = ConfigParser({
