@@ -46,7 +46,9 @@ _FAULT = _table({
 })  # fmt: skip
 _CHOICE = _table({"title": _TEXT, "settings": {"type": "object"}, "reason": _TEXT})
 _TIMES = _table(
-    dict.fromkeys(("step", "validated_image", "prepared_image", "preparation", "epoch", "training"), _AMOUNT)
+    dict.fromkeys(
+        ("step", "pass_start", "validated_image", "prepared_image", "preparation", "epoch", "training"), _AMOUNT
+    )
     | dict.fromkeys(("num_steps", "steps_of_epoch"), _COUNT)
     | {name: {"anyOf": [{"type": "null"}, _AMOUNT]} for name in ("peak_bytes", "predicted_image")}
 )

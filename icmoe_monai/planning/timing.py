@@ -21,7 +21,7 @@ from icmoe_monai.planning.looks import Look
 from icmoe_monai.utils.memory import peak_bytes
 
 NUM_IMAGES, NUM_VALIDATED = 12, 4
-_STEPS, _WARM_UP, _LEAST_STEPS = 12, 2, 3
+_STEPS, _IN_PASS, _WARM_UP, _LEAST_STEPS = 13, 12, 2, 3
 _SECONDS = 60.0  # of steps; a slow network is timed by fewer
 
 
@@ -41,9 +41,9 @@ def overrides_for_timing(folder: str) -> dict[str, Any]:
         "on_terminal": False,
         "cases#check": False,  # the plan has read all files
         "train#dataset#data": f"$(@cases['train'] * {NUM_IMAGES})[:{NUM_IMAGES}]",
-        # in one pass, if the whole training's is as long: each begins with new processes
+        # a pass and the start of the next, or more where the training's are shorter: each begins with new processes
         "train#dataloader#dataset": "$torch.utils.data.Subset(@train#dataset, (list(range(len(@train#dataset))) * "
-        f"{_STEPS} * @batch_size)[: min({_STEPS} * @batch_size, len(@cases['train']))])",
+        f"{_IN_PASS} * @batch_size)[: min({_IN_PASS} * @batch_size, len(@cases['train']))])",
         "validate#dataset#data": f"$@cases['val'][:{NUM_VALIDATED}]",
     }
 
@@ -55,8 +55,9 @@ def time_training(build: Callable[[], ConfigWorkflow]) -> dict[str, Any]:
         build: Builds the workflow, with `overrides_for_timing`.
 
     Returns:
-        Seconds by name: `step`; `validated_image`; `prepared_image`, to fill the cache with one; and `peak_bytes`, of
-        this process or the GPU, None where the system does not tell; with the number of steps.
+        Seconds by name: `step`; `pass_start`, by which the first step of a pass takes longer; `validated_image`;
+        `prepared_image`, to fill the cache with one; and `peak_bytes`, of this process or the GPU, None where the
+        system does not tell; with the number of steps.
 
     Raises:
         InputError: If the workflow cannot run.
@@ -81,12 +82,31 @@ def time_training(build: Callable[[], ConfigWorkflow]) -> dict[str, Any]:
         peak = None
     flow.finalize()
     return {
-        "step": steps.seconds(_WARM_UP),
+        **times_of_steps(steps.times, len(flow.parser.get_parsed_content("train#dataloader"))),
         "validated_image": images.seconds(1),
         "prepared_image": prepared,
         "peak_bytes": peak,
         "num_steps": len(steps.times),
     }
+
+
+def times_of_steps(times: Sequence[float], in_pass: int) -> dict[str, float]:
+    """Return the seconds of a `step`, and those of `pass_start`, by which the first step of a pass takes longer.
+
+    Args:
+        times: Seconds of all steps, from the first of a pass on.
+        in_pass: Number of steps in a pass.
+
+    Example:
+        >>> times_of_steps([9.0, 5.0, 1.0, 3.0, 1.0, 1.0], 3)
+        {'step': 1.0, 'pass_start': 2.0}
+    """
+    firsts = times[in_pass::in_pass]
+    others = [seconds for place, seconds in enumerate(times) if place >= _WARM_UP and place % in_pass]
+    if not others:
+        return {"step": _mean(times[_WARM_UP:] or times), "pass_start": 0.0}
+    step = _mean(others)
+    return {"step": step, "pass_start": max(_mean(firsts) - step, 0.0) if firsts else 0.0}
 
 
 def times_of_plan(
@@ -105,7 +125,9 @@ def times_of_plan(
         Seconds by name: `preparation`, `epoch` with its validation, `training` at most, besides those measured.
     """
     length = max(settings["min_steps"], math.ceil(num_images / settings["batch_size"]))
-    epoch = length * measured["step"] + num_val * measured["validated_image"] / settings.get("val_interval", 1)
+    passes = length / math.ceil(num_images / settings["batch_size"])
+    epoch = length * measured["step"] + passes * measured["pass_start"]
+    epoch += num_val * measured["validated_image"] / settings.get("val_interval", 1)
     cached = settings.get("cache_rate", 1.0) * num_images * measured["prepared_image"]
     preparation = cached + (num_images + num_val) * checked_image
     return {
@@ -156,5 +178,8 @@ class _Clock:
 
     def seconds(self, num_first: int) -> float:
         """Return the mean, without the first ones, which also start processes and allocate memory."""
-        later = self.times[num_first:] or self.times
-        return sum(later) / len(later) if later else 0.0
+        return _mean(self.times[num_first:] or self.times)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

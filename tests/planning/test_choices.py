@@ -185,7 +185,7 @@ def plan_of(found: list[Look]) -> Plan:
 
 
 MEASURED = {
-    "step": 1.0, "validated_image": 0.5, "prepared_image": 0.1, "peak_bytes": 1e9, "num_steps": 12,
+    "step": 1.0, "pass_start": 0.0, "validated_image": 0.5, "prepared_image": 0.1, "peak_bytes": 1e9, "num_steps": 12,
     "predicted_image": 0.6,
 }  # fmt: skip
 
