@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bundle import segment
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError
-from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote
+from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote_at_once
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.files import digest_of, write_atomically, write_json
 from icmoe_monai.version import __version__
@@ -49,7 +49,7 @@ class ExportedNetwork(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return voted logits, (B, K, H, W), and the experts' maps, (B, E K + E, H, W), of images (B, 3, H, W)."""
         maps = self.network.expert_maps(image)
-        return vote(maps, self.network), maps
+        return vote_at_once(maps, self.network), maps
 
 
 def export(

@@ -100,9 +100,9 @@ PARTS = (
          "benchmarks.cost.inference --output OUTPUT --num_images 2 --side 64 --longest_side 64 --memory_images", 60),
     Part("parts of the inference workflow", "benchmarks.cost.workflow --num_images 20",
          "benchmarks.cost.workflow --num_images 1 --side 64 --longest_side 64", 40),
-    Part("how it grows", "benchmarks.cost.growth --output OUTPUT",
+    Part("how it grows", "benchmarks.cost.growth --output OUTPUT --things side folds",
          "benchmarks.cost.growth --output OUTPUT --things experts --side 64", 90),
-    Part("a slide", "benchmarks.cost.large --output OUTPUT --side 4000 --crop 2000 --small 20",
+    Part("a slide", "benchmarks.cost.large --output OUTPUT --side 4000 --crop 2000 --small 0",
          "benchmarks.cost.large --output OUTPUT --side 1024 --crop 0 --small 0", 60),
     Part("a plan's time", "benchmarks.cost.plan_time demo PLACE/plan --output OUTPUT --epochs 2",
          "benchmarks.cost.plan_time demo PLACE/plan --output OUTPUT --epochs 1 --min_steps 3 --image_size 64 "

@@ -212,6 +212,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folds", type=int, default=5)
     options, further = parser.parse_known_args(arguments)
     settings = {name.removeprefix("--"): value for name, value in zip(further[::2], further[1::2], strict=True)}
+    if "seed" in settings:
+        parser.error("--seed is decided by --seeds: leave it out.")
     homes = homes_of(options.runs_dir, options.sets, options.seeds)
     with sigterm_as_ctrl_c():
         for name, seeds in homes.items():

@@ -208,8 +208,8 @@ def vote(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
     """
     rows = rows_at_once(len(maps) * maps.shape[-1])
     if maps.requires_grad or maps.shape[-2] <= rows:
-        return _vote(maps, network, with_experts)
-    parts = (_vote(part, network, with_experts) for part in maps.split(rows, dim=-2))
+        return vote_at_once(maps, network, with_experts)
+    parts = (vote_at_once(part, network, with_experts) for part in maps.split(rows, dim=-2))
     first = next(parts)
     voted = first.new_empty(*first.shape[:-2], *maps.shape[-2:])
     for number, part in enumerate(chain([first], parts)):
@@ -231,7 +231,8 @@ def aligned_rows(width: int) -> int:
     return _ALIGNED // gcd(width, _ALIGNED)
 
 
-def _vote(maps: Tensor, network: ICMoE, with_experts: bool) -> Tensor:
+def vote_at_once(maps: Tensor, network: ICMoE, with_experts: bool = False) -> Tensor:
+    """Vote at every pixel in one operation, as a graph that is exported for any size must; as `vote` otherwise."""
     num_experts = network.voting.num_experts
     probabilities, gate = maps[:, :-num_experts].unflatten(1, (num_experts, -1)), maps[:, -num_experts:]
     logits, votes = network.voting(probabilities, gate)

@@ -104,8 +104,8 @@ def _take(folder: Path, task: str) -> list[HeldFolder]:
     if held is not None and held.release.alive and held.process == os.getpid():
         return [held]
     lock = FileLock(path, thread_local=False, on_acquired=lambda file: _sign(file, task))
-    made = not folder.exists()
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=_SECONDS)
     except Timeout as error:

@@ -157,6 +157,8 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"Cannot write \.run\.lock in .*file: .*choose another folder"):
         hold_folder(str(tmp_path / "file"), task="training")
+    with pytest.raises(InputError, match=r"Cannot write \.run\.lock in .*: .*choose another folder"):
+        hold_folder(str(tmp_path / ("a" * 300)), task="training")
     with pytest.raises(InputError, match="output_dir is not set"):
         hold_folder(None, task="training")
 

@@ -172,8 +172,6 @@ def test_a_file_that_is_no_checkpoint_is_told_by_what_it_is(name, content, sente
     assert capfd.readouterr() == ("", "")
 
 
-# torch calls its own TorchScript deprecated; here it only has to make a file
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_checkpoint_without_checksums_is_read(tmp_path):
     computes = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
@@ -184,6 +182,8 @@ def test_a_checkpoint_without_checksums_is_read(tmp_path):
     assert torch.equal(read_checkpoint(tmp_path / "a.pt")["weight"], STATE["weight"])
 
 
+# torch calls its own TorchScript deprecated; here it only has to make a file
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchscript_is_no_checkpoint(tmp_path):
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "model.ts")
     with pytest.raises(InputError, match=r"model\.ts cannot be .* \(it is a TorchScript program, which is never run\)"):
