@@ -108,7 +108,7 @@ def find_cases(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     find_cases(folder + "/nowhere")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        icmoe_monai.errors.InputError: The dataset folder ... does not exist: correct dataset_dir.
+        icmoe_monai.errors.InputError: The dataset folder ... does not exist: correct its path.
     """
     logger = logging.getLogger(__name__)
     unknown = [split for split in needed if split not in ("train", "val", "test", OUT_OF_FOLD)]
