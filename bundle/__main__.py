@@ -11,7 +11,7 @@ from bundle.assemble import NAME, assemble
 from bundle.export import export
 from bundle.recipe import add_recipe
 from bundle.verify import verify
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import find_input_error
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,8 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except Exception as error:  # MONAI's configs wrap what their parts raise
+        cause = find_input_error(error)
+        if cause is None:
+            raise
+        sys.stderr.write(f"error: {cause}\n")
         return 1
 
 

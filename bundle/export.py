@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bundle import segment
 from icmoe_monai.data.phantoms import draw_dermoscopy
-from icmoe_monai.errors import InputError
+from icmoe_monai.errors import InputError, kind_of
 from icmoe_monai.inferers.voting import SlidingWindowVotingInferer, vote_at_once
 from icmoe_monai.networks.icmoe import ICMoE
 from icmoe_monai.utils.files import digest_of, write_atomically, write_json
@@ -78,8 +78,8 @@ def export(
         The content of `exported.json`.
 
     Raises:
-        InputError: If the weights do not fit, `longest_side` contradicts their recipe, there is no picture, or TensorRT
-            is asked for without CUDA.
+        InputError: If the weights do not fit, `longest_side` contradicts their recipe, there is no picture, TensorRT is
+            asked for without CUDA, or the folder cannot be made or holds the weights themselves under such a name.
     """
     if tensorrt and not torch.cuda.is_available():
         raise InputError("TensorRT needs a CUDA device: leave --tensorrt out, or run where there is one.")
@@ -94,10 +94,16 @@ def export(
     LoadFrozen(network=network, **frozen)(Engine(lambda engine, batch: None))
     load_weights(network, checkpoint)
     pictures = _read_pictures(images, num_images)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    replaced = [output_dir / name for name in (*_FILES, "exported.json")]
+    if any(path.exists() and path.samefile(checkpoint) for path in replaced):
+        raise InputError(f"{checkpoint} lies where its export would be written: choose another output_dir.")
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output_dir} cannot be made ({kind_of(error)}): choose another output_dir.") from None
     precision = precision_of(checkpoint)
-    for name in (*_FILES, "exported.json"):  # files of an earlier call
-        (output_dir / name).unlink(missing_ok=True)
+    for path in replaced:  # files of an earlier call
+        path.unlink(missing_ok=True)
     save_weights(network, output_dir / "model.pt", whole=True, recipe=read_recipe(checkpoint)[0], dtype=precision)
     # scripted, so that expert_maps and voting stay callable
     _write_by_monai(ckpt_export, output_dir, "model.ts", recipe=recipe, use_trace=False)

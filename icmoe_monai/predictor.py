@@ -18,6 +18,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
@@ -26,6 +27,7 @@ from icmoe_monai.data.cases import MIN_SIDE
 from icmoe_monai.errors import InputError, find_input_error
 from icmoe_monai.imageio.memory import read_memory
 from icmoe_monai.imageio.read import count_frames
+from icmoe_monai.inference.inputs import name_of_frame
 from icmoe_monai.inference.prediction import Prediction
 from icmoe_monai.inferers.voting import like, with_features
 from icmoe_monai.names import check_overrides, plain
@@ -97,14 +99,15 @@ class Predictor:
         Raises:
             InputError: If an image cannot be used; of a list, the sentence begins with the image's place, from 1.
         """
-        if not isinstance(images, (list, tuple)):
-            return self._segment([self.prepare(images, "image", frame)])[0]
-        items = []
-        for place, image in enumerate(images, start=1):
-            with _told(f"image {place} of the list: "):
-                items.append(self.prepare(image, f"image_{place}", frame))
-        batches = (list(alike) for _, alike in groupby(items, key=lambda item: item["image"].shape))
-        return [found for batch in batches for found in self._segment(batch)]
+        with _full_precision(self.device):
+            if not isinstance(images, (list, tuple)):
+                return self._segment([self.prepare(images, "image", frame)])[0]
+            items = []
+            for place, image in enumerate(images, start=1):
+                with _told(f"image {place} of the list: "):
+                    items.append(self.prepare(image, f"image_{place}", frame))
+            batches = (list(alike) for _, alike in groupby(items, key=lambda item: item["image"].shape))
+            return [found for batch in batches for found in self._segment(batch)]
 
     def prepare(self, image: Any, name: str = "image", frame: int | None = None) -> dict[str, Any]:
         """Return the item that the workflow's preprocessing makes of an image.
@@ -159,18 +162,19 @@ def _parse(model: str | os.PathLike[str], device: str | torch.device | None, set
     packs = names_of_packs(root)
     files = [root / "configs" / "inference.json"]
     ours: dict[str, Any] = dict(_NO_FILES)
-    if model in packs:
-        files.append(pack_file(root, str(model)))
+    if os.fspath(model) in packs:
+        files.append(pack_file(root, os.fspath(model)))
     elif Path(model).is_file():
         ours["checkpoint"] = os.path.abspath(model)
     else:
         raise InputError(f"There is no model {os.fspath(model)}: give {' or '.join(packs)}, or a checkpoint's path.")
     if device is not None:
         ours["device"] = str(device)
-    taken = sorted(settings.keys() & {*ours, "device", "dataset_dir"})
+    taken = sorted(settings.keys() & {*ours, "checkpoint", "device", "dataset_dir"})
     if taken:
         raise InputError(f"{taken[0]} is none of a predictor's settings: it is given otherwise, or has no use here.")
     config = ConfigParser.load_config_files([str(file) for file in files])
+    settings = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
     check_overrides(config, settings)
     parser = ConfigParser(config)
     parser.read_meta(str(root / "configs" / "metadata.json"))
@@ -185,10 +189,20 @@ def _case(image: Any, name: str, frame: int | None) -> dict[str, Any]:
     if not isinstance(image, (str, os.PathLike)):
         held = read_memory(image, frame=frame)
         return {"image": held.rgb, "scale": held.scale, "name": name}
-    path = os.path.abspath(image)
-    if frame is None and count_frames(path) > 1:
-        raise InputError(f"{path} holds {count_frames(path)} frames, slices or pages: name one by frame, from 0.")
-    return {"image": path, "source": path, "frame": frame or 0, "name": Path(path).name}
+    path = os.path.abspath(os.fsdecode(image))
+    num_frames = count_frames(path)
+    if frame is None and num_frames > 1:
+        raise InputError(f"{path} holds {num_frames} frames, slices or pages: name one by frame, from 0.")
+    file = Path(path).name
+    called = file if num_frames == 1 else name_of_frame(file, frame or 0)
+    return {"image": path, "source": path, "frame": frame or 0, "name": called}
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Leave the autocast that the caller's own network runs under; the inferer sets that of the settings."""
+    with torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False):
+        yield
 
 
 @contextmanager

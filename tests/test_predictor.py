@@ -21,6 +21,7 @@ import numpy as np
 import pydicom
 import pytest
 import tifffile
+import torch
 from dicom_files import save as save_dicom
 from monai.bundle import ConfigWorkflow
 from PIL import Image
@@ -148,6 +149,35 @@ def test_floats_and_sixteen_bits_of_colour_are_scaled_as_documented(predict):
         np.testing.assert_allclose(predict.prepare(deep)["image"], expected, atol=0.01)
 
 
+def test_sixteen_bits_may_lie_in_either_order_of_bytes(predict):
+    for values in (noise(40, 50, most=60000, dtype=np.uint16), noise(40, 50, 3, most=4000, dtype=np.uint16)):
+        swapped = values.astype(">u2")
+        np.testing.assert_array_equal(predict(swapped).probabilities, predict(values).probabilities)
+
+
+def test_a_path_may_be_of_bytes(predict, folder):
+    class Place:
+        def __fspath__(self) -> bytes:
+            return os.fsencode(folder / "grey.png")
+
+    assert predict(Place()).name == "grey.png"
+
+
+def test_what_surrounds_a_call_changes_nothing(predict, folder):
+    """A service may run another network at a lower precision around the call."""
+    alone = predict(folder / "colour.png")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(predict(folder / "colour.png").probabilities, alone.probabilities)
+
+
+def test_frames_are_named_as_by_the_command(predict, tmp_path):
+    """Or the masks of two frames would replace each other in a folder."""
+    pages = [Image.fromarray(noise(40, 50, seed=seed)) for seed in range(2)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    saved = [predict(tmp_path / "pages.tif", frame=frame).save(tmp_path / "masks").name for frame in range(2)]
+    assert saved == ["pages_frame0001.png", "pages_frame0002.png"]
+
+
 def test_the_frame_of_a_file_of_several_is_named(predict, tmp_path):
     pages = [Image.fromarray(noise(40, 50, seed=seed)) for seed in range(3)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
@@ -226,14 +256,16 @@ def test_a_thread_has_transforms_of_its_own(predict):
         (noise(40, 50, 4), r"an array must be \(H, W\) or \(H, W, 3\), got \(40, 50, 4\)"),
         (noise(40, 50).astype(np.int32), "an array must be uint8, uint16 or floats, got int32"),
         (noise(40, 50) * 1.0, r"floats must hold 0 \(black\) to 1 \(white\), got 0 to 2\d\d: divide it"),
-        (np.full((40, 50), np.nan), "floats must hold 0 .* got nan to nan"),
+        (np.full((40, 50), np.nan), "an array of floats holds NaN or infinite values: replace them"),
+        (np.full((40, 50), 1 + 1e-9), r"got 1\.000000001 to 1\.000000001: divide it by its white, or clip it"),
+        (Image.new("RGB", (0, 0)), "the picture has no pixels: leave it out"),
         (noise(8, 50), "image_2 has 50 x 8 pixels, fewer than a patch of 16 x 16"),
         ({"a": 1}, "an image is an array, a picture of Pillow's, a path or a DICOM data set, got dict"),
         ("nowhere.png", r"nowhere\.png is not a file: correct the path"),
         (pydicom.Dataset(), "the data set is damaged, or no DICOM image that pydicom can read"),
         (Image.new("HSV", (50, 40)), "the picture is stored in the colour mode HSV"),
     ],
-    ids=["channels", "integers", "floats", "nan", "small", "kind", "path", "dataset", "mode"],
+    ids=["channels", "integers", "floats", "nan", "rounding", "empty", "small", "kind", "path", "dataset", "mode"],
 )
 def test_what_cannot_be_used_is_told_with_its_place(image, sentence, predict):
     with pytest.raises(InputError, match=rf"^image 2 of the list: .*{sentence}"):
@@ -253,6 +285,8 @@ def test_a_damaged_file_is_told_by_its_name(predict, tmp_path):
     [
         ({"model": "sking"}, "There is no model sking: give breast or skin, or a checkpoint's path"),
         ({"settings": {"overlapp": 0.1}}, "No setting is called overlapp: did you mean overlap?"),
+        ({"model": Path("skin.pt")}, r"There is no model skin\.pt"),
+        ({"settings": {"checkpoint": "models/model.pt"}}, "checkpoint is none of a predictor's settings"),
         ({"settings": {"output_dir": "x"}}, "output_dir is none of a predictor's settings"),
         (
             {"settings": {"image_size": 40}},
@@ -261,7 +295,7 @@ def test_a_damaged_file_is_told_by_its_name(predict, tmp_path):
         ({"settings": {"longest_side": 128}}, "was trained with longest_side 256, and here it is 128"),
         ({"device": "gpu"}, "device must be a device of PyTorch's"),
     ],
-    ids=["model", "name", "output", "value", "recipe", "device"],
+    ids=["model", "name", "path", "checkpoint", "output", "value", "recipe", "device"],
 )
 def test_a_model_or_setting_that_cannot_be_is_refused(arguments, sentence):
     with pytest.raises(InputError, match=sentence):
@@ -290,6 +324,34 @@ def test_a_mask_is_saved_as_a_file_or_into_a_folder(predict, tmp_path):
         np.testing.assert_array_equal(np.asarray(mask), found.mask * 255)
     with pytest.raises(InputError, match=r"Cannot write image\.png"):
         found.save(tmp_path / "new" / "mine.PNG" / "below")
+
+
+def test_an_image_is_not_replaced_by_its_own_mask(predict, folder, tmp_path):
+    image = tmp_path / "lesion.png"
+    image.write_bytes((folder / "colour.png").read_bytes())
+    before = image.read_bytes()
+    (tmp_path / "link.png").symlink_to(image)
+    for place in (tmp_path, image, tmp_path / "link.png"):
+        with pytest.raises(InputError, match=r"(lesion|link)\.png is the image itself: give another name or folder"):
+            predict(image).save(place)
+    assert image.read_bytes() == before
+
+
+def test_a_mask_is_no_picture_of_another_kind(predict, tmp_path):
+    """A folder of that name is seldom what was meant."""
+    found = predict(noise(40, 50))
+    for name in ("mask.jpg", "mask.TIF", "mask.nii.gz"):
+        with pytest.raises(InputError, match=r"is no PNG, as which masks are written: give a name that ends in \.png"):
+            found.save(tmp_path / name)
+    (tmp_path / "scan.nii").mkdir()
+    assert found.save(tmp_path / "scan.nii") == tmp_path / "scan.nii" / "image.png"
+
+
+def test_models_and_numbers_are_taken_as_programs_have_them(tmp_path, weights):
+    """Of a sweep, settings are numbers of NumPy's."""
+    held = Predictor(Path(weights), device="cpu", settings={**SMALL, "sw_batch_size": np.int64(2)})
+    assert held.inferer.sw_batch_size == 2
+    assert Predictor(Path("skin"), device="cpu").device.type == "cpu"
 
 
 def test_importing_the_package_does_not_import_the_predictor(quick_start):

@@ -12,18 +12,22 @@ from torch import Tensor
 
 from icmoe_monai.calibration.file import read_calibration
 from icmoe_monai.calibration.schema import FORMAT
+from icmoe_monai.data.splits import SPLITS
 from icmoe_monai.errors import InputError, kind_of
+from icmoe_monai.names import shipped
+from icmoe_monai.planning.schema import FORMAT as PLAN_FORMAT
 from icmoe_monai.weights.checkpoint import MODEL, TRAINER, TRUNK, read_recipe, read_weights
 from icmoe_monai.weights.sam import state_fingerprint
 from icmoe_monai.weights.schema import checked_parts
 from icmoe_monai.weights.tensor_files import read_metadata
 
+_NO_TABLE = "{} is no config, no calibration, no metadata, no plan, no report and no splits.json:"
 _TEXTS = (".json", ".yaml", ".yml")
 _ENCODER = "encoder."  # what the encoder's weights are called in a whole network
 
 
 def describe_file(path: str | Path) -> list[str]:
-    """Describe a checkpoint, another file of weights, a calibration, a config or the bundle's metadata.
+    """Describe a checkpoint, other weights, a calibration, a config, or another table that the package reads or writes.
 
     Args:
         path: The file.
@@ -104,26 +108,44 @@ def _encoder_facts(
 
 def _text_facts(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"{path} cannot be read as {path.suffix[1:].upper()} ({kind_of(error)}): correct it."
         ) from None
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path} is no config, no calibration and no metadata: those are tables of names and values.")
+        raise InputError(f"{_NO_TABLE.format(path)} those are tables of names and values.")
     if content.get("format") == FORMAT:
         return _calibration_facts(read_calibration(path))
     if "network_data_format" in content:
         told = {name: content.get(name) for name in ("version", "monai_version", "pytorch_version", "task")}
         return {"kind": "the bundle's metadata", **told}
+    if facts := _results_facts(content):
+        return facts
     is_whole = "network_def" in content
     names = dict.fromkeys(str(name).partition("#")[0] for name in content)
+    if names.keys().isdisjoint(shipped()):
+        raise InputError(f"{_NO_TABLE.format(path)} none of its names is a setting.")
     return {
         "kind": "config of a workflow" if is_whole else "config to lay over another",
         "components": text.count("_target_"),
         "sets": ", ".join(names),
     }
+
+
+def _results_facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of splits, of a plan or of a report; none of other tables."""
+    if content.keys() <= {*SPLITS} and all(isinstance(listed, list) for listed in content.values()):
+        counts = ", ".join(f"{len(listed)} {split}" for split, listed in content.items())
+        return {"kind": "splits of a dataset folder", "images": counts}
+    if content.get("format") == PLAN_FORMAT and content.keys() >= {"facts", "faults"}:
+        images, num_faults = content["facts"].get("num_images"), len(content["faults"])
+        return {"kind": "plan of a training", "images": images, "faults and notes": num_faults}
+    if content.keys() >= {"schema", "complete", "num_cases", "num_failed", "cases"}:
+        kind = f"report of a prediction{'' if content['complete'] else ' that was stopped'}"
+        return {"kind": kind, "images": f"{content['num_cases']}, of which {content['num_failed']} could not be used"}
+    return {}
 
 
 def _calibration_facts(content: Mapping[str, Any]) -> dict[str, Any]:

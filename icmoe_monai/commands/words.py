@@ -263,7 +263,8 @@ def _add_quantize(commands: Any) -> None:
         + _FURTHER.format("--split_seed 1"),
     )
     _add_data_and_weights(quantize)
-    _add_common(quantize)
+    quantize.add_argument("--device", help="cpu, the default, on which graphs of 8 bits run")
+    _add_config(quantize)
 
 
 def _add_suggest(commands: Any) -> None:
@@ -281,7 +282,9 @@ def _add_suggest(commands: Any) -> None:
         "--labelled", metavar="DATASET", type=_path, help="the dataset folder that the model was trained on"
     )
     suggest.add_argument(
-        "--by", metavar="NAME", help="suggest (default), or one figure alone: disagreement, predicted_dice, random"
+        "--by",
+        metavar="NAME",
+        help="random, suggest, or one figure alone: disagreement, predicted_dice (default: random)",
     )
     suggest.add_argument("--overwrite", action="store_true", help="segment again what is done; drafts always stay")
     _add_checkpoint(suggest)
@@ -332,6 +335,10 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: CUDA where there is one)")
+    _add_config(parser)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",

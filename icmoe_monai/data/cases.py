@@ -108,7 +108,7 @@ def find_cases(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     find_cases(folder + "/nowhere")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        icmoe_monai.errors.InputError: The dataset folder ... does not exist: correct dataset_dir.
+        icmoe_monai.errors.InputError: The dataset folder ... does not exist: correct its path.
     """
     logger = logging.getLogger(__name__)
     unknown = [split for split in needed if split not in ("train", "val", "test", OUT_OF_FOLD)]
@@ -194,8 +194,8 @@ def _look_into_files(splits: dict[str, list[Case]], *, out_channels: int) -> tup
 def _look_into_case(case: Case, *, out_channels: int) -> tuple[str | None, Content]:
     try:
         height, width = read_size(case["image"], whole=True)
-        if min(height, width) < MIN_SIDE:
-            return f"{case['image']} is {width}x{height}, and the least is {MIN_SIDE}x{MIN_SIDE}: remove it.", Content()
+        if problem := find_size_problem(case["image"], height, width):
+            return problem, Content()
         if "label" not in case:
             return None, Content()
         label = read_label(case["label"], out_channels=out_channels, instances=case.get("label_kind") == "instances")
@@ -205,7 +205,7 @@ def _look_into_case(case: Case, *, out_channels: int) -> tuple[str | None, Conte
         return _size_problem(case, label, height, width), Content()
     counts = np.bincount(label.astype(np.int64).ravel())
     classes, share = frozenset(np.flatnonzero(counts).tolist()), float(1 - counts[0] / label.size)
-    return None, Content(classes, share, _may_be_turned(case, is_square=height == width))
+    return None, Content(classes, share, may_be_turned(case, is_square=height == width))
 
 
 def _size_problem(case: Case, label: np.ndarray, height: int, width: int) -> str:
@@ -218,8 +218,33 @@ def _first_mask(case: Case) -> str:
     return str(case["label"] if isinstance(case["label"], str) else case["label"][0])
 
 
-def _may_be_turned(case: Case, *, is_square: bool) -> bool:
-    """Tell whether image and mask would have one size as stored, too, and are turned upright in different ways."""
+def find_size_problem(image: str, height: int, width: int) -> str:
+    """Return what is wrong with an image below one patch of the encoder; "" of others.
+
+    Args:
+        image: The file.
+        height: Its height in pixels.
+        width: Its width in pixels.
+
+    Example:
+        >>> find_size_problem("a.png", 16, 9)
+        'a.png is 9x16, and the least is 16x16: remove it.'
+    """
+    if min(height, width) >= MIN_SIDE:
+        return ""
+    return f"{image} is {width}x{height}, and the least is {MIN_SIDE}x{MIN_SIDE}: remove it."
+
+
+def may_be_turned(case: Case, *, is_square: bool) -> bool:
+    """Tell whether image and mask would have one size as stored, too, and are turned upright in different ways.
+
+    Args:
+        case: The case, with a label.
+        is_square: Whether the image is.
+
+    Raises:
+        InputError: A file cannot be used.
+    """
     one, other = read_orientation(case["image"]), read_orientation(_first_mask(case))
     return one != other and (is_square or (one < 5) == (other < 5))
 

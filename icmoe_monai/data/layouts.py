@@ -63,7 +63,7 @@ def find_layout(dataset_dir: str) -> Found:
         InputError: The folder is missing, holds no dataset of a known layout, or holds several.
     """
     if not os.path.isdir(dataset_dir):
-        raise InputError(f"The dataset folder {dataset_dir} does not exist: correct dataset_dir.")
+        raise InputError(f"The dataset folder {dataset_dir} does not exist: correct its path.")
     inner = [os.path.join(dataset_dir, name) for name in _visible(dataset_dir)]
     above = os.path.dirname(os.path.abspath(dataset_dir))
     homes = [[dataset_dir], inner, [above] if _ISIC.fullmatch(os.path.basename(os.path.abspath(dataset_dir))) else []]
@@ -71,7 +71,7 @@ def find_layout(dataset_dir: str) -> Found:
         known = [(home, reader) for home in group if (reader := _recognise(home)) is not None]
         if len(known) > 1:
             names = ", ".join(os.path.basename(home) for home, _ in known)
-            raise InputError(f"{dataset_dir} holds several datasets ({names}): set dataset_dir to one of them.")
+            raise InputError(f"{dataset_dir} holds several datasets ({names}): give one of them.")
         for home, reader in known:
             found = reader(home)
             found.problems.extend(_find_stray_groups(dataset_dir, home))
@@ -136,9 +136,7 @@ def _read_isic(home: str) -> Found:
             folders[match["year"], _ISIC_SPLITS[match["part"]]][role] = os.path.join(home, name)
     years = sorted({year for year, _ in folders})
     if len(years) > 1:
-        raise InputError(
-            f"{home} holds ISIC {' and '.join(years)}, which share images: set dataset_dir to one of them."
-        )
+        raise InputError(f"{home} holds ISIC {' and '.join(years)}, which share images: give one of them.")
     splits: dict[str, list[Case]] = {}
     names: set[str] = set()
     for (_, split), pair in folders.items():

@@ -7,6 +7,7 @@ A picture and a data set give what their files would give. Of an array, values o
 from __future__ import annotations
 
 import io
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,8 @@ def read_memory(image: Any, *, frame: int | None = None) -> Held:
             "frame names a frame of a file or a data set, and arrays and pictures have none: leave it out."
         )
     if isinstance(image, Image.Image):
+        if not all(image.size):
+            raise InputError("the picture has no pixels: leave it out.")
         return Held(rgb_of_picture(image, "the picture"))
     if isinstance(image, np.ndarray):
         return Held(_rgb_of_array(np.asarray(image)))  # of a masked array, all values
@@ -71,13 +74,16 @@ def _rgb_of_array(values: np.ndarray) -> np.ndarray:
         raise InputError(f"an array must be (H, W) or (H, W, 3), got {values.shape}: turn it so.")
     if values.shape[0] * values.shape[1] > max_pixels():
         raise InputError(f"the array has too many pixels for one picture, {values.shape}: cut it into tiles.")
-    if values.dtype in (np.uint8, np.uint16):
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:  # in either order of bytes
         greys = show(values)
     elif values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
-        if not (low >= 0 and high <= 1):  # NaN too
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise InputError("an array of floats holds NaN or infinite values: replace them.")
+        if low < 0 or high > 1:
             raise InputError(
-                f"an array of floats must hold 0 (black) to 1 (white), got {low:g} to {high:g}: divide it by its white."
+                f"an array of floats must hold 0 (black) to 1 (white), got {low:.12g} to {high:.12g}: "
+                "divide it by its white, or clip it where only rounding is outside."
             )
         greys = values.astype(np.float32) * np.float32(255)
     else:

@@ -153,6 +153,21 @@ def find_inputs(
     return Inputs(cases, left_out)
 
 
+def name_of_frame(name: str, frame: int) -> str:
+    """Return the name of a frame, slice or page, from which its results are named.
+
+    Args:
+        name: Of the file, which has several.
+        frame: Its number, from 0.
+
+    Example:
+        >>> name_of_frame("scan.nii.gz", 12)
+        'scan_frame0013.nii.gz'
+    """
+    stem, suffix = split_suffix(name)
+    return f"{stem}_frame{frame + 1:04d}{suffix}"
+
+
 def _demo_files(folder: Path) -> list[_File]:
     folder = Path(os.path.abspath(folder))
     make_demo_set(str(folder))
@@ -347,7 +362,6 @@ def _stack_of(file: _File) -> tuple[str, str]:
 
 
 def _cases_of(file: _File, trace: bool) -> Iterator[dict[str, Any]]:
-    stem, suffix = split_suffix(file.name)
     is_volume = file.path.name.lower().endswith(NIFTI_SUFFIXES)
     several = file.num_frames > 1
     stamp = _stamp((file.path, *file.further))
@@ -359,7 +373,7 @@ def _cases_of(file: _File, trace: bool) -> Iterator[dict[str, Any]]:
             "source": str(file.path),
             "frame": frame,
             "stamp": stamp,
-            "name": f"{stem}_frame{frame + 1:04d}{suffix}" if several else file.name,
+            "name": name_of_frame(file.name, frame) if several else file.name,
             "group": "\n".join(_stack_of(file)) if file.series or several or is_volume else "",
             "failure": file.failure,
             "failure_code": file.failure_code,

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from monai.utils.type_conversion import convert_to_tensor
 
-from icmoe_monai.imageio.read import split_suffix
+from icmoe_monai.errors import InputError
+from icmoe_monai.imageio.read import SUFFIXES, split_suffix
 from icmoe_monai.inference.measures import PER_CLASS
 from icmoe_monai.inference.report import CALIBRATED
 from icmoe_monai.inference.writing import mask_picture, write_png
@@ -43,6 +44,7 @@ class Prediction:
             threshold; None without one.
         out_of_distribution: Whether that is above 1: then no Dice is predicted, and nothing else that holds only for
             images like the training's; None without a threshold.
+        source: Path of the image's file; None of an image from memory.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Prediction:
     note: str = ""
     ood_score: float | None = None
     out_of_distribution: bool | None = None
+    source: str | None = None
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> Prediction:
@@ -75,10 +78,11 @@ class Prediction:
             note=item.get("note", ""),
             ood_score=measures["ood_score"],
             out_of_distribution=measures["out_of_distribution"],
+            source=item.get("source"),
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the mask as `icmoe predict` writes it, and replace a file that is there.
+        """Write the mask as `icmoe predict` writes it, and replace a file that is there, but never the image.
 
         Args:
             path: A file, whose name ends in .png, or a folder, in which the mask is called as the image.
@@ -87,10 +91,17 @@ class Prediction:
             Path of the file.
 
         Raises:
-            InputError: If it cannot be written.
+            InputError: If it cannot be written, would replace the image itself, or is called like a picture of another
+                kind.
         """
         file = Path(path)
-        if file.suffix.lower() != ".png" or file.is_dir():
+        if file.is_dir() or not file.name.lower().endswith(SUFFIXES):
             file = file / f"{split_suffix(self.name)[0]}.png"
+        if file.suffix.lower() != ".png":
+            raise InputError(
+                f"{file} is no PNG, as which masks are written: give a name that ends in .png, or a folder."
+            )
+        if self.source is not None and file.exists() and os.path.samefile(file, self.source):
+            raise InputError(f"{file} is the image itself: give another name or folder for its mask.")
         write_png(file, mask_picture(self.mask, len(self.probabilities)))
         return file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from icmoe_monai.planning.looks import MOST_VALUES, Look
+from icmoe_monai.planning.looks import MOST_VALUES, Look, MaskLook
 
 MOST_CLASSES = 32  # of more, numbers of objects or greys are the likelier reading
 
@@ -41,7 +41,7 @@ def read_classes(looks: Sequence[Look], *, out_channels: int | None = None) -> C
     values = sorted({value for listed in above.values() for value in listed})
     told = ", ".join(f"{value:g}" for value in values[:8]) + (", ..." if len(values) > 8 else "")
     if out_channels is None:
-        out_channels = _number(values, [masks[place].is_whole for place in masks], bool(several), len(masks))
+        out_channels = _number(list(masks.values()))
     if out_channels == 1:
         reason = f"the masks hold 0 and {told or 'nothing else'}: one target."
         return Classes(1, reason, several)
@@ -51,9 +51,18 @@ def read_classes(looks: Sequence[Look], *, out_channels: int | None = None) -> C
     ])  # fmt: skip
 
 
-def _number(values: Sequence[float], are_whole: Sequence[bool], have_several: bool, num_masks: int) -> int:
+def _number(masks: Sequence[MaskLook]) -> int:
     """Return the number of output channels that most masks fit."""
-    if not values or not all(are_whole) or len(values) >= MOST_VALUES or max(values) > MOST_CLASSES:
+    above = [[value for value in mask.values if value] for mask in masks]
+    if any(len(values) > MOST_CLASSES and values == list(range(1, len(values) + 1)) for values in above):
+        return 1  # objects are numbered, in the other masks too
+    numbered = [
+        values for mask, values in zip(masks, above, strict=True)
+        if mask.is_whole and len(values) < MOST_VALUES and max(values, default=0) <= MOST_CLASSES
+    ]  # fmt: skip
+    known = sorted({value for values in numbered for value in values})
+    have_several = any(len(values) > 1 for values in numbered)
+    if len(known) < 2 or not (have_several or known == list(range(1, len(known) + 1))):
         return 1
-    are_all_numbers = values == list(range(1, len(values) + 1))
-    return int(max(values)) + 1 if len(values) > 1 and (have_several or are_all_numbers) else 1
+    num_of_one = sum(len(values) < 2 and min(values, default=0) >= 0 for values in above)
+    return int(max(known)) + 1 if len(numbered) >= num_of_one else 1

@@ -21,6 +21,7 @@ from PIL import Image
 from skimage.measure import label as label_objects
 from tqdm import tqdm
 
+from icmoe_monai.data.cases import find_size_problem, may_be_turned
 from icmoe_monai.data.thickness import thickness_of
 from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.masks import LOSSY_THRESHOLD
@@ -89,6 +90,7 @@ class Look:
         note: What is odd about it, as inference would tell; else "".
         picture: Thumbnail, uint8 (S, S, 3), whatever the image's shape.
         mask: What is kept of the mask; None of a case without one.
+        may_be_turned: Whether EXIF turns image and mask upright in different ways, and they fit in others too.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Look:
     note: str = ""
     picture: np.ndarray | None = None
     mask: MaskLook | None = None
+    may_be_turned: bool = False
 
     @property
     def longest(self) -> int:
@@ -141,9 +144,12 @@ def _look(listed: tuple[str, Mapping[str, Any]], *, side: int) -> Look:
     look = Look(case["name"], split, str(case.get("group") or ""), case["image"])
     try:
         look = _with_image(look, side)
+        if problem := find_size_problem(look.image, *look.size):
+            raise InputError(problem)
         if "label" in case:
             mask = _look_at_mask(case["label"], is_numbered=case.get("label_kind") == "instances", side=side)
-            look = Look(**{**vars(look), "mask": mask})
+            turned = mask.size == look.size and may_be_turned(dict(case), is_square=mask.size[0] == mask.size[1])
+            look = Look(**{**vars(look), "mask": mask, "may_be_turned": turned})
     except InputError as error:
         return Look(**{**vars(look), "error": str(error)})
     return look

@@ -57,7 +57,12 @@ def find_labelled(dataset_dir: str | None, *, split_seed: int | None = None) -> 
                 for case in splits["train"]]  # fmt: skip
     cases = [case for split in splits.values() for case in split]
     # also what is unlisted
-    beside = [file for part in ("images", "masks") for file in Path(dataset_dir, part).glob("*")]
+    beside = [
+        file
+        for part in ("images", "masks")
+        for place in (part, f"*/{part}")  # of a folder that holds the set, too
+        for file in Path(dataset_dir).glob(f"{place}/*")
+    ]
     stems = {case["name"] for case in cases} | {split_suffix(file.name)[0] for file in beside}
     return Labelled(training, [case["image"] for case in cases if "label" in case], frozenset(stems))
 

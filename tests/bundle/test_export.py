@@ -15,6 +15,7 @@ from monai.transforms import Resize
 from PIL import Image
 
 from bundle import segment
+from bundle.__main__ import main
 from bundle.export import export
 from icmoe_monai.data.phantoms import draw_dermoscopy
 from icmoe_monai.errors import InputError
@@ -59,6 +60,34 @@ def test_probabilities_become_masks():
     assert segment.to_mask(segment.to_probabilities(one)).tolist() == [[0, 0, 255]]
     assert segment.to_mask(segment.to_probabilities(several)).tolist() == [[1, 0]]
     np.testing.assert_allclose(segment.to_probabilities(several).sum(axis=0), 1)
+
+
+def test_the_checkpoint_itself_is_not_replaced(tmp_path):
+    """Files of an earlier call are removed first, and were removed before its recipe was read."""
+    content = (ROOT / "models" / "model.pt").read_bytes()
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"model\.pt lies where its export would be written: choose another output_dir"
+    ):
+        export(tmp_path / "model.pt", tmp_path, num_images=1)
+    assert (tmp_path / "model.pt").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["export", "--checkpoint", "README.md"], "README.md cannot be read as a checkpoint"),
+        (["export", "--output_dir", "README.md/x"], "README.md/x cannot be made"),
+    ],
+    ids=["no weights", "no folder"],
+)
+def test_a_mistake_is_told_in_a_sentence(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("README.md").write_text("text")
+    monkeypatch.setattr("bundle.export._read_pictures", lambda *given: [])
+    assert main(words) == 1
+    assert sentence in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_is_said_first(tmp_path, monkeypatch):

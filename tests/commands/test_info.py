@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -68,6 +69,35 @@ def test_every_kind_of_shipped_file_is_known(path, kind, name, value):
     told = facts(ROOT / path)
     assert told["kind"].startswith(kind)
     assert told[name].startswith(value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"train": ["a", "b"], "val": ["c"]}, {"kind": "splits of a dataset folder", "images": "2 train, 1 val"}),
+        (
+            {"format": "icmoe plan", "version": 1, "facts": {"num_images": 24}, "faults": [{}, {}]},
+            {"kind": "plan of a training", "images": "24", "faults and notes": "2"},
+        ),
+        (
+            {"schema": 2, "complete": False, "num_cases": 3, "num_failed": 1, "cases": []},
+            {"kind": "report of a prediction that was stopped", "images": "3, of which 1 could not be used"},
+        ),
+        ({"mine": 3, "longest_side#x": 4}, {"kind": "config to lay over another", "sets": "mine, longest_side"}),
+    ],
+    ids=["splits", "plan", "report", "config"],
+)
+def test_what_the_package_reads_and_writes_is_no_config(content, told, tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())  # as Windows may save it
+    assert facts(tmp_path / "a.json").items() >= told.items()
+
+
+def test_a_table_of_other_names_is_no_config_and_they_are_not_told(tmp_path):
+    """Such as groups.json, whose names may identify patients."""
+    for content in ({"case1": "patient 7"}, {"patient 7": ["case1", "case2"]}, {"3": 4}):
+        (tmp_path / "groups.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"^\S*groups\.json is no config, .* none of its names is a setting\.$"):
+            describe_file(tmp_path / "groups.json")
 
 
 def test_what_is_no_file_of_the_package_is_told_in_a_sentence(tmp_path, capsys):

@@ -16,6 +16,7 @@ from icmoe_monai.errors import InputError, Terminated
 from icmoe_monai.version import __version__
 
 PACKS = ("breast", "skin")
+ROOT = Path(__file__).parents[2]
 
 
 def read(line: str) -> tuple[dict, dict]:
@@ -147,3 +148,19 @@ def test_a_package_without_its_bundle_says_so(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(["predict", "IN", "OUT"]) == 1
     assert "The bundle's configs/ and models/ came neither with this package" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "names"),
+    [("suggest", "suggest.yaml", ("number", "by")), ("quantize", None, ())],
+)
+def test_the_help_tells_the_defaults_that_hold(command, config, names, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    held = {} if config is None else ConfigParser.load_config_file(ROOT / "configs" / config)
+    for name in names:
+        assert f"(default: {held[name]})" in told.split(f"--{name} ")[-1].split(" --")[0]
+    if command == "quantize":  # int8 is for CPUs, and so are the masks by which it is judged
+        assert "cpu, the default" in told
+        assert "CUDA where there is one" not in told

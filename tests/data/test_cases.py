@@ -186,7 +186,7 @@ def test_unchecked_files_are_not_opened(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"dataset folder .*nowhere does not exist: correct dataset_dir"):
+    with pytest.raises(InputError, match=r"dataset folder .*nowhere does not exist: correct its path"):
         find_cases(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"No images were found in .*Layouts understood: images/ and masks/ .*\.webp"):
         find_cases(str(tmp_path))
@@ -195,7 +195,7 @@ def test_folders_that_are_no_dataset(tmp_path: Path) -> None:
         find_cases(str(tmp_path))
     put_plain(tmp_path / "one")
     put_plain(tmp_path / "two")
-    with pytest.raises(InputError, match=r"holds several datasets \(one, two\): set dataset_dir to one of them"):
+    with pytest.raises(InputError, match=r"holds several datasets \(one, two\): give one of them"):
         find_cases(str(tmp_path))
     for nothing in (None, ""):
         with pytest.raises(
@@ -248,7 +248,7 @@ def test_isic_splits_that_are_missing_are_cut(tmp_path: Path, caplog: pytest.Log
     assert {split: len(cases) for split, cases in splits.items()} == {"train": 7, "val": 1, "test": 2}
     assert "ISIC-2017_Test_v2_Data is not used: its counterpart is missing" in caplog.text
     put_isic(tmp_path, ISIC_2018)
-    with pytest.raises(InputError, match="holds ISIC 2017 and 2018, which share images: set dataset_dir to one"):
+    with pytest.raises(InputError, match="holds ISIC 2017 and 2018, which share images: give one"):
         find_cases(str(tmp_path))
 
 

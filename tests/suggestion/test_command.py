@@ -148,7 +148,7 @@ def test_an_anonymous_suggestion_tells_no_name(place, tmp_path):
         (["--by", "predicted_dice"], "--by predicted_dice needs a calibration that predicts the Dice score"),
         (["--by", "luck"], "by must be one of suggest, disagreement, predicted_dice, random"),
         (["--number", "0"], "number must be a whole number of at least 1"),
-        (["--labelled", "nowhere"], "does not exist: correct"),
+        (["--labelled", "nowhere"], "does not exist: correct its path"),
         (["--number"], "expected one argument"),
         (["--config", "inference_large"], "are chosen whole, not of slides: leave out --config inference_large"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from icmoe_monai.errors import InputError
 from icmoe_monai.imageio.read import read_image, read_label
 from icmoe_monai.inference.writing import mask_picture, write_png
 from icmoe_monai.suggestion.drafts import DRAFTS, check_no_drafts, stems_of, write_drafts
+from icmoe_monai.suggestion.looking import find_labelled
 
 
 def drafted(folder: Path, name: str, source: str, frame: int, classes: np.ndarray, out_channels: int):
@@ -94,3 +96,16 @@ def test_a_mask_outside_of_the_folder_is_not_read(tmp_path):
     case = {"name": "a.png", "source": str(tmp_path / "a.png"), "frame": 0}
     with pytest.raises(InputError, match="is gone"):
         write_drafts([case], {"a.png": {"mask": "../a.png"}}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", ["", "inner"], ids=["folder", "parent"])
+def test_a_labelled_folder_may_be_given_by_its_parent(part, tmp_path):
+    """As for a training; or a draft may have the name of an image that splits.json does not list."""
+    for folder in ("images", "masks"):
+        (tmp_path / part / folder).mkdir(parents=True)
+        for stem in "abc":
+            Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / part / folder / f"{stem}.png")
+    (tmp_path / part / "splits.json").write_text(json.dumps({"train": ["a", "b"]}))
+    labelled = find_labelled(str(tmp_path))
+    assert labelled is not None
+    assert labelled.stems == {"a", "b", "c"}

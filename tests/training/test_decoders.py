@@ -64,7 +64,7 @@ def test_test_images_have_no_say_and_training_and_validation_images_the_same(tmp
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(InputError, match="does not exist: correct dataset_dir"):
+    with pytest.raises(InputError, match="does not exist: correct its path"):
         choose_decoder(None, dataset_dir=str(tmp_path / "nowhere"), longest_side=SIDE)
 
 
