@@ -223,5 +223,5 @@ def test_a_masked_array_is_read_by_what_it_holds():
     masked = read_memory(np.ma.masked_less(grey, 3)).rgb
     np.testing.assert_array_equal(masked, np.repeat(grey[..., None], 3, axis=2))
     hidden = np.ma.masked_invalid(np.array([[0.5, np.nan], [1, 0]]))
-    with pytest.raises(InputError, match="got nan to nan"):
+    with pytest.raises(InputError, match="holds NaN or infinite values"):
         read_memory(hidden)
